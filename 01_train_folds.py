@@ -1,0 +1,25 @@
+"""Stage 01: members x folds x seeds -> data/runs/<recipe>/<member>/fold<f>_seed<s>/, each trained and predicting its held-out fold."""
+
+import argparse
+
+from src import command, inference, parallel, preparation, recipe, training
+
+
+def main(options: argparse.Namespace) -> None:
+    chosen = recipe.load(options.recipe, options.overrides)
+    paths = command.paths(options)
+    device = inference.choose_device(options.device)
+    prepared = preparation.check(chosen, paths)
+    training.check(chosen)
+
+    table = chosen.tasks()
+    to_do = [task for task in table if options.force or not training.is_done(chosen, task, paths, prepared)]
+    print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
+    jobs, threads = parallel.share_out(len(table), options.jobs, device)
+    calls = [(chosen, task, paths, prepared, device, threads, options.force) for task in to_do]
+    parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
+    print(f"next: python 02_predict.py {options.recipe}")
+
+
+if __name__ == "__main__":
+    command.run(main, command.parser(__doc__))

@@ -1,0 +1,25 @@
+"""Stage 02: every trained task predicts the test set -> data/runs/<recipe>/<member>/fold<f>_seed<s>/test.h5."""
+
+import argparse
+
+from src import artifacts, command, inference, parallel, preparation, recipe
+
+
+def main(options: argparse.Namespace) -> None:
+    chosen = recipe.load(options.recipe, options.overrides)
+    paths = command.paths(options)
+    device = inference.choose_device(options.device)
+    prepared = preparation.check(chosen, paths)
+
+    table = chosen.tasks()
+    inputs = {task: inference.test_from(chosen, task, paths, prepared) for task in table}
+    to_do = [task for task in table if options.force or not artifacts.up_to_date(paths.test(chosen, task), inputs[task])]
+    print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
+    jobs, threads = parallel.share_out(len(table), options.jobs, device)
+    calls = [(chosen, task, paths, inputs[task], device, threads) for task in to_do]
+    parallel.run(inference.predict_test, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "predicting")
+    print(f"next: python 03_ensemble.py {options.recipe}")
+
+
+if __name__ == "__main__":
+    command.run(main, command.parser(__doc__))

@@ -1,0 +1,48 @@
+"""Stage 04: refine the ensemble, encode and check it -> submissions/<recipe>.csv, with its scores (.json) and report (.html)."""
+
+import argparse
+
+from src import artifacts, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
+
+
+def main(options: argparse.Namespace) -> None:
+    chosen = recipe.load(options.recipe, options.overrides)
+    paths = command.paths(options)
+    competition = competitions.get(chosen.competition)
+    inputs = postprocessing.created_from(chosen, paths, preparation.check(chosen, paths))
+    if options.force or not postprocessing.is_done(chosen, paths, inputs):
+        postprocess(chosen, competition, paths, inputs)
+    else:
+        print(f"{paths.submission(chosen)} is up to date")
+    print(postprocessing.table(postprocessing.read(chosen, paths)))
+    print(f"submission: {paths.submission(chosen)} (run-length), {paths.submission(chosen, '_official.csv')} (the organisers' layout)")
+    print(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
+
+
+def postprocess(
+    chosen: recipe.Recipe, competition: competitions.Competition, paths: artifacts.Paths, inputs: artifacts.CreatedFrom
+) -> None:
+    source = paths.ensemble(chosen)
+    oof, predicted = (artifacts.read_split(source, split, ["name", "probability"]) for split in ("oof", "test"))
+    train = ensemble.scored(inference.read_split(paths, chosen, "train", "mask", "fold"), oof["name"], source)
+    test = inference.read_split(paths, chosen, "test")
+    order = ensemble.rows_by_name(predicted["name"], test["name"], str(source))
+    oof_probability, probability = oof["probability"][:, 0], predicted["probability"][order, 0]
+
+    notes = artifacts.read_notes(source)
+    best = refine.choose(train, oof_probability, notes, chosen.postprocess, competition.score)
+    oof_mask = refine.refine(train, oof_probability, [best.refinement], chosen.postprocess)[best.refinement]
+    mask = refine.refine(test, probability, [best.refinement], chosen.postprocess)[best.refinement]
+    submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], mask, competition)
+
+    truth = postprocessing.read_truth(competition, test["name"], paths)
+    result = postprocessing.scores(chosen, competition, train, best, notes["threshold"]) | postprocessing.test_scores(
+        competition, train, test, mask, truth
+    )
+    oof_panels = {"truth": train["mask"], "probability": oof_probability, "prediction": oof_mask}
+    panels = ({} if truth is None else {"truth": truth}) | {"probability": probability, "prediction": mask}
+    postprocessing.write(chosen, paths, result, inputs, postprocessing.pictures(result, train, oof_panels, test, panels))
+
+
+if __name__ == "__main__":
+    command.run(main, command.parser(__doc__))

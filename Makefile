@@ -1,0 +1,50 @@
+RECIPE ?= demo
+ARGS ?=
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: help setup all prepare train predict ensemble submit test lint clean
+.DEFAULT_GOAL := help
+
+help: ## list what make can do
+	@echo "make all                    the demo: generated wells, five stages, a score"
+	@echo "make all RECIPE=corroseg_quick   the same on the challenge's files in data/raw/corroseg/"
+	@echo "make train ARGS='--jobs 1'  one stage, with options; RECIPE is demo unless given"
+	@echo
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "recipes: $(basename $(notdir $(wildcard recipes/*.toml)))"
+
+setup: .venv/ready ## make .venv from requirements.txt (about 6 GB)
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+all: prepare train predict ensemble submit ## all five stages
+
+prepare: setup ## 00: raw patches -> data/prepared/
+	$(BIN)/python 00_prepare_data.py $(RECIPE) $(ARGS)
+
+train: setup ## 01: folds x seeds -> data/runs/
+	$(BIN)/python 01_train_folds.py $(RECIPE) $(ARGS)
+
+predict: setup ## 02: test predictions of every task
+	$(BIN)/python 02_predict.py $(RECIPE) $(ARGS)
+
+ensemble: setup ## 03: averages and threshold -> data/ensembles/
+	$(BIN)/python 03_ensemble.py $(RECIPE) $(ARGS)
+
+submit: setup ## 04: refined masks -> submissions/
+	$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS)
+
+test: setup ## the tests (about 5 minutes)
+	$(BIN)/python -m pytest -q tests
+
+lint: setup ## ruff: errors, imports, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: ## remove everything that was made, but neither raw data nor submissions
+	rm -rf data/prepared data/runs data/ensembles .pytest_cache .ruff_cache

@@ -1,0 +1,234 @@
+"""Every path and file format of the pipeline: whole or absent, and knowing what it was made from.
+
+An artifact is written under a temporary name beside its place and renamed when complete. It carries `created_from`, the digests of
+its inputs and of the recipe sections that matter to it: when they are what they would be today, the artifact is up to date.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import safetensors
+from pydantic import BaseModel
+from safetensors.numpy import load_file, save_file
+
+from src.errors import UserError
+from src.recipe import Recipe, Task, dump
+
+FORMAT = 1  # raise it when the meaning of a stored array changes: every older artifact is then made anew
+
+CreatedFrom = dict[str, str]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where each artifact lives."""
+
+    data: Path
+    submissions: Path
+
+    def raw(self, competition: str) -> Path:
+        return self.data / "raw" / competition
+
+    def truth(self, competition: str) -> Path:
+        """The masks of the test set, where a competition knows them; kept apart from everything that is trained on."""
+        return self.data / "truth" / f"{competition}.csv.gz"
+
+    def prepared(self, competition: str) -> Path:
+        return self.data / "prepared" / f"{competition}.h5"
+
+    def task(self, recipe: Recipe, task: Task) -> Path:
+        return self.data / "runs" / recipe.name / task.member / f"fold{task.fold}_seed{task.seed}"
+
+    def weights(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "weights.safetensors"
+
+    def oof(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "oof.h5"
+
+    def test(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "test.h5"
+
+    def progress(self, recipe: Recipe, task: Task) -> Path:
+        """Where a running task writes the share that it has finished."""
+        return self.task(recipe, task) / "progress"
+
+    def ensemble(self, recipe: Recipe) -> Path:
+        return self.data / "ensembles" / f"{recipe.name}.h5"
+
+    def submission(self, recipe: Recipe, ending: str = ".csv") -> Path:
+        return self.submissions / f"{recipe.name}{ending}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to it, flushed to disk, when the block ends well, removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except Exception as error:
+        if _no_space(error, path.parent):
+            raise UserError(f"{path}: no space left on the device; free some and run the same command again") from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _no_space(error: Exception, folder: Path) -> bool:
+    """Whether a write failed for lack of space; HDF5, safetensors and torch hide the system's error number in errors of their own."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full or os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < 4096
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a whole folder; an existing one gives way only when the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
+    """SHA-256 of texts, bytes, recipe sections and arrays (with their type and shape), as hexadecimal."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            state.update(f"{part.dtype}{part.shape}".encode())
+            part = "\n".join(part) if part.dtype.kind in "OU" else np.ascontiguousarray(part).data
+        elif isinstance(part, BaseModel):
+            part = dump(part)
+        state.update(part.encode() if isinstance(part, str) else part)
+    return state.hexdigest()
+
+
+def digest_files(files: list[Path]) -> str:
+    """SHA-256 over names and contents of files, in the order given."""
+    state = hashlib.sha256()
+    for file in files:
+        state.update(file.name.encode())
+        with reading(file), open(file, "rb") as stream:
+            state.update(hashlib.file_digest(stream, "sha256").digest())
+    return state.hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the errors of an absent or damaged file into one line that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it and run the stage that makes it again") from None
+
+
+def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) -> str:
+    """Write named arrays as HDF5 with what they were made from and JSON notes; returns the digest of the content."""
+    content = digest(*(part for name, array in arrays.items() for part in (name, array)), json.dumps(notes))
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        for name, array in arrays.items():
+            text = array.dtype.kind in "OU"
+            file.create_dataset(name, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None)
+        file.attrs.update(created_from=json.dumps(inputs), digest=content, notes=json.dumps(notes))
+    return content
+
+
+def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **notes: Any) -> str:
+    """`write_arrays` for arrays grouped by split: `train/name`, `test/name` and so on."""
+    return write_arrays(
+        path, {f"{split}/{name}": array for split, arrays in splits.items() for name, array in arrays.items()}, inputs, **notes
+    )
+
+
+def read_split(path: Path, split: str, names: Iterable[str]) -> Arrays:
+    """Arrays of one split by their short names."""
+    arrays = read_arrays(path, [f"{split}/{name}" for name in names])
+    return {name.removeprefix(f"{split}/"): array for name, array in arrays.items()}
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
+    """The arrays of an HDF5 artifact by name; texts come as object arrays of str.
+
+    Raises:
+        UserError: the file is missing, damaged, or lacks one of the names.
+    """
+    arrays: Arrays = {}
+    with reading(path), h5py.File(path) as file:
+        for name in names:
+            dataset = file[name]
+            arrays[name] = dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+    return arrays
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """The JSON notes of an HDF5 artifact."""
+    with reading(path), h5py.File(path) as file:
+        return json.loads(file.attrs["notes"])
+
+
+def content_digest(path: Path) -> str:
+    """The digest of an HDF5 artifact's content, as computed when it was written."""
+    with reading(path), h5py.File(path) as file:
+        return str(file.attrs["digest"])
+
+
+def write_weights(path: Path, weights: Arrays, inputs: CreatedFrom) -> None:
+    """Write a network's weights as safetensors, with what they were made from."""
+    with replacing(path) as partial:
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, partial, {"created_from": json.dumps(inputs)})
+
+
+def read_weights(path: Path) -> Arrays:
+    """Weights as `write_weights` wrote them."""
+    with reading(path):
+        return load_file(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def up_to_date(path: Path, inputs: CreatedFrom) -> bool:
+    """Whether the artifact at `path` exists and was made from exactly these inputs."""
+    if not path.is_file():
+        return False
+    try:
+        return created_from(path) == inputs
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return False  # damaged: to be made again
+
+
+def created_from(path: Path) -> CreatedFrom:
+    """What an artifact says that it was made from."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))["created_from"]
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, "np") as file:
+            return json.loads(file.metadata()["created_from"])
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["created_from"])

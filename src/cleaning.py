@@ -1,0 +1,86 @@
+"""Corrupt pixels and scaling."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from sklearn.preprocessing import RobustScaler
+
+from src.pipe import Strip
+
+PLACEHOLDER_BELOW = -100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
+
+
+def find_valid(image: np.ndarray) -> np.ndarray:
+    """True where a pixel is a measurement: finite, and no placeholder."""
+    return np.isfinite(image) & (image > PLACEHOLDER_BELOW)
+
+
+def repair(image: np.ndarray, valid: np.ndarray, strips: list[Strip]) -> np.ndarray:
+    """Patches (N, H, W) with every invalid pixel filled from its valid neighbours in the well.
+
+    A pixel becomes the mean of the nearest valid pixels to the left and right (around the ring), above and below (along the
+    strip), each weighted by the inverse of its distance. Rows without any valid pixel in their column and row repeat this on what
+    was filled before; a strip without a single valid pixel becomes zeros.
+    """
+    result = np.where(valid, image, 0).astype(np.float32)
+    for strip in strips:
+        known, values = strip.stack(valid), strip.stack(result)
+        # Whole rows on both sides end every search along depth, so that the other rows need not be looked at.
+        near = ndimage.binary_dilation(~known.all(1))
+        while known[near].any() and not known[near].all():
+            values[near], known[near] = _fill(values[near], known[near])
+        strip.unstack(values, result)
+    return result
+
+
+def _fill(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One pass of `repair` over a strip (rows, columns)."""
+    width, unknown = values.shape[1], ~known
+    ring = _nearest(np.tile(values, 3), np.tile(known, 3), axis=1)
+    around = [(value[:, width : 2 * width], distance[:, width : 2 * width]) for value, distance in ring]
+    neighbours = around + _nearest(values, known, axis=0)
+    weights = np.array([1 / distance[unknown] for _, distance in neighbours])
+    filled = (weights * [value[unknown] for value, _ in neighbours]).sum(0) / np.maximum(weights.sum(0), np.finfo(float).tiny)
+    values, known = values.copy(), known.copy()
+    values[unknown], known[unknown] = filled, weights.sum(0) > 0
+    return values, known
+
+
+def _nearest(values: np.ndarray, known: np.ndarray, axis: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Value of and distance to the nearest known pixel before and after each pixel along an axis; distance infinite where none is."""
+    result = []
+    for backwards in (False, True):
+        v, k = (np.flip(array, axis) if backwards else array for array in (values, known))
+        place = np.expand_dims(np.arange(v.shape[axis]), 1 - axis)
+        last = np.maximum.accumulate(np.where(k, place, -1), axis=axis)
+        value = np.take_along_axis(v, last.clip(min=0), axis)
+        distance = np.where(last < 0, np.inf, place - last)
+        result.append(tuple(np.flip(array, axis) if backwards else array for array in (value, distance)))
+    return result
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """(image - center) / scale; both are scalars (one for all pixels) or (H, W) (one for each pixel position, as in the paper)."""
+
+    center: np.ndarray
+    scale: np.ndarray
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        return ((image - self.center) / self.scale).astype(np.float32)
+
+
+def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scaling:
+    """Median and interquartile range of the valid pixels of (N, H, W), by scikit-learn's RobustScaler.
+
+    `per_pixel` fits each pixel position by itself (CorroSeg paper, section 2.1), else one pair serves all. Both statistics are
+    equivariant: scaling twice equals scaling once with the second fit, so a fold may refit on its own wells.
+    """
+    if per_pixel:
+        fitted = RobustScaler().fit(np.where(valid, image, np.nan).reshape(len(image), -1))
+        shape = image.shape[1:]
+    else:
+        fitted = RobustScaler().fit(image[valid].reshape(-1, 1))
+        shape = ()
+    return Scaling(fitted.center_.reshape(shape).astype(np.float32), fitted.scale_.reshape(shape).astype(np.float32))

@@ -1,0 +1,54 @@
+"""What the command lines of the five stages have in common."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from src import artifacts
+from src.errors import UserError
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every stage takes; --device and --jobs matter to stages 01 and 02."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("recipe", metavar="RECIPE", help="a name in recipes/, or the path of a .toml file")
+    arguments.add_argument(
+        "--set", metavar="KEY.PATH=VALUE", action="append", default=[], dest="overrides", help="override a value of the recipe"
+    )
+    arguments.add_argument("--data-dir", type=Path, default=Path("data"), help="where artifacts live (default: data)")
+    arguments.add_argument("--submissions-dir", type=Path, default=Path("submissions"), help="default: submissions")
+    arguments.add_argument("--force", action="store_true", help="make this stage's artifacts again although they are up to date")
+    arguments.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
+    arguments.add_argument("--jobs", type=_positive, default=None, help="tasks at a time (default: one a CPU core, or one on a GPU)")
+    return arguments
+
+
+def paths(options: argparse.Namespace) -> artifacts.Paths:
+    return artifacts.Paths(options.data_dir, options.submissions_dir)
+
+
+def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
+    """Run a stage; what the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        stage(arguments.parse_args())
+    except UserError as error:
+        _exit(str(error))
+    except KeyboardInterrupt:
+        _exit("interrupted; run the same command again to go on from here", code=130)
+    except OSError as error:
+        if isinstance(error, PermissionError) and error.filename:
+            _exit(f"{error.filename}: permission denied; make it writable or choose another --data-dir or --submissions-dir")
+        raise
+
+
+def _exit(message: str, code: int = 2) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

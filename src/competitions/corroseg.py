@@ -1,0 +1,297 @@
+"""The CorroSeg challenge (ENS Challenge Data no. 144, SLB): ultrasonic thickness maps of wells, cut into 36x36 patches.
+
+Raw files, found by pattern because their names carry random suffixes:
+    X_train*, X_test*   a zip or a folder of well_{n}_patch_{k}.npy, or a CSV with a patch a row
+    y_train*.csv        masks, a patch a row, also as .csv.gz or .csv.zip
+A CSV has the patch's name, then 1,296 values in row-major order.
+"""
+
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src import metrics
+from src.competitions import Competition, Raw, RawSplit
+from src.errors import UserError
+
+SIZE = 36
+PIXELS = SIZE * SIZE
+NAME = re.compile(r"well_(\d{1,9})_patch_(\d{1,9})")
+IMAGES = ("", ".csv", ".csv.gz", ".zip")  # endings; the empty one is a folder
+MASKS = (".csv.gz", ".zip", ".csv")
+LARGEST_NPY = 64 * 1024  # bytes; a patch takes 10 KiB in the widest type
+LARGEST_CSV = 1 << 30  # bytes unpacked; twenty times the real masks
+
+# The first release of the masks shifted well 1 by this many patches and had a well 0; the organisers' correction undoes both.
+SHIFT = 450
+
+
+def files(folder: Path) -> list[Path]:
+    """Every raw file that `read` will read."""
+    found = [_find(folder, "X_train", IMAGES), _find(folder, "X_test", IMAGES), _find(folder, "y_train", MASKS)]
+    return [file for path in found for file in (_npy_files(path) if path.is_dir() else [path])]
+
+
+def read(folder: Path) -> Raw:
+    """All patches and masks of a download folder.
+
+    Raises:
+        UserError: a file is missing, ambiguous, damaged or not of the challenge's format; a patch has no mask.
+    """
+    train = _read_images(_find(folder, "X_train", IMAGES))
+    test = _read_images(_find(folder, "X_test", IMAGES))
+    masks_file = _find(folder, "y_train", MASKS)
+    mask_names, masks = read_masks(masks_file)
+    mask_names, masks, notes = correct_release(mask_names, masks, train.name)
+
+    row_of = {name: row for row, name in enumerate(mask_names)}
+    lacking = [name for name in train.name if name not in row_of]
+    if lacking:
+        raise UserError(f"{masks_file}: {len(lacking)} patches have no mask, first {lacking[0]}: get images and masks of one release")
+    spare = len(row_of) - len(train.name)
+    if spare:
+        notes.append(f"{masks_file.name}: {spare} masks without an image dropped")
+    ordered = masks[[row_of[name] for name in train.name]]
+    return Raw(RawSplit(train.name, train.image, train.group, train.number, ordered), test, notes)
+
+
+def correct_release(names: np.ndarray, masks: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Masks of either release under the names of their images.
+
+    The original release is recognised by masks of a well 0 that has no images. Its correction by the organisers: drop well 0 and
+    the first 450 masks of well 1, and count well 1's others from 0 again.
+
+    Raises:
+        UserError: masks of a well 0 without images, but well 1 is not numbered as in the original release.
+    """
+    key = np.array([_key(name) for name in names])
+    wells = {_key(name)[0] for name in images}
+    if 0 in wells or 0 not in key[:, 0]:
+        return names, masks, []
+    drop = (key[:, 0] == 0) | ((key[:, 0] == 1) & (key[:, 1] < SHIFT))
+    rename = (key[:, 0] == 1) & ~drop
+    renamed = np.where(rename, [f"well_1_patch_{number - SHIFT}" for number in key[:, 1]], names)
+    lacking = {name for name in images if _key(name)[0] == 1} - set(renamed[rename])
+    if lacking:
+        raise UserError(
+            f"y_train: has masks of a well 0 without images, like the original release, but then {len(lacking)} patches of well 1 "
+            f"have no mask (first {min(lacking)}): get images and masks of one release"
+        )
+    note = f"original release of the masks: {drop.sum()} masks of wells 0 and 1 dropped, {rename.sum()} of well 1 renamed"
+    return renamed[~drop], masks[~drop], [note]
+
+
+def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Names (N,) and masks (N, 36, 36) uint8 of a CSV in the organisers' layout, plain or packed.
+
+    Raises:
+        UserError: the file is damaged, a row is not 1,296 values of 0 or 1, or a name is not a patch's or stands twice.
+    """
+    header, *rows = _csv_bytes(path).splitlines() or [b""]
+    if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
+        raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}")
+    names, masks = [], np.empty((len(rows), PIXELS), np.uint8)
+    for row in filter(None, rows):
+        name, _, values = row.partition(b",")
+        names.append(name.decode("utf-8", "replace"))
+        masks[len(names) - 1] = _mask_row(values, names[-1], path)
+    _check_names(names, path)
+    masks = masks[: len(names)]
+    return np.array(names, object), masks.reshape(-1, SIZE, SIZE)
+
+
+def write_masks(path: Path, names: np.ndarray, masks: np.ndarray) -> None:
+    """Write masks (N, 36, 36) of 0 and 1 in the organisers' layout: the official submission file."""
+    text = np.full((len(names), 2 * PIXELS), ord(","), np.uint8)
+    text[:, 1::2] = masks.reshape(-1, PIXELS) + ord("0")
+    with open(path, "wb") as file:
+        file.write(("," + ",".join(map(str, range(PIXELS))) + "\n").encode())
+        for name, row in zip(names, text, strict=True):
+            file.write(name.encode() + row.tobytes() + b"\n")
+
+
+def _mask_row(text: bytes, name: str, path: Path) -> np.ndarray:
+    """The 1,296 values of one row; `0,1,...` as bytes at once, anything else number by number."""
+    if len(text) == 2 * PIXELS - 1:
+        characters = np.frombuffer(text, np.uint8)
+        values = characters[::2] - np.uint8(ord("0"))
+        if (values <= 1).all() and (characters[1::2] == ord(",")).all():
+            return values
+    words = text.split(b",")
+    if len(words) != PIXELS:
+        raise UserError(f"{path}: {name} has {len(words)} values instead of {PIXELS}: download the file again")
+    for word in words:
+        try:
+            good = float(word) in (0, 1)
+        except ValueError:
+            good = False
+        if not good:
+            raise UserError(f"{path}: {name} holds '{word.decode('utf-8', 'replace')[:20]}' where a mask may hold only 0 or 1")
+    return np.array(words, float).astype(np.uint8)
+
+
+def _csv_bytes(path: Path) -> bytes:
+    """The content of a CSV, plain, gzipped or zipped, at most `LARGEST_CSV` bytes of it."""
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                content = stream.read(LARGEST_CSV + 1)
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                inside = [info for info in _entries(archive, path) if info.filename.endswith(".csv")]
+                if len(inside) != 1:
+                    raise UserError(f"{path}: holds {len(inside)} CSV files instead of one")
+                with archive.open(inside[0]) as stream:
+                    content = stream.read(LARGEST_CSV + 1)
+        else:
+            with open(path, "rb") as stream:
+                content = stream.read(LARGEST_CSV + 1)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): download it again") from None
+    if len(content) > LARGEST_CSV:
+        raise UserError(f"{path}: unpacks to more than {LARGEST_CSV >> 20} MiB, which no file of this challenge does")
+    return content
+
+
+def _find(folder: Path, stem: str, endings: tuple[str, ...]) -> Path:
+    """The one file (or, for the empty ending, folder) called `stem<anything><ending>`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: put the challenge's files there (X_train*.zip, X_test*.zip, y_train*.csv)")
+    found = sorted(path for path in folder.iterdir() if path.name.startswith(stem) and _has_ending(path, endings))
+    if not found:
+        raise UserError(f"{folder} holds no {stem}*{endings[-1]}: put the challenge's file there as downloaded")
+    if len(found) > 1:
+        raise UserError(f"{folder}: both {found[0].name} and {found[1].name} could be {stem}: keep the one that counts")
+    return found[0]
+
+
+def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:
+    return any(path.is_dir() if ending == "" else path.is_file() and path.name.endswith(ending) for ending in endings)
+
+
+def _read_images(path: Path) -> RawSplit:
+    """The patches of a zip, a folder or a CSV, in natural order."""
+    if path.is_dir() or path.suffix == ".zip":
+        pairs = list(_read_zip(path) if path.suffix == ".zip" else _read_folder(path))
+        names, images = [name for name, _ in pairs], np.array([image for _, image in pairs], np.float32)
+    else:
+        names, images = _read_image_csv(path)
+    _check_names(names, path)
+    key = np.array([_key(name) for name in names], np.int32)
+    order = np.lexsort((key[:, 1], key[:, 0]))
+    return RawSplit(np.array(names, object)[order], images[order], key[order, 0], key[order, 1])
+
+
+def _read_zip(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in _entries(archive, path):
+                where = f"{path}: {info.filename}"
+                if not info.filename.endswith(".npy"):
+                    continue
+                if info.file_size > LARGEST_NPY:
+                    raise UserError(f"{where} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch: download the file again")
+                yield info.filename.rpartition("/")[2].removesuffix(".npy"), _parse_npy(archive.read(info), where)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): download it again") from None
+
+
+def _entries(archive: zipfile.ZipFile, path: Path) -> Iterator[zipfile.ZipInfo]:
+    """Files in a zip, without folders and the hidden files that some systems add."""
+    for info in archive.infolist():
+        parts = info.filename.replace("\\", "/").split("/")
+        if parts[0] == "" or ".." in parts:
+            raise UserError(f"{path}: {info.filename} climbs out of the zip: this is no file of the challenge")
+        if not info.is_dir() and parts[0] != "__MACOSX" and not parts[-1].startswith("."):
+            yield info
+
+
+def _npy_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*.npy") if not file.name.startswith("."))
+
+
+def _read_folder(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for file in _npy_files(path):
+        try:
+            with open(file, "rb") as stream:
+                content = stream.read(LARGEST_NPY)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}): download it again") from None
+        yield file.stem, _parse_npy(content, str(file))
+
+
+def _parse_npy(content: bytes, where: str) -> np.ndarray:
+    """One (36, 36) array of real numbers out of the bytes of a .npy file; never unpickles."""
+    start = 10 + int.from_bytes(content[8:10], "little")
+    try:
+        shape, fortran, dtype = _npy_header(content[:start])
+    except ValueError as error:
+        raise UserError(f"{where} is no .npy file of version 1 ({error}): download it again") from None
+    if dtype.kind not in "fiu":
+        raise UserError(f"{where} holds values of type {dtype}, not numbers: it is no patch of the challenge")
+    if shape != (SIZE, SIZE):
+        raise UserError(f"{where} has shape {shape} instead of {(SIZE, SIZE)}: it is no patch of the challenge")
+    if len(content) - start != PIXELS * dtype.itemsize:
+        raise UserError(f"{where} is cut short or has bytes to spare: download it again")
+    values = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and so invalid like any other value that is no thickness
+        return values.astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type in the header of a .npy file; the patches of a download share theirs."""
+    stream = io.BytesIO(head)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("a later version")
+    return np.lib.format.read_array_header_1_0(stream)
+
+
+def _read_image_csv(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        table = pd.read_csv(io.BytesIO(_csv_bytes(path)), index_col=0)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as CSV ({error}): download it again") from None
+    wrong = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
+    if table.shape[1] != PIXELS or wrong:
+        problem = f"column {wrong[0]} holds text" if wrong else f"{table.shape[1]} columns instead of {PIXELS}"
+        raise UserError(f"{path}: {problem}; a row is a patch's name and its {PIXELS} values")
+    return [str(name) for name in table.index], table.to_numpy(np.float32).reshape(-1, SIZE, SIZE)
+
+
+def _key(name: str) -> tuple[int, int]:
+    """Well and patch number: the natural order."""
+    match = NAME.fullmatch(name)
+    assert match, name
+    return int(match[1]), int(match[2])
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    if not names:
+        raise UserError(f"{path}: holds no patches")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UserError(f"{path}: '{name[:80]}' is not named well_<n>_patch_<k>")
+    if len(set(names)) < len(names):
+        twice = next(name for row, name in enumerate(names) if name in set(names[:row]))
+        raise UserError(f"{path}: {twice} stands in it twice")
+
+
+COMPETITION = Competition(
+    name="corroseg",
+    files=files,
+    read=read,
+    metric="mean patch IoU",
+    score=metrics.patch_iou,
+    rle_order="row",
+    write_masks=write_masks,
+    read_masks=read_masks,
+)

@@ -1,0 +1,116 @@
+"""Average the predictions of all tasks by name, and choose what is applied to them out of fold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, read_arrays
+from src.baselines import Score
+from src.errors import UserError
+from src.recipe import Recipe
+
+THRESHOLDS = np.arange(5, 96) / 100
+
+
+def oof_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
+    """The out-of-fold predictions: a source for each member and seed, a file for each of its folds."""
+    sources: dict[tuple[str, int], list[Path]] = {}
+    for task in recipe.tasks():
+        sources.setdefault((task.member, task.seed), []).append(paths.oof(recipe, task))
+    return list(sources.values())
+
+
+def test_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
+    """The test predictions: every task is a source of its own."""
+    return [[paths.test(recipe, task)] for task in recipe.tasks()]
+
+
+def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
+    """What the ensemble is made from: the content of every task's predictions."""
+    files = [file for source in oof_files(recipe, paths) + test_files(recipe, paths) for file in source]
+    for file in files:
+        if not file.exists():
+            stage = "01_train_folds.py" if file.name == "oof.h5" else "02_predict.py"
+            raise UserError(f"{file} is missing: run python {stage} {recipe.name} first")
+    return {"prepared": prepared, "predictions": digest(*map(content_digest, files))}
+
+
+def average(files: list[list[Path]]) -> Arrays:
+    """Mean probability by name.
+
+    Args:
+        files: sources to be averaged, each a list of files that together hold every name once (the folds of one member and seed,
+            out of fold; a single file for the test set).
+
+    Returns:
+        `name` (N,) in the order of the first source, `probability` (N, K, H, W) float16.
+
+    Raises:
+        UserError: a file is missing or damaged, or two sources do not hold the same names.
+    """
+    names, total = None, None
+    for source in files:
+        parts = [read_arrays(file, ["name", "probability"]) for file in source]
+        own = np.concatenate([part["name"] for part in parts])
+        probability = np.concatenate([part["probability"] for part in parts]).astype(np.float32)
+        if names is None:
+            names, total = own, np.zeros_like(probability)
+        total += probability[rows_by_name(own, names, str(source[0]))]
+    return {"name": names, "probability": (total / len(files)).astype(np.float16)}
+
+
+def rows_by_name(have: np.ndarray, want: np.ndarray, where: str) -> np.ndarray:
+    """For each wanted name its row in `have`; both must hold the same names, each once.
+
+    Raises:
+        UserError: they do not; `where` is the file to blame.
+    """
+    row_of = {name: row for row, name in enumerate(have)}
+    if len(row_of) < len(have) or row_of.keys() != set(want):
+        odd = sorted(row_of.keys() ^ set(want)) or ["a name that stands twice"]
+        raise UserError(f"{where}: holds other patches than expected ({odd[0]}): run the stage that makes it again with --force")
+    return np.array([row_of[name] for name in want])
+
+
+def threshold_scores(probability: np.ndarray, truth: np.ndarray, score: Score) -> np.ndarray:
+    """(T, N) score of each patch at each of `THRESHOLDS`, from probabilities (N, 1, H, W) and masks (N, H, W)."""
+    p = probability[:, 0].astype(np.float32)
+    return np.array([score(p > threshold, truth) for threshold in THRESHOLDS])
+
+
+def scored(train: Arrays, names: np.ndarray, where: Path) -> Arrays:
+    """The training patches that count, those in a fold, in the order of the out-of-fold `names`."""
+    kept = {name: array[train["fold"] >= 0] for name, array in train.items()}
+    rows = rows_by_name(kept["name"], names, str(where))
+    return {name: array[rows] for name, array in kept.items()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best on all folds, and on all but each fold: the latter is what scores that fold honestly."""
+
+    overall: int
+    without: dict[int, int]
+    score: np.ndarray  # (N,) the score of each patch under the choice made without its fold
+
+
+def choose(scores: np.ndarray, fold: np.ndarray) -> Choice:
+    """Choose among candidates by their mean score.
+
+    Args:
+        scores: (C, N) score of each patch under each candidate; of equals the first wins.
+        fold: (N,) fold of each patch.
+    """
+    without = {int(f): int(scores[:, fold != f].mean(1).argmax()) for f in np.unique(fold)}
+    nested = np.empty(scores.shape[1])
+    for f, candidate in without.items():
+        nested[fold == f] = scores[candidate, fold == f]
+    return Choice(int(scores.mean(1).argmax()), without, nested)
+
+
+def describe_thresholds(choice: Choice) -> dict[str, Any]:
+    """A choice among `THRESHOLDS` as the notes of the ensemble's file."""
+    without = {str(fold): float(THRESHOLDS[index]) for fold, index in choice.without.items()}
+    return {"threshold": float(THRESHOLDS[choice.overall]), "threshold_without_fold": without, "oof_score": float(choice.score.mean())}

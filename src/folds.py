@@ -1,0 +1,100 @@
+"""Folds by group: a well is never split, so that the held-out score is one on wells that nobody has seen."""
+
+import numpy as np
+
+from src.errors import UserError
+from src.recipe import Folds
+
+
+def balance(group: np.ndarray, corroded: np.ndarray, count: int) -> dict[int, int]:
+    """Deal groups into `count` folds, even in patches and in corroded patches.
+
+    The largest group goes first, each into the fold where it leaves the least imbalance; then groups are moved and swapped while
+    that improves the balance. Imbalance is the sum over folds of the squared shares of patches and of corroded patches.
+
+    Args:
+        group: (N,) group of each patch.
+        corroded: (N,) bool, whether its mask has any corrosion.
+        count: number of folds.
+
+    Returns:
+        The fold of each group.
+
+    Raises:
+        UserError: fewer groups than folds.
+    """
+    names, place = np.unique(group, return_inverse=True)
+    if len(names) < count:
+        raise UserError(f"{count} folds need at least {count} groups, but there are {len(names)}: lower folds.count in the recipe")
+    load = np.stack([np.bincount(place), np.bincount(place, weights=corroded)], axis=1)
+    load = load / np.maximum(load.sum(0), 1)
+
+    fold = np.full(len(names), -1)
+    for item in np.argsort(-load[:, 0], kind="stable"):
+        totals = _totals(load, fold, count)
+        cost = [_imbalance(totals + load[item] * np.eye(count)[f][:, None]) for f in range(count)]
+        fold[item] = int(np.argmin(cost))
+    fold = _improve(load, fold, count)
+    return {int(name): int(f) for name, f in zip(names, fold, strict=True)}
+
+
+def explicit(group: np.ndarray, groups: list[list[int]]) -> dict[int, int]:
+    """The fold of each group as listed in a recipe.
+
+    Raises:
+        UserError: a group listed twice or not at all, or a fold without patches.
+    """
+    present = set(np.unique(group).tolist())
+    listed = [name for fold in groups for name in fold]
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    missing = sorted(present - set(listed))
+    if twice or missing:
+        problem = f"group {twice[0]} stands in two folds" if twice else f"group {missing[0]} stands in no fold"
+        raise UserError(f"folds.groups in the recipe: {problem}; list every group once")
+    for number, fold in enumerate(groups):
+        if not present & set(fold):
+            raise UserError(f"folds.groups in the recipe: fold {number} ({fold}) has no patches; the data has groups {sorted(present)}")
+    return {name: number for number, fold in enumerate(groups) for name in fold if name in present}
+
+
+def _totals(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
+    return np.stack([load[fold == f].sum(0) for f in range(count)])
+
+
+def _imbalance(totals: np.ndarray) -> float:
+    """An empty fold is no fold, whatever the rest gains by it."""
+    return float((totals**2).sum()) + 10.0 * int((totals[:, 0] == 0).sum())
+
+
+def _improve(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
+    """Take the best move of one group or swap of two, until none helps."""
+    best, cost = fold, _imbalance(_totals(load, fold, count))
+    while True:
+        neighbours = []
+        for item in range(len(fold)):
+            for other in range(count):
+                neighbours.append(np.where(np.arange(len(fold)) == item, other, best))
+            for other in range(item):
+                swapped = best.copy()
+                swapped[[item, other]] = best[[other, item]]
+                neighbours.append(swapped)
+        costs = [_imbalance(_totals(load, neighbour, count)) for neighbour in neighbours]
+        if min(costs) >= cost - 1e-12:
+            return best
+        best, cost = neighbours[int(np.argmin(costs))], min(costs)
+
+
+def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
+    """The held-out fold (N,) int8 of each patch, -1 where it is excluded, and the reason (N,) str why, empty where it is not.
+
+    A patch without a valid pixel is excluded, from training and from scoring.
+    """
+    corroded = mask.reshape(len(mask), -1).any(1)
+    usable = valid.reshape(len(valid), -1).any(1)
+    listed = settings.groups
+    fold_of = explicit(group, listed) if listed else balance(group[usable], corroded[usable], settings.count)
+    fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
+    for number in range(len(listed) if listed else settings.count):
+        if not (usable & (fold == number)).any():
+            raise UserError(f"fold {number} has no patch with a valid pixel: give it other groups in folds.groups of the recipe")
+    return np.where(usable, fold, np.int8(-1)), np.where(usable, "", "no valid pixel").astype(object)

@@ -1,0 +1,126 @@
+"""Predict one split with one network, averaged over the symmetries of the pipe."""
+
+import os
+from contextlib import AbstractContextManager
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from src import artifacts, networks, pipe
+from src.artifacts import Arrays, CreatedFrom, Paths
+from src.cleaning import Scaling
+from src.errors import UserError
+from src.networks.layers import probability
+from src.recipe import Inference, Member, Recipe, Task
+from src.windows import Windows
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `--device`: "auto" takes CUDA where there is one; asking for CUDA where there is none is an error."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def autocast(member: Member, device: torch.device) -> AbstractContextManager[None]:
+    """The precision of the member's forward passes: bfloat16 where asked for, or where "auto" finds hardware for it."""
+    enabled = member.precision == "bfloat16" or (member.precision == "auto" and _has_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not os.path.exists("/proc/cpuinfo"):
+        return False
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device) -> tuple[nn.Module, Scaling]:
+    """The trained network of a task, in evaluation mode, and the scaling of its input.
+
+    Raises:
+        UserError: the weights are missing, damaged, or of another network.
+    """
+    path = paths.weights(recipe, task)
+    arrays = artifacts.read_weights(path)
+    scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
+    network = networks.create(recipe.member(task.member).network)
+    try:
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except RuntimeError:
+        raise UserError(f"{path} holds the weights of another network: run 01_train_folds.py {recipe.name}") from None
+    return network.to(device, memory_format=torch.channels_last).eval(), scaling
+
+
+def predict(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
+    """Probabilities (N, 1, H, W) float16 of a prepared split (`image`, `group`, `depth`, `phase`), scaled for this network."""
+    windows = Windows.of(arrays, member.height, device)
+    starts = torch.from_numpy(windows.canvas.windows(member.height, member.margin)).to(device)
+    total = torch.zeros_like(windows.image)
+    count = torch.zeros_like(windows.image[:, :1])
+    inner = torch.arange(member.margin, member.height - member.margin, device=device)
+    network.eval()
+    with torch.inference_mode():
+        for batch in starts.split(member.batch_size):
+            mean = _average_views(network, windows.take(windows.image, batch), member, inference)[:, 0, inner]
+            rows = (batch[:, None] + inner).flatten()
+            total.index_add_(0, rows, mean.flatten(0, 1))
+            count.index_add_(0, rows, torch.ones_like(mean.flatten(0, 1)[:, :1]))
+    place = torch.from_numpy(windows.canvas.position).to(device)
+    patches = (total[place] / count[place]).cpu().numpy().reshape(arrays["image"].shape)
+    if inference.average_twins:
+        patches = pipe.average_twins(patches, arrays["group"], arrays["depth"], arrays["phase"])
+    return patches[:, None].astype(np.float16)
+
+
+def _average_views(network: nn.Module, x: torch.Tensor, member: Member, inference: Inference) -> torch.Tensor:
+    """Mean probability over flips and rolls, each view turned back."""
+    flips = [[], [2], [3], [2, 3]] if inference.flips else [[]]
+    views = list(product(flips, inference.rolls))
+    total = torch.zeros_like(x)
+    for flip, roll in views:
+        view = x.flip(flip).roll(roll, dims=3).contiguous(memory_format=torch.channels_last)
+        with autocast(member, x.device):
+            logits = network(view)
+        total += probability(logits).roll(-roll, dims=3).flip(flip)
+    return total / len(views)
+
+
+def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
+    """What a task's test predictions are made from.
+
+    Raises:
+        UserError: the task has not been trained.
+    """
+    weights = paths.weights(recipe, task)
+    if not weights.exists():
+        raise UserError(f"{weights} is missing: run python 01_train_folds.py {recipe.name} first")
+    inference = artifacts.digest(recipe.inference)
+    return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": inference}
+
+
+def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
+    """Predict the test set with one task's network; `inputs` is what `test_from` says of it."""
+    torch.set_num_threads(threads)
+    network, scaling = load_network(recipe, task, paths, device)
+    test = read_split(paths, recipe, "test")
+    test["image"] = scaling.apply(test["image"])
+    probability = predict(network, test, recipe.member(task.member), recipe.inference, device)
+    arrays = {"name": test["name"], "probability": probability}
+    artifacts.write_arrays(paths.test(recipe, task), arrays, inputs)
+
+
+def read_split(paths: Paths, recipe: Recipe, split: str, *more: str) -> Arrays:
+    """What prediction needs of a prepared split; `more` names further arrays, such as "mask"."""
+    return artifacts.read_split(paths.prepared(recipe.competition), split, ["name", "image", "valid", "group", "depth", "phase", *more])
+
+
+def rows_of(arrays: Arrays, which: np.ndarray) -> Arrays:
+    """The same arrays with only the patches `which` (a mask or indices)."""
+    return {name: array[which] for name, array in arrays.items()}

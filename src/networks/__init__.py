@@ -1,0 +1,43 @@
+"""Networks by name. Each takes windows (B, 1, H, W) and returns logits (B, 1, H, W).
+
+Adding one is a function decorated with `register` in a file of this folder that is imported below.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from src.errors import UserError, did_you_mean
+
+REGISTRY: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Make a network available to recipes under the function's name; its keyword arguments are the recipe's keys."""
+    REGISTRY[build.__name__] = build
+    return build
+
+
+def create(network: dict[str, Any]) -> nn.Module:
+    """The network of a recipe's `network` table: its name and its options.
+
+    Raises:
+        UserError: an unknown network or option, or an option of the wrong kind.
+    """
+    options = {key: value for key, value in network.items() if key != "name"}
+    if network["name"] not in REGISTRY:
+        raise UserError(f"no network '{network['name']}': {did_you_mean(str(network['name']), REGISTRY)}")
+    build = REGISTRY[network["name"]]
+    known = inspect.signature(build).parameters
+    for key in options:
+        if key not in known:
+            raise UserError(f"network '{network['name']}' has no option '{key}': {did_you_mean(key, known)}")
+    try:
+        return build(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"network '{network['name']}': {error}") from None
+
+
+from src.networks import corroseg, ring_unet  # noqa: E402, F401  (they register themselves)

@@ -1,0 +1,31 @@
+"""Layers that several networks share."""
+
+import torch
+from torch import nn
+
+
+class RingConv2d(nn.Conv2d):
+    """A 3x3 convolution on an unrolled pipe: azimuth closes into a ring, depth repeats its end rows.
+
+    The padding concatenates, because the gradient of torch's replication padding is not deterministic on CUDA.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel_size=3, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([x[..., -1:], x, x[..., :1]], dim=3)
+        return super().forward(torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2))
+
+
+def double_conv(inputs: int, outputs: int, conv: type[nn.Module] = RingConv2d) -> nn.Sequential:
+    """Twice convolution, batch norm, ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [conv(channels, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def probability(logits: torch.Tensor) -> torch.Tensor:
+    """What logits mean: the one place where the sigmoid is."""
+    return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))

@@ -1,0 +1,142 @@
+"""What stage 04 knows about its submission: where it comes from, its scores, and how both are told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src import artifacts, baselines, report
+from src.artifacts import Arrays, CreatedFrom, Paths
+from src.competitions import Competition
+from src.ensemble import rows_by_name
+from src.recipe import Recipe
+from src.refine import Chosen, Refinement
+
+
+def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
+    """What the submission is made from."""
+    content = artifacts.content_digest(paths.ensemble(recipe))
+    return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}
+
+
+def read_truth(competition: Competition, names: np.ndarray, paths: Paths) -> np.ndarray | None:
+    """Masks (N, H, W) of the test patches where they are known, which is for generated competitions."""
+    path = paths.truth(competition.name)
+    if competition.generate is None:
+        return None
+    have, masks = competition.read_masks(path)
+    return masks[rows_by_name(have, names, str(path))]
+
+
+def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float) -> dict[str, Any]:
+    """What submissions/<recipe>.json says about the out-of-fold scores."""
+    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
+    result = {
+        "recipe": recipe.name,
+        "metric": competition.metric,
+        "oof_score": float(chosen.score.mean()),
+        "oof_score_unrefined": float(chosen.plain_score.mean()),
+        "oof_by_group": _by(train["group"], chosen.score),
+        "oof_by_fold": _by(train["fold"], chosen.score),
+        "threshold": threshold,
+        "refined": not chosen.refinement.plain,
+        "refinement": _name(chosen.refinement),
+        "refinements_tried": {_name(refinement): round(score, 6) for refinement, score in chosen.table.items()},
+        "baselines_on_train": {
+            "all_empty": baselines.all_empty(train["mask"], competition.score),
+            "intensity": baselines.intensity(train["image"], level, train["mask"], competition.score),
+        },
+    }
+    if any(member.selection == "best_on_held_out" for member in recipe.members):
+        result["warning"] = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
+    return result
+
+
+def test_scores(competition: Competition, train: Arrays, test: Arrays, masks: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+    """Where the truth is known, the score that the submission would get, and those of the baselines, fitted on the training patches."""
+    if truth is None:
+        return {}
+    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
+    return {
+        "test_score": float(competition.score(masks, truth).mean()),
+        "test_by_group": _by(test["group"], competition.score(masks, truth)),
+        "baselines_on_test": {
+            "all_empty": baselines.all_empty(truth, competition.score),
+            "intensity": baselines.intensity(test["image"], level, truth, competition.score),
+        },
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The scores as text for the terminal."""
+    warning = [f"warning: {result['warning']}"] if "warning" in result else []
+    lines = [f"{result['metric']}, out of fold (each well held out, thresholds and refinement chosen on the other folds)", *warning]
+    for title, key in (("well", "oof_by_group"), ("fold", "oof_by_fold"), ("test well", "test_by_group")):
+        lines += [f"  {title:9} {name:>3}  {row['patches']:6} patches  {row['score']:.4f}" for name, row in result.get(key, {}).items()]
+    how = "refined by " + result["refinement"] if result["refined"] else f"not refined ({result['refinement']})"
+    lines.append(f"out-of-fold score {result['oof_score']:.4f}, {how}; without refinement {result['oof_score_unrefined']:.4f}")
+    for where, score in (("train", None), ("test", result.get("test_score"))):
+        if f"baselines_on_{where}" in result:
+            base = result[f"baselines_on_{where}"]
+            lines.append(f"baselines on {where}: all empty {base['all_empty']:.4f}, threshold on intensity {base['intensity']:.4f}")
+        if score is not None:
+            lines.append(f"test score {score:.4f}, on the truth that the generator kept apart")
+    return "\n".join(lines)
+
+
+def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom, pictures: dict[str, bytes]) -> None:
+    """Write the report, the picture and, last, the scores with the digests of the submission files: what `is_done` looks for."""
+    artifacts.write_text(paths.submission(recipe, ".html"), report.page(result, table(result), pictures))
+    with artifacts.replacing(paths.submission(recipe, ".png")) as partial:
+        partial.write_bytes(next(iter(pictures.values())))
+    files = {path.name: artifacts.digest_files([path]) for path in _files(recipe, paths)}
+    artifacts.write_text(paths.submission(recipe, ".json"), json.dumps({**result, "files": files, "created_from": inputs}, indent=1))
+
+
+def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
+    """Whether scores and submission files are there, undamaged and up to date."""
+    scores = paths.submission(recipe, ".json")
+    if not artifacts.up_to_date(scores, inputs) or not all(path.is_file() for path in _files(recipe, paths)):
+        return False
+    files = json.loads(scores.read_text(encoding="utf-8"))["files"]
+    return all(artifacts.digest_files([path]) == files.get(path.name) for path in _files(recipe, paths))
+
+
+def read(recipe: Recipe, paths: Paths) -> dict[str, Any]:
+    """The scores that `write` wrote."""
+    with artifacts.reading(paths.submission(recipe, ".json")):
+        return json.loads(paths.submission(recipe, ".json").read_text(encoding="utf-8"))
+
+
+def pictures(
+    result: dict[str, Any], train: Arrays, oof: dict[str, np.ndarray], test: Arrays, predicted: dict[str, np.ndarray]
+) -> dict[str, bytes]:
+    """A picture of the best and of the worst training well, out of fold, and of every test well.
+
+    Args:
+        oof, predicted: the panels of `report.well_picture` for the training and the test patches.
+    """
+    corroded = {str(well) for well in np.unique(train["group"][train["mask"].any((1, 2))])}
+    ranked = sorted((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)
+    chosen = {"best": ranked[-1], "worst": ranked[0]}
+    drawn = {
+        f"the {title} training well, held out: {well} (score {score:.3f})": report.png(report.well_picture(train, oof, well))
+        for title, (score, well) in chosen.items()
+    }
+    for well in np.unique(test["group"]).tolist():
+        drawn[f"test well {well}"] = report.png(report.well_picture(test, predicted, well))
+    return drawn
+
+
+def _files(recipe: Recipe, paths: Paths) -> list[Path]:
+    return [paths.submission(recipe), paths.submission(recipe, "_official.csv")]
+
+
+def _name(refinement: Refinement) -> str:
+    source = f"threshold {refinement.threshold:.2f}" if refinement.beta is None else f"random walker, beta {refinement.beta:g}"
+    return source + (f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else "")
+
+
+def _by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
+    return {str(value): {"patches": int((key == value).sum()), "score": float(score[key == value].mean())} for value in np.unique(key)}

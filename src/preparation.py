@@ -1,0 +1,107 @@
+"""From the organisers' raw splits to the arrays of the prepared file."""
+
+import numpy as np
+
+from src import artifacts, cleaning, folds, pipe
+from src.artifacts import Arrays, CreatedFrom, Paths
+from src.competitions import Competition, RawSplit
+from src.errors import UserError
+from src.recipe import Recipe, dump
+
+GENERATED = "generated.json"  # beside generated raw files: the settings they were generated with
+
+
+def generate_raw(competition: Competition, recipe: Recipe, paths: Paths) -> None:
+    """Let a competition that can generate its raw files do so, unless they are there with the recipe's settings.
+
+    Raises:
+        UserError: the raw folder holds files that were not generated.
+    """
+    if competition.generate is None:
+        return
+    folder, settings = paths.raw(competition.name), dump(recipe.generate)
+    marker, truth = folder / GENERATED, paths.truth(competition.name)
+    if truth.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == settings:
+        return
+    if folder.exists() and not marker.is_file():
+        raise UserError(f"{folder} holds files that were not generated: move them away, this folder is for generated wells")
+    with artifacts.replacing(truth) as partial_truth, artifacts.replacing_folder(folder) as partial:
+        competition.generate(partial, partial_truth, recipe.generate)
+        (partial / GENERATED).write_text(settings, encoding="utf-8")
+    print(f"{folder}: wells generated from seed {recipe.generate.seed}")
+
+
+def created_from(competition: Competition, recipe: Recipe, paths: Paths) -> CreatedFrom:
+    """What the prepared file is made from."""
+    raw = artifacts.digest_files(competition.files(paths.raw(competition.name)))
+    return {"raw": raw, **_settings(recipe)}
+
+
+def check(recipe: Recipe, paths: Paths) -> str:
+    """The digest of the prepared file, made sure to be of this recipe's settings.
+
+    Raises:
+        UserError: there is none, or it was prepared with other settings.
+    """
+    path = paths.prepared(recipe.competition)
+    if not path.exists():
+        raise UserError(f"{path} is missing: run python 00_prepare_data.py {recipe.name} first")
+    with artifacts.reading(path):
+        made_from = artifacts.created_from(path)
+    for section, value in _settings(recipe).items():
+        if made_from.get(section) != value:
+            raise UserError(
+                f"{path} was prepared with another [{section}]: run python 00_prepare_data.py with this recipe (and its --set) again"
+            )
+    return artifacts.content_digest(path)
+
+
+def _settings(recipe: Recipe) -> CreatedFrom:
+    sections = {"format": str(artifacts.FORMAT), "data": artifacts.digest(recipe.data), "folds": artifacts.digest(recipe.folds)}
+    return sections | {"generate": artifacts.digest(recipe.generate)}
+
+
+def clean(split: RawSplit) -> Arrays:
+    """A split repaired and located in its wells; not yet scaled."""
+    valid = cleaning.find_valid(split.image)
+    depth, phase = pipe.locate(split.image, valid, split.group, split.number)
+    image = cleaning.repair(split.image, valid, pipe.strips(split.group, depth, phase))
+    arrays = {"name": split.name, "image": image, "valid": valid, "group": split.group, "depth": depth, "phase": phase}
+    return arrays if split.mask is None else arrays | {"mask": split.mask}
+
+
+def add_folds(train: Arrays, recipe: Recipe) -> None:
+    train["fold"], train["excluded"] = folds.assign(train["group"], train["mask"], train["valid"], recipe.folds)
+
+
+def scale(train: Arrays, test: Arrays, per_pixel: bool) -> cleaning.Scaling:
+    """Scale both splits in place by a fit on the valid training pixels; returns the fit."""
+    scaling = cleaning.fit_scaling(train["image"], train["valid"], per_pixel)
+    for split in (train, test):
+        split["image"] = scaling.apply(split["image"])
+    return scaling
+
+
+def summary(train: Arrays, test: Arrays) -> str:
+    """A table of the wells: patches, geometry, corruption, corrosion, fold."""
+    lines = ["split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
+    for title, split in (("train", train), ("test", test)):
+        for well in np.unique(split["group"]):
+            own = split["group"] == well
+            corrupt = ~split["valid"][own]
+            cells = f"{title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
+            cells += f"  {corrupt.any((1, 2)).sum():15}  {corrupt.sum():10}"
+            if "mask" in split:
+                mask = split["mask"][own]
+                folds_of_well = sorted(set(split["fold"][own].tolist()) - {-1})
+                cells += f"  {mask.any((1, 2)).mean():16.1%}  {mask.mean():11.2%}  {','.join(map(str, folds_of_well)):>4}"
+            lines.append(cells)
+        corrupt = ~split["valid"]
+        lines.append(
+            f"{title}: {len(corrupt)} patches, {corrupt.any((1, 2)).sum()} with corrupt pixels, {corrupt.all((1, 2)).sum()} of them wholly"
+        )
+    for fold in range(train["fold"].max() + 1):
+        own = train["fold"] == fold
+        wells = ", ".join(map(str, np.unique(train["group"][own])))
+        lines.append(f"fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
+    return "\n".join(lines)

@@ -1,0 +1,268 @@
+"""The typed recipe: every choice of a run, in one TOML file.
+
+An unknown key, a wrong type or an impossible value is a `UserError` that names the file, the key and the nearest known key.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from src.errors import UserError, did_you_mean
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+LossName = Literal["smooth_iou", "bce"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generate(Section):
+    """Size and seed of the wells that the demo competition generates."""
+
+    seed: Seed = 0
+    train_patches: Count = 900
+    test_patches: Count = 300
+
+
+class Data(Section):
+    scaling: Literal["global", "per_pixel"] = "global"
+
+
+class Folds(Section):
+    """`groups` lists the wells of each held-out fold; without it, `count` folds are balanced by `src.folds.balance`."""
+
+    count: Annotated[int, Field(ge=2, le=100)] = 5
+    groups: list[list[int]] | None = None
+
+
+class Augment(Section):
+    """Symmetries drawn anew for every window of every batch (`src.augment`)."""
+
+    flip_azimuth: bool = True
+    flip_depth: bool = True
+    roll: bool = True
+    depth_shift: bool = True
+
+
+class Phase(Section):
+    """A stretch of training with one loss (a weighted sum), one optimiser and one learning-rate schedule."""
+
+    epochs: Count
+    loss: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default={"smooth_iou": 1.0}, min_length=1)
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Member(Section):
+    """One network of the ensemble and how it is trained.
+
+    The network sees windows of `height` rows of a strip; at prediction the outer `margin` rows at both ends are context only.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    network: dict[str, Any]
+    height: Count = 36
+    margin: Annotated[int, Field(ge=0)] = 0
+    batch_size: Count = 128
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augment: Augment = Augment()
+    phases: list[Phase] = Field(alias="phase", min_length=1)
+    selection: Literal["last", "best_on_held_out"] = "last"
+
+    @model_validator(mode="after")
+    def check(self) -> "Member":
+        if "name" not in self.network:
+            raise ValueError('network needs a name, as in network = { name = "ring_unet" }')
+        if 2 * self.margin >= self.height:
+            raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+
+class Inference(Section):
+    """Test-time augmentation: probabilities are averaged over the flips and over rolls by these many columns."""
+
+    flips: bool = True
+    rolls: list[int] = Field(default=[0], min_length=1)
+    average_twins: bool = True
+
+
+class Postprocess(Section):
+    """Candidates for the refinement; 04_postprocess.py chooses among them out of fold."""
+
+    random_walker: bool = True
+    seed_above: Fraction = 0.9
+    seed_below: Fraction = 0.1
+    betas: list[Annotated[float, Field(ge=0)]] = [0.1, 1.0, 10.0]
+    min_sizes: list[Annotated[int, Field(ge=0)]] = [0, 4, 8, 16]
+
+    @model_validator(mode="after")
+    def check(self) -> "Postprocess":
+        if self.seed_below >= self.seed_above:
+            raise ValueError("seed_below must be smaller than seed_above")
+        return self
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One independent training: a member of the recipe, its held-out fold, its seed."""
+
+    member: str
+    fold: int
+    seed: int
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    competition: str
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    generate: Generate = Generate()
+    data: Data = Data()
+    folds: Folds = Folds()
+    members: list[Member] = Field(alias="member", min_length=1)
+    inference: Inference = Inference()
+    postprocess: Postprocess = Postprocess()
+
+    @model_validator(mode="after")
+    def check(self) -> "Recipe":
+        for what, values in (("seeds", self.seeds), ("member names", [member.name for member in self.members])):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} must differ from each other: {values}")
+        return self
+
+    @property
+    def fold_count(self) -> int:
+        return len(self.folds.groups) if self.folds.groups else self.folds.count
+
+    def member(self, name: str) -> Member:
+        return next(member for member in self.members if member.name == name)
+
+    def tasks(self) -> list[Task]:
+        """The task table: members x seeds x folds, one whole seed after the other."""
+        return [Task(member.name, fold, seed) for member in self.members for seed in self.seeds for fold in range(self.fold_count)]
+
+
+def load(name: str, overrides: list[str] | None = None) -> Recipe:
+    """The recipe called `name` in recipes/ (or the file at that path), with `key.path=value` overrides applied.
+
+    Raises:
+        UserError: no such recipe, unreadable TOML, an unknown key, or a value that does not fit.
+    """
+    path = _find(name)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as TOML: {error}") from None
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse({"name": path.stem, **tree}, str(path))
+
+
+def parse(tree: dict[str, Any], where: str) -> Recipe:
+    """Validate a recipe given as nested dictionaries; `where` names its source in error messages."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error)}") from None
+
+
+def dump(section: BaseModel) -> str:
+    """A section as canonical JSON: what digests are made of, and what `parse` reads back."""
+    return json.dumps(section.model_dump(by_alias=True), sort_keys=True)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole recipe, defaults and overrides included, as a TOML file that `load` reads back to an equal recipe."""
+    tree = recipe.model_dump(by_alias=True, exclude_none=True)
+    members = tree.pop("member")
+    lines = [f"{key} = {_inline(value)}" for key, value in tree.items() if not isinstance(value, dict)]
+    for key, section in tree.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{key}]", *(f"{name} = {_inline(value)}" for name, value in section.items())]
+    for member in members:
+        phases = member.pop("phase")
+        lines += ["", "[[member]]", *(f"{name} = {_inline(value)}" for name, value in member.items())]
+        for phase in phases:
+            lines += ["", "[[member.phase]]", *(f"{name} = {_inline(value)}" for name, value in phase.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    """A value on one line; numbers, texts and truth values are written in TOML as in JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _find(name: str) -> Path:
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        known = [file.stem for file in RECIPES.glob("*.toml")]
+        raise UserError(f"no recipe at {path}: {did_you_mean(Path(name).stem, known)}")
+    return path
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set `key.path=value` in place; a path through a list without an index means every element of it."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"--set {override}: write it as key.path=value, for example --set member.phase.epochs=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *path, last = key.split(".")
+    nodes = [tree]
+    for step in path:
+        nodes = [child for node in nodes for child in _children(node, step, override)]
+    for node in nodes:
+        node[last] = value
+
+
+def _children(node: dict[str, Any], step: str, override: str) -> list[dict[str, Any]]:
+    child = node.setdefault(step, {})
+    children = child if isinstance(child, list) else [child]
+    if not all(isinstance(item, dict) for item in children):
+        raise UserError(f"--set {override}: '{step}' holds a value, not a section")
+    return children
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem that pydantic found, as one line in the user's terms."""
+    problem = error.errors(include_url=False)[0]
+    *parents, key = problem["loc"] or ("recipe",)
+    place = ".".join(str(step) for step in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{place}': {did_you_mean(str(key), _known_keys(Recipe, parents))}"
+    if problem["type"] == "missing":
+        return f"the key '{place}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _known_keys(model: type[BaseModel], path: list[str | int]) -> list[str]:
+    """The keys that the section at `path` accepts."""
+    for step in path:
+        if isinstance(step, int):
+            continue
+        field = next(field for name, field in model.model_fields.items() if step in (name, field.alias))
+        inner = [field.annotation, *get_args(field.annotation)]
+        model = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]

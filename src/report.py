@@ -1,0 +1,78 @@
+"""Pictures of strips, and the page that shows a submission."""
+
+import base64
+import html
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # no screen is needed, and none is asked for
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from src.artifacts import Arrays
+from src.pipe import Strip, strips
+
+ROWS = 720  # of a strip in one picture: 20 patches
+
+
+def well_picture(arrays: Arrays, panels: dict[str, np.ndarray], well: int) -> Figure:
+    """A stretch of a well with its image and further maps below each other, depth to the right and azimuth downwards.
+
+    The stretch shown is the one of at most `ROWS` rows with the most corrosion in the last panel.
+
+    Args:
+        arrays: `image`, `group`, `depth`, `phase` of a split.
+        panels: titles and maps (N, H, W), probabilities or masks.
+    """
+    strip = next(strip for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]) if strip.group == well)
+    first = _busiest(strip, list(panels.values())[-1])
+    rows = slice(first, first + ROWS)
+    image = strip.stack(arrays["image"])[rows]
+    low, high = np.percentile(image, [2, 98])
+    figure, axes = plt.subplots(1 + len(panels), 1, figsize=(12, 1.1 * (1 + len(panels))), sharex=True, constrained_layout=True)
+    depth = (first, first + len(image), image.shape[1], 0)
+    axes[0].imshow(image.T, cmap="gray", vmin=low, vmax=high, aspect="auto", extent=depth, interpolation="nearest")
+    axes[0].set_title(f"well {well}: thickness", loc="left", fontsize=9)
+    for axis, (title, patches) in zip(axes[1:], panels.items(), strict=True):
+        shown = strip.stack(patches)[rows].T.astype(np.float32)
+        axis.imshow(shown, cmap="inferno", vmin=0, vmax=1, aspect="auto", extent=depth, interpolation="nearest")
+        axis.set_title(title, loc="left", fontsize=9)
+    for axis in axes:
+        axis.set_yticks([])
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel("depth (rows)", fontsize=8)
+    return figure
+
+
+def _busiest(strip: Strip, mask: np.ndarray) -> int:
+    """First row, at a patch's edge, of the stretch of `ROWS` rows with the most marked pixels."""
+    marked = np.append(0, strip.stack(mask).sum(1, dtype=np.float64).cumsum())
+    starts = np.arange(0, max(1, len(marked) - ROWS), mask.shape[1])
+    ends = (starts + ROWS).clip(max=len(marked) - 1)
+    return int(starts[np.argmax(marked[ends] - marked[starts])])
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG bytes; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def page(result: dict[str, Any], text: str, pictures: dict[str, bytes]) -> str:
+    """One self-contained HTML page: the scores as text, then the pictures."""
+    images = "".join(
+        f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        for title, data in pictures.items()
+    )
+    style = "body{font:15px sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}pre{background:#f4f4f4;padding:1em}"
+    title = html.escape(f"{result['recipe']}: {result['metric']} {result['oof_score']:.4f} out of fold")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>'
+        f"<body><h1>{title}</h1><pre>{html.escape(text)}</pre>{images}</body></html>\n"
+    )

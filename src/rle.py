@@ -1,0 +1,55 @@
+"""Run-length code of binary masks: 1-based `start length` pairs, as Kaggle writes them.
+
+`order` says how pixels are numbered: "row" (left to right, then down) or "column" (top to bottom, then right).
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+Order = Literal["row", "column"]
+
+
+def encode(masks: np.ndarray, order: Order) -> list[str]:
+    """The code of each of (N, H, W) masks of 0 and 1; an empty mask gives an empty string. One pass over all masks."""
+    pixels = masks.reshape(len(masks), -1) if order == "row" else masks.transpose(0, 2, 1).reshape(len(masks), -1)
+    # A zero on both sides of every mask makes each run start and end inside its own row, also at the first and last pixel.
+    padded = np.pad(pixels != 0, ((0, 0), (1, 1)))
+    owner, edge = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    starts, lengths = edge[::2] + 1, edge[1::2] - edge[::2]
+    numbers = np.stack([starts, lengths], axis=1).ravel().astype(str)
+    last = np.searchsorted(owner, np.arange(len(masks)), side="right")
+    return [" ".join(numbers[first:end]) for first, end in zip([0, *last[:-1]], last, strict=True)]
+
+
+def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.ndarray:
+    """Masks (N, H, W) uint8 of run-length codes.
+
+    Raises:
+        ValueError: a code with an odd count of numbers, a word that is no number, runs that overlap, are not in ascending
+            order, or leave the mask.
+    """
+    codes = list(codes)
+    pixels = np.zeros((len(codes), height * width), np.uint8)
+    for row, code in zip(pixels, codes, strict=True):
+        for start, end in _runs(code, height * width):
+            row[start:end] = 1
+    if order == "row":
+        return pixels.reshape(-1, height, width)
+    return np.ascontiguousarray(pixels.reshape(-1, width, height).transpose(0, 2, 1))
+
+
+def _runs(code: str, size: int) -> np.ndarray:
+    """Half-open pixel ranges (runs, 2) of one code, checked against a mask of `size` pixels."""
+    try:
+        numbers = np.array(code.split(), np.int64)
+    except (ValueError, OverflowError):
+        raise ValueError(f"run-length code with a word that is no number: '{code[:40]}'") from None
+    if len(numbers) % 2:
+        raise ValueError(f"run-length code with an odd count of numbers: '{code[:40]}'")
+    starts, lengths = numbers[::2] - 1, numbers[1::2]
+    ends = starts + lengths
+    if (lengths < 1).any() or (lengths > size).any() or (starts < 0).any() or (ends > size).any() or (starts[1:] < ends[:-1]).any():
+        raise ValueError(f"run-length code with runs that overlap or leave the mask of {size} pixels: '{code[:40]}'")
+    return np.stack([starts, ends], axis=1)

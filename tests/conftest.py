@@ -1,0 +1,64 @@
+"""A tiny challenge to write to disk, and the real files where they lie beside the repository."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+Patches = dict[str, np.ndarray]
+
+
+@dataclass
+class Challenge:
+    """Images by name in natural order, and the masks of the training images."""
+
+    train: Patches
+    masks: Patches
+    test: Patches
+
+    def write(self, folder: Path) -> Path:
+        """Write everything as the organisers hand it out: zips of .npy files and a CSV of masks."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, images in (("train", self.train), ("test", self.test)):
+            with zipfile.ZipFile(folder / f"X_{split}.zip", "w") as archive:
+                for name, image in images.items():
+                    content = io.BytesIO()
+                    np.save(content, image)
+                    archive.writestr(f"images/{name}.npy", content.getvalue())
+        rows = [name + "," + ",".join(map(str, mask.ravel())) for name, mask in self.masks.items()]
+        (folder / "y_train.csv").write_text("\n".join(["," + ",".join(map(str, range(36 * 36))), *rows]) + "\n")
+        return folder
+
+
+@pytest.fixture
+def challenge() -> Challenge:
+    """Training wells 1, 2 and 10, test well 3: 36x36 patches of noise."""
+    rng = np.random.default_rng(0)
+
+    def draw(wells: dict[int, int]) -> Patches:
+        names = [f"well_{well}_patch_{patch}" for well, count in wells.items() for patch in range(count)]
+        return {name: rng.normal(0, 0.02, (36, 36)).astype(np.float32) for name in names}
+
+    train = draw({1: 3, 2: 11, 10: 2})
+    masks = {name: (image < -0.02).astype(np.uint8) for name, image in train.items()}
+    return Challenge(train, masks, draw({3: 4}))
+
+
+@pytest.fixture(scope="session")
+def corroseg_folder() -> Path:
+    return _shared("corroseg")
+
+
+@pytest.fixture(scope="session")
+def severstal_folder() -> Path:
+    return _shared("severstal_mini")
+
+
+def _shared(name: str) -> Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"needs the real files in shared/data/{name} beside the repository")
+    return SHARED / name

@@ -1,0 +1,213 @@
+"""Artifacts: whole or absent, and knowing what they were made from."""
+
+import errno
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from src import artifacts
+from src.errors import UserError
+from src.recipe import Data, Folds
+
+ARRAYS = {
+    "train/name": np.array(["Bohrung_ä_1", "井戸_2", "", "a" * 300], object),
+    "train/image": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 2, 2),
+    "half": np.array([0.1, 0.5], np.float16),
+    "fold": np.array([-1, 3], np.int8),
+    "valid": np.array([[True, False]]),
+    "empty": np.empty((0, 3), np.uint8),
+    "strided": np.arange(12, dtype=np.int32).reshape(3, 4)[:, ::2],
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException], before: bytes | None) -> None:
+    path = tmp_path / "artifact"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(error), artifacts.replacing(path) as partial:
+        partial.write_bytes(b"half of the new")
+        raise error("stop")
+    assert contents(tmp_path) == ({} if before is None else {"artifact": before})
+
+
+def test_a_complete_write_replaces_the_old_file_only_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "artifact"
+    with artifacts.replacing(path) as partial:
+        partial.write_bytes(b"old")
+    with artifacts.replacing(path) as partial:
+        assert partial.parent == path.parent
+        partial.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert contents(path.parent) == {"artifact": b"new"}
+
+
+def test_a_full_disk_is_one_line_for_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no space left on the device"), artifacts.replacing(tmp_path / "artifact"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "folder"
+    if existing:
+        path.mkdir()
+        (path / "old").write_text("")
+    with pytest.raises(ValueError, match="stop"), artifacts.replacing_folder(path) as partial:
+        (partial / "new").write_text("")
+        raise ValueError("stop")
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == (["folder", "folder/old"] if existing else [])
+    with artifacts.replacing_folder(path) as partial:
+        (partial / "new").write_text("")
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["folder", "folder/new"]
+
+
+def test_arrays_read_back_with_their_types_and_notes(tmp_path: Path) -> None:
+    path = tmp_path / "arrays.h5"
+    content = artifacts.write_arrays(path, ARRAYS, {"raw": "1"}, center=[0.5], text="ü")
+    read = artifacts.read_arrays(path, ARRAYS)
+    for name, array in ARRAYS.items():
+        assert read[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(read[name], array)
+    assert all(type(name) is str for name in read["train/name"])
+    assert artifacts.read_notes(path) == {"center": [0.5], "text": "ü"}
+    assert artifacts.content_digest(path) == content
+    assert artifacts.created_from(path) == {"raw": "1"}
+
+
+def test_splits_are_written_side_by_side_and_read_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "splits.h5"
+    artifacts.write_splits(path, {"train": {"a": np.arange(3)}, "test": {"a": np.arange(2)}}, {})
+    assert artifacts.read_split(path, "train", ["a"])["a"].tolist() == [0, 1, 2]
+    assert artifacts.read_split(path, "test", ["a"])["a"].tolist() == [0, 1]
+
+
+def test_equal_content_gives_equal_bytes_and_digests(tmp_path: Path) -> None:
+    digests = {artifacts.write_arrays(tmp_path / name, ARRAYS, {"raw": "1"}, note=1) for name in ("a.h5", "b.h5")}
+    assert len(digests) == 1
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert artifacts.write_arrays(tmp_path / "a.h5", ARRAYS, {"raw": "1"}, note=2) not in digests
+    assert artifacts.write_arrays(tmp_path / "a.h5", {**ARRAYS, "fold": np.array([-1, 2], np.int8)}, {"raw": "1"}, note=1) not in digests
+
+
+def test_weights_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    weights = {"layer.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "steps": np.array(3)}
+    artifacts.write_weights(path, weights, {"recipe": "x"})
+    read = artifacts.read_weights(path)
+    assert read.keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(read[name], array)
+    assert artifacts.up_to_date(path, {"recipe": "x"})
+    assert not artifacts.up_to_date(path, {"recipe": "y"})
+
+
+def write_any(path: Path, inputs: dict[str, str]) -> None:
+    if path.suffix == ".h5":
+        artifacts.write_arrays(path, ARRAYS, inputs)
+    elif path.suffix == ".safetensors":
+        artifacts.write_weights(path, {"w": np.zeros(100, np.float32)}, inputs)
+    else:
+        artifacts.write_text(path, json.dumps({"created_from": inputs}))
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
+def test_an_artifact_is_up_to_date_only_whole_and_with_equal_inputs(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    inputs = {"raw": "1", "data": "2"}
+    assert not artifacts.up_to_date(path, inputs)
+    write_any(path, inputs)
+    assert artifacts.up_to_date(path, dict(reversed(inputs.items())))
+    for other in ({"raw": "1"}, {**inputs, "raw": "9"}, {**inputs, "more": "3"}, {}):
+        assert not artifacts.up_to_date(path, other)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:-1], b"\x00" * len(whole)):
+        path.write_bytes(damaged)
+        assert not artifacts.up_to_date(path, inputs)
+    path.unlink()
+    path.mkdir()
+    assert not artifacts.up_to_date(path, inputs)
+
+
+def test_a_file_that_says_nothing_of_its_inputs_is_not_up_to_date(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w"):
+        pass
+    (tmp_path / "a.json").write_text("{}")
+    assert not artifacts.up_to_date(tmp_path / "a.h5", {})
+    assert not artifacts.up_to_date(tmp_path / "a.json", {})
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_reading_a_truncated_file_is_one_line_that_names_it(tmp_path: Path, share: float) -> None:
+    for path, read in (
+        (tmp_path / "a.h5", lambda path: artifacts.read_arrays(path, ARRAYS)),
+        (tmp_path / "b.h5", artifacts.read_notes),
+        (tmp_path / "c.h5", artifacts.content_digest),
+        (tmp_path / "d.safetensors", artifacts.read_weights),
+    ):
+        write_any(path, {})
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path} cannot be read")
+        assert "\n" not in str(caught.value)
+
+
+def test_reading_what_is_absent_is_one_line_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with pytest.raises(UserError, match=r"a\.h5 is missing"):
+        artifacts.read_arrays(path, ["x"])
+    artifacts.write_arrays(path, ARRAYS, {})
+    with pytest.raises(UserError, match=r"a\.h5 cannot be read .*nothing_such"):
+        artifacts.read_arrays(path, ["nothing_such"])
+    with pytest.raises(UserError, match="raw is missing"):
+        artifacts.digest_files([tmp_path / "raw"])
+
+
+def test_digest_differs_by_type_shape_and_content() -> None:
+    array = np.arange(6, dtype=np.int32)
+    others = [
+        array.astype(np.float32),
+        array.view(np.uint32),
+        array.astype(np.int64),
+        array.reshape(2, 3),
+        array.reshape(3, 2),
+        array[::-1],
+        np.array(["a", "b"], object),
+        np.array(["a", "c"], object),
+        np.array(["ab"], object),
+        "text",
+        b"bytes",
+        Folds(count=3),
+        Folds(count=4),
+        Data(),
+    ]
+    digests = [artifacts.digest(part) for part in (array, *others)]
+    assert len(set(digests)) == len(digests)
+    assert artifacts.digest(array.copy()) == digests[0]
+    assert artifacts.digest(np.arange(12, dtype=np.int32)[::2] // 2) == digests[0]  # memory layout is no content
+    assert artifacts.digest(Folds(count=3)) == artifacts.digest(Folds.model_validate({"count": 3}))
+
+
+def test_digest_of_files_covers_names_contents_and_order(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"1")
+    b.write_bytes(b"2")
+    digests = [artifacts.digest_files([a, b]), artifacts.digest_files([b, a]), artifacts.digest_files([a])]
+    b.write_bytes(b"3")
+    digests.append(artifacts.digest_files([a, b]))
+    b.rename(tmp_path / "c")
+    digests.append(artifacts.digest_files([a, tmp_path / "c"]))
+    assert len(set(digests)) == len(digests)
+    (tmp_path / "c").write_bytes(b"2")
+    (tmp_path / "c").rename(b)
+    assert artifacts.digest_files([a, b]) == digests[0]

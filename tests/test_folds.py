@@ -1,0 +1,128 @@
+"""Folds by group."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from src import folds
+from src.errors import UserError
+from src.recipe import Folds
+
+
+def random_wells(rng: np.random.Generator, wells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Group and corrosion of the patches of wells of very uneven sizes and shares, shuffled."""
+    sizes = np.ceil(rng.lognormal(3, 1.5, wells)).astype(int)
+    group = np.repeat(rng.choice(1000, wells, replace=False), sizes)
+    corroded = rng.random(len(group)) < np.repeat(rng.random(wells), sizes)
+    order = rng.permutation(len(group))
+    return group[order], corroded[order]
+
+
+def unevenness(group: np.ndarray, corroded: np.ndarray, fold_of: dict[int, int], count: int) -> float:
+    """Sum over folds of the squared shares of patches and of corroded patches."""
+    fold = np.array([fold_of[name] for name in group])
+    patches = [(fold == f).mean() for f in range(count)]
+    sick = [(corroded & (fold == f)).sum() / max(corroded.sum(), 1) for f in range(count)]
+    return sum(share**2 for share in patches + sick)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_balanced_folds_hold_every_group_once_and_none_is_empty(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 7))
+    group, corroded = random_wells(rng, wells=int(rng.integers(count, 20)))
+    fold_of = folds.balance(group, corroded, count)
+    assert sorted(fold_of) == np.unique(group).tolist()
+    assert set(fold_of.values()) == set(range(count))
+    assert folds.balance(group, corroded, count) == fold_of
+    # One group can be larger than a fair share, and then sets the limit by itself.
+    largest = max(np.unique(group, return_counts=True)[1])
+    heaviest = max(sum((group == name).sum() for name, f in fold_of.items() if f == number) for number in range(count))
+    assert heaviest <= max(largest, 1.6 * len(group) / count) + np.median(np.unique(group, return_counts=True)[1])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_balance_comes_near_the_best_of_all_divisions(seed: int) -> None:
+    group, corroded = random_wells(np.random.default_rng(seed), wells=7)
+    names = np.unique(group).tolist()
+    divisions = (dict(zip(names, division, strict=True)) for division in product(range(3), repeat=7) if len(set(division)) == 3)
+    load = {name: np.array([(group == name).mean(), corroded[group == name].sum() / max(corroded.sum(), 1)]) for name in names}
+    best = min(
+        sum(float((sum(load[name] for name in names if division[name] == f) ** 2).sum()) for f in range(3)) for division in divisions
+    )
+    assert unevenness(group, corroded, folds.balance(group, corroded, 3), 3) <= 1.02 * best
+
+
+def test_balance_minds_corroded_patches_too() -> None:
+    """Four equal wells, two of them corroded: one of these goes into each fold."""
+    group = np.repeat([1, 2, 3, 4], 10)
+    fold_of = folds.balance(group, np.isin(group, [1, 2]), 2)
+    assert fold_of[1] != fold_of[2]
+    assert fold_of[3] != fold_of[4]
+
+
+def test_no_corroded_patch_at_all_is_no_obstacle() -> None:
+    assert set(folds.balance(np.array([1, 2, 3]), np.zeros(3, bool), 3).values()) == {0, 1, 2}
+
+
+def test_too_few_groups_for_the_folds_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"3 folds need at least 3 groups, but there are 2.*folds\.count"):
+        folds.balance(np.array([1, 1, 2]), np.ones(3, bool), 3)
+
+
+def test_explicit_folds_are_taken_as_listed() -> None:
+    assert folds.explicit(np.array([4, 1, 2, 4]), [[2], [1, 4]]) == {2: 0, 1: 1, 4: 1}
+
+
+@pytest.mark.parametrize(
+    ("listed", "problem"),
+    [
+        pytest.param([[1, 2], [3, 2]], "group 2 stands in two folds", id="twice"),
+        pytest.param([[1], [2]], "group 3 stands in no fold", id="missing"),
+        pytest.param([[1, 2, 3], []], r"fold 1 \(\[\]\) has no patches", id="empty fold"),
+        pytest.param([[1, 2, 3], [9]], r"fold 1 \(\[9\]\) has no patches.*\[1, 2, 3\]", id="fold of absent groups"),
+    ],
+)
+def test_wrong_explicit_folds_are_refused(listed: list[list[int]], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        folds.explicit(np.array([1, 2, 3]), listed)
+
+
+def patches_of(group: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.array(group), np.ones((len(group), 2, 2), np.uint8), np.ones((len(group), 2, 2), bool)
+
+
+@pytest.mark.parametrize("settings", [Folds(groups=[[1], [2, 3]]), Folds(count=2)], ids=["listed", "balanced"])
+def test_a_patch_without_a_valid_pixel_is_excluded_with_its_reason(settings: Folds) -> None:
+    group, mask, valid = patches_of([1, 1, 2, 3, 3])
+    valid[1], valid[3, 0] = False, False  # one wholly corrupt, one by half
+    fold, excluded = folds.assign(group, mask, valid, settings)
+    assert fold.dtype == np.int8
+    assert fold[1] == -1
+    assert (fold[[0, 2, 3, 4]] >= 0).all()
+    assert fold[3] == fold[4]
+    assert excluded.tolist() == ["", "no valid pixel", "", "", ""]
+
+
+def test_a_group_of_excluded_patches_only_does_not_count_as_a_group() -> None:
+    group, mask, valid = patches_of([1, 2, 3])
+    valid[2] = False
+    assert folds.assign(group, mask, valid, Folds(count=2))[0].tolist()[2] == -1
+    with pytest.raises(UserError, match="need at least 3 groups, but there are 2"):
+        folds.assign(group, mask, valid, Folds(count=3))
+
+
+def test_a_listed_fold_of_excluded_patches_only_is_refused() -> None:
+    group, mask, valid = patches_of([1, 1, 2])
+    valid[2] = False
+    with pytest.raises(UserError, match="fold 1 has no patch with a valid pixel"):
+        folds.assign(group, mask, valid, Folds(groups=[[1], [2]]))
+
+
+def test_corroded_means_any_pixel_of_the_mask() -> None:
+    group, mask, valid = patches_of([1, 2, 3, 4])
+    mask[:] = 0
+    mask[0, 1, 1] = mask[1, 0, 1] = 1
+    fold, _ = folds.assign(group, mask, valid, Folds(count=2))
+    assert fold[0] != fold[1]

@@ -1,0 +1,69 @@
+"""Losses against closed forms and finite differences; schedules at their ends."""
+
+import math
+
+import pytest
+import torch
+
+from src.losses import LOSSES, combine
+from src.recipe import Phase
+from src.schedule import learning_rate
+
+
+def example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    truth = (torch.rand(logits.shape, generator=generator) < 0.3).double()
+    weight = (torch.rand(logits.shape, generator=generator) < 0.8).double()
+    return logits, truth, weight
+
+
+def test_smooth_iou_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]]]])  # probabilities 1/2 and 3/4
+    truth = torch.tensor([[[[0.0, 1.0]]]])
+    # I = 3/4, U = 1/2 + 1
+    assert LOSSES["smooth_iou"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(1 - 1.75 / 2.5)
+
+
+def test_bce_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]]]])
+    truth = torch.tensor([[[[0.0, 1.0]]]])
+    assert LOSSES["bce"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(-(math.log(0.5) + math.log(0.75)) / 2)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_equal_finite_differences(name):
+    logits, truth, weight = example()
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, truth, weight), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_pixels_without_weight_have_no_say(name):
+    logits, truth, weight = example()
+    before = LOSSES[name](logits, truth, weight)
+    hidden = weight == 0
+    assert hidden.any()
+    assert LOSSES[name](torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight) == before
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_weights_gives_a_finite_loss(name):
+    logits, truth, weight = example()
+    assert torch.isfinite(LOSSES[name](logits, truth, 0 * weight))
+
+
+def test_a_combination_is_the_weighted_sum():
+    logits, truth, weight = example()
+    expected = 2 * LOSSES["smooth_iou"](logits, truth, weight) + 0.5 * LOSSES["bce"](logits, truth, weight)
+    assert combine({"smooth_iou": 2.0, "bce": 0.5})(logits, truth, weight) == expected
+
+
+def test_cosine_schedule_climbs_then_falls_to_zero():
+    phase = Phase(epochs=1, learning_rate=0.1, schedule="cosine", warmup=0.2)
+    rates = [learning_rate(phase, progress) for progress in (0, 0.1, 0.2, 0.6, 1)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+
+
+def test_constant_schedule_stays():
+    phase = Phase(epochs=1, learning_rate=0.1, schedule="constant", warmup=0)
+    assert [learning_rate(phase, progress) for progress in (0, 0.5, 1)] == [0.1, 0.1, 0.1]

@@ -1,0 +1,213 @@
+"""The typed recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from src import recipe
+from src.errors import UserError
+
+MINIMAL = """
+competition = "corroseg"
+[[member]]
+name = "a"
+network = { name = "ring_unet" }
+[[member.phase]]
+epochs = 3
+[[member.phase]]
+epochs = 4
+[[member]]
+name = "b"
+network = { name = "ring_unet", channels = [8, 16] }
+[[member.phase]]
+epochs = 5
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> str:
+    path = tmp_path / "minimal.toml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+def problem_of(path: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        recipe.load(path, list(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_minimal_recipe_gets_defaults_and_its_name_from_the_file(minimal: str) -> None:
+    loaded = recipe.load(minimal)
+    assert loaded.name == "minimal"
+    assert loaded.seeds == [0]
+    assert loaded.folds.count == loaded.fold_count == 5
+    assert [member.name for member in loaded.members] == ["a", "b"]
+    assert loaded.member("a").epochs == 7
+    assert loaded.member("b").network == {"name": "ring_unet", "channels": [8, 16]}
+
+
+def test_tasks_are_members_times_seeds_times_folds(minimal: str) -> None:
+    loaded = recipe.load(minimal, ["seeds=[3, 1]", "folds.groups=[[1], [2, 4]]"])
+    tasks = [(task.member, task.seed, task.fold) for task in loaded.tasks()]
+    assert tasks == [("a", 3, 0), ("a", 3, 1), ("a", 1, 0), ("a", 1, 1), ("b", 3, 0), ("b", 3, 1), ("b", 1, 0), ("b", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "nearest"),
+    [
+        ("competitoin=1", "competitoin", "competition"),
+        ("seed=[1]", "seed", "seeds"),
+        ("fold.count=3", "fold", "folds"),
+        ("folds.cuont=3", "folds.cuont", "count"),
+        ("data.scalling=global", "data.scalling", "scaling"),
+        ("inference.flip=true", "inference.flip", "flips"),
+        ("postprocess.min_size=[1]", "postprocess.min_size", "min_sizes"),
+        ("member.batchsize=4", "member.0.batchsize", "batch_size"),
+        ("member.augment.rol=true", "member.0.augment.rol", "roll"),
+        ("member.phase.epoch=1", "member.0.phase.0.epoch", "epochs"),
+        ("member.phase.optimizer=adam", "member.0.phase.0.optimizer", "optimiser"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(minimal: str, override: str, place: str, nearest: str) -> None:
+    message = problem_of(minimal, override)
+    assert f"unknown key '{place}': did you mean '{nearest}'?" in message
+    assert minimal in message
+
+
+def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
+    Path(minimal).write_text(MINIMAL + "epochz = 2\n")
+    assert "unknown key 'member.1.phase.0.epochz': did you mean 'epochs'?" in problem_of(minimal)
+
+
+def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
+    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, groups")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("member.phase.epochs=many", "member.0.phase.0.epochs: "),
+        ("member.phase.epochs=0", "member.0.phase.0.epochs: "),
+        ("member.phase.epochs=1.5", "member.0.phase.0.epochs: "),
+        ("seeds=[]", "seeds: "),
+        ("seeds=[-1]", "seeds.0: "),
+        ("seeds=[1, 2, 1]", "seeds must differ"),
+        ("folds.count=1", "folds.count: "),
+        ("folds.groups=[1, 2]", "folds.groups.0: "),
+        ("data.scaling=log", "data.scaling: "),
+        ("member.name=a", "member names must differ"),
+        ("member.name=a/b", "member.0.name: "),
+        ("member.network={ channels = [1] }", "network needs a name"),
+        ("member.margin=18", "two margins of 18 rows leave nothing of a window of 36 rows"),
+        ("member.phase=[]", "member.0.phase: "),
+        ("member.phase.loss={ dice = 1.0 }", "member.0.phase.0.loss.dice"),
+        ("member.phase.loss={}", "member.0.phase.0.loss: "),
+        ("postprocess.seed_above=0.05", "seed_below must be smaller than seed_above"),
+        ("inference.rolls=[0.5]", "inference.rolls.0: "),
+        ("name=../up", "name: "),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_place(minimal: str, override: str, words: str) -> None:
+    assert words in problem_of(minimal, override)
+
+
+def test_a_missing_key_is_named(minimal: str) -> None:
+    Path(minimal).write_text(MINIMAL.replace('competition = "corroseg"', ""))
+    assert "the key 'competition' is missing" in problem_of(minimal)
+
+
+def test_broken_toml_is_named_with_its_file(minimal: str) -> None:
+    Path(minimal).write_text("competition = ")
+    assert f"{minimal}: not readable as TOML" in problem_of(minimal)
+    Path(minimal).write_bytes(b"\xff\xfe")
+    assert f"{minimal}: not readable as TOML" in problem_of(minimal)
+
+
+def test_overrides_reach_nested_keys_lists_and_sections_that_the_file_lacks(minimal: str) -> None:
+    loaded = recipe.load(
+        minimal,
+        [
+            "competition=demo",
+            "inference.rolls=[0, 9]",
+            "postprocess.random_walker=false",
+            "member.phase.epochs=1",
+            "member.phase.learning_rate=1e-4",
+            "member.augment.roll=false",
+            "member.network.channels=[4]",
+        ],
+    )
+    assert loaded.competition == "demo"
+    assert loaded.inference.rolls == [0, 9]
+    assert loaded.postprocess.random_walker is False
+    assert [[phase.epochs for phase in member.phases] for member in loaded.members] == [[1, 1], [1]]
+    assert {phase.learning_rate for member in loaded.members for phase in member.phases} == {1e-4}
+    assert [member.augment.roll for member in loaded.members] == [False, False]
+    assert [member.network for member in loaded.members] == [{"name": "ring_unet", "channels": [4]}] * 2
+
+
+def test_a_bare_word_is_a_string_and_of_two_overrides_the_later_counts(minimal: str) -> None:
+    assert recipe.load(minimal, ["data.scaling=per_pixel"]).data.scaling == "per_pixel"
+    assert recipe.load(minimal, ["competition=a=b"]).competition == "a=b"
+    assert recipe.load(minimal, ["folds.count=3", "folds.count=4"]).folds.count == 4
+
+
+@pytest.mark.parametrize("override", ["folds.count", "=3", ".count=3", "folds..count=3", "folds.=3", ""])
+def test_an_override_without_key_or_value_shows_how_to_write_it(minimal: str, override: str) -> None:
+    assert f"--set {override}: write it as key.path=value" in problem_of(minimal, override)
+
+
+@pytest.mark.parametrize(("override", "step"), [("competition.name=x", "competition"), ("seeds.first=1", "seeds")])
+def test_an_override_through_a_value_is_refused(minimal: str, override: str, step: str) -> None:
+    assert f"'{step}' holds a value, not a section" in problem_of(minimal, override)
+
+
+def test_a_missing_recipe_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+    for name in ("corroseg_quick", "demo"):
+        (tmp_path / f"{name}.toml").write_text(MINIMAL)
+    assert "did you mean 'corroseg_quick'?" in problem_of("corroseg_quik")
+    assert "known: corroseg_quick, demo" in problem_of("xyzzy")
+    assert "did you mean 'demo'?" in problem_of(str(tmp_path / "demmo.toml"))
+    assert recipe.load("demo").name == "demo"
+
+
+def assert_round_trip(loaded: recipe.Recipe, folder: Path) -> None:
+    path = folder / "again.toml"
+    path.write_text(recipe.to_toml(loaded), encoding="utf-8")
+    assert recipe.load(str(path)) == loaded
+
+
+def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path: Path) -> None:
+    loaded = recipe.load(
+        minimal,
+        [
+            "name=other",
+            'competition="a \\"b\\" \\\\ é\\t"',
+            "seeds=[2, 7]",
+            "folds.groups=[[3], [1, 2]]",
+            "member.phase.learning_rate=1e-12",
+            "member.phase.loss={ bce = 0.5, smooth_iou = 2.0 }",
+            'member.network={ name = "x", deep = { "odd key" = [1.5, true, "t"] }, none = [] }',
+            "postprocess.betas=[]",
+        ],
+    )
+    assert loaded.name == "other"
+    assert loaded.member("a").network["deep"] == {"odd key": [1.5, True, "t"]}
+    assert_round_trip(loaded, tmp_path)
+    assert_round_trip(recipe.load(minimal), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_loads_and_survives_toml(path: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(path.stem)
+    assert loaded.name == path.stem
+    assert_round_trip(loaded, tmp_path)
+
+
+def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
+    loaded = recipe.load(minimal)
+    assert recipe.dump(loaded.folds) == recipe.dump(recipe.load(minimal, ["data.scaling=per_pixel"]).folds)
+    assert recipe.dump(loaded.folds) != recipe.dump(recipe.load(minimal, ["folds.count=4"]).folds)
+    assert recipe.Folds.model_validate_json(recipe.dump(loaded.folds)) == loaded.folds
