@@ -5,9 +5,11 @@ its inputs and of the recipe sections that matter to it: when they are what they
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -81,17 +83,18 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except Exception as error:
-        if _no_space(error, path.parent):
+        if _no_space(error):
             raise UserError(f"{path}: no space left on the device; free some and run the same command again") from None
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _no_space(error: Exception, folder: Path) -> bool:
-    """Whether a write failed for lack of space; HDF5, safetensors and torch hide the system's error number in errors of their own."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return full or os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < 4096
+def _no_space(error: Exception) -> bool:
+    """Whether a write failed for lack of space; HDF5 and safetensors put the system's error number into errors of their own."""
+    named = re.search(r"errno = (\d+)|os error (\d+)", str(error))
+    number = int(named[1] or named[2]) if named else getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -110,6 +113,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder; a second one waits. The lock goes with its process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:

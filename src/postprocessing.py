@@ -10,12 +10,19 @@ from src import artifacts, baselines, report
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition
 from src.ensemble import rows_by_name
+from src.errors import UserError
 from src.recipe import Recipe
 from src.refine import Chosen, Refinement
 
 
 def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
-    """What the submission is made from."""
+    """What the submission is made from.
+
+    Raises:
+        UserError: there is no ensemble.
+    """
+    if not paths.ensemble(recipe).exists():
+        raise UserError(f"{paths.ensemble(recipe)} is missing: run python 03_ensemble.py {recipe.name} first")
     content = artifacts.content_digest(paths.ensemble(recipe))
     return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}
 

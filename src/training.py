@@ -68,22 +68,31 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
         force: train again also where the weights are up to date.
     """
     torch.set_num_threads(threads)
-    folder, progress = paths.task(recipe, task), paths.progress(recipe, task)
-    folder.mkdir(parents=True, exist_ok=True)
-    created_from = weights_from(recipe, task, prepared)
-    if force or not artifacts.up_to_date(paths.weights(recipe, task), created_from):
-        if force:
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-        train = read_split(paths, recipe, "train", "mask", "fold")
-        artifacts.write_text(folder / "recipe.toml", to_toml(recipe))
-        Fit(recipe, task, folder, created_from, device).run(train, lambda share: artifacts.write_text(progress, f"{share:.4f}"))
-    if force or not artifacts.up_to_date(paths.oof(recipe, task), oof_from(recipe, task, prepared)):
-        train = read_split(paths, recipe, "train", "fold")
-        network, scaling = load_network(recipe, task, paths, device)
-        name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
-        arrays = {"name": name, "probability": probability}
-        artifacts.write_arrays(paths.oof(recipe, task), arrays, oof_from(recipe, task, prepared))
-    progress.unlink(missing_ok=True)
+    with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
+        _fit_task(recipe, task, paths, prepared, device, force)
+        _predict_task(recipe, task, paths, prepared, device, force)
+        paths.progress(recipe, task).unlink(missing_ok=True)
+
+
+def _fit_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, force: bool) -> None:
+    folder, inputs = paths.task(recipe, task), weights_from(recipe, task, prepared)
+    if not force and artifacts.up_to_date(paths.weights(recipe, task), inputs):
+        return
+    if force:
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    artifacts.write_text(folder / "recipe.toml", to_toml(recipe))
+    train = read_split(paths, recipe, "train", "mask", "fold")
+    Fit(recipe, task, folder, inputs, device).run(train, lambda share: artifacts.write_text(paths.progress(recipe, task), f"{share:.4f}"))
+
+
+def _predict_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, force: bool) -> None:
+    inputs = oof_from(recipe, task, prepared)
+    if not force and artifacts.up_to_date(paths.oof(recipe, task), inputs):
+        return
+    train = read_split(paths, recipe, "train", "fold")
+    network, scaling = load_network(recipe, task, paths, device)
+    name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
+    artifacts.write_arrays(paths.oof(recipe, task), {"name": name, "probability": probability}, inputs)
 
 
 def predict_held_out(
@@ -135,7 +144,9 @@ class Fit:
             if member.selection == "best_on_held_out":
                 line["held_out_score"] = self.keep_best(network, scaling, train, state)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
-            self.save_checkpoint(network, optimiser, state, epoch + 1)
+            self.write_history(state["history"])
+            if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
+                self.save_checkpoint(network, optimiser, state, epoch + 1)
         self.finish(network, scaling, state)
 
     def epoch(
@@ -208,10 +219,12 @@ class Fit:
         state |= {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "created_from": self.created_from}
         with artifacts.replacing(self.folder / "checkpoint.pt") as partial:
             torch.save(state, partial)
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, state["history"][0])
+        writer = csv.DictWriter(text, history[0])
         writer.writeheader()
-        writer.writerows(state["history"])
+        writer.writerows(history)
         artifacts.write_text(self.folder / "history.csv", text.getvalue())
 
     def finish(self, network: nn.Module, scaling: Scaling, state: dict[str, Any]) -> None:
@@ -220,7 +233,7 @@ class Fit:
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.folder / "weights.safetensors", arrays, self.created_from)
-        (self.folder / "checkpoint.pt").unlink()
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def _deterministic(seed: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from src import artifacts
 from src.errors import UserError
@@ -141,8 +142,10 @@ def test_a_file_that_says_nothing_of_its_inputs_is_not_up_to_date(tmp_path: Path
     with h5py.File(tmp_path / "a.h5", "w"):
         pass
     (tmp_path / "a.json").write_text("{}")
-    assert not artifacts.up_to_date(tmp_path / "a.h5", {})
-    assert not artifacts.up_to_date(tmp_path / "a.json", {})
+    (tmp_path / "b.json").write_text("[]")
+    save_file({"w": np.zeros(3)}, tmp_path / "a.safetensors")
+    for name in ("a.h5", "a.json", "b.json", "a.safetensors"):
+        assert not artifacts.up_to_date(tmp_path / name, {}), name
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])

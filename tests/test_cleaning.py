@@ -9,7 +9,17 @@ from src import cleaning, pipe
 
 @pytest.mark.parametrize(
     ("value", "valid"),
-    [(np.nan, False), (np.inf, False), (-np.inf, False), (-999.25, False), (-999, False), (-100, False), (-0.94, True), (0.47, True), (0, True)],
+    [
+        (np.nan, False),
+        (np.inf, False),
+        (-np.inf, False),
+        (-999.25, False),
+        (-999, False),
+        (-100, False),
+        (-0.94, True),
+        (0.47, True),
+        (0, True),
+    ],
 )
 def test_only_finite_values_above_the_placeholders_are_valid(value: float, valid: bool) -> None:
     image = np.array([[[0.1, value]]], np.float32)
@@ -129,6 +139,13 @@ def test_per_pixel_scaling_fits_each_position_by_itself() -> None:
         low, middle, high = np.percentile(values.astype(np.float64), [25, 50, 75])
         np.testing.assert_allclose([scaling.center[row, column], scaling.scale[row, column]], [middle, high - low], rtol=1e-5)
         np.testing.assert_allclose(scaled[own, row, column], RobustScaler().fit_transform(values[:, None])[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_position_that_is_never_valid_stays_finite() -> None:
+    image, valid = noisy(3)
+    valid[:, 1, 2] = False
+    scaling = cleaning.fit_scaling(image, valid, per_pixel=True)
+    assert np.isfinite(scaling.apply(image)).all()
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])

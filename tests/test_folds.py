@@ -36,10 +36,6 @@ def test_balanced_folds_hold_every_group_once_and_none_is_empty(seed: int) -> No
     assert sorted(fold_of) == np.unique(group).tolist()
     assert set(fold_of.values()) == set(range(count))
     assert folds.balance(group, corroded, count) == fold_of
-    # One group can be larger than a fair share, and then sets the limit by itself.
-    largest = max(np.unique(group, return_counts=True)[1])
-    heaviest = max(sum((group == name).sum() for name, f in fold_of.items() if f == number) for number in range(count))
-    assert heaviest <= max(largest, 1.6 * len(group) / count) + np.median(np.unique(group, return_counts=True)[1])
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -68,6 +68,11 @@ def test_pairs_begin_at_even_numbers_only() -> None:
     assert locate(image, np.full(2, 1), np.array([1, 2])) == ([1, 2], [0, 0])
 
 
+def test_twins_in_the_other_order_are_not_taken_for_even_and_odd_columns() -> None:
+    image = interleaved_well(np.random.default_rng(0), 2)
+    assert locate(image[[1, 0, 3, 2]], np.full(4, 1), np.arange(4)) == ([0, 1, 2, 3], [0] * 4)
+
+
 def test_ratio_is_infinite_where_nothing_can_be_measured() -> None:
     image = interleaved_well(np.random.default_rng(0), 1)
     valid = np.ones(image.shape, bool)
@@ -160,7 +165,7 @@ def test_inner_rows_of_windows_cover_every_strip_and_windows_keep_to_their_strip
     covered = np.zeros(len(canvas.source), bool)
     owner = np.repeat(np.arange(5), canvas.length + 2 * height)
     for start in starts:
-        assert 0 <= start
+        assert start >= 0
         assert start + height <= len(covered)
         assert len(set(owner[start : start + height])) == 1
         covered[start + margin : start + height - margin] = True

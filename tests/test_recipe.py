@@ -107,6 +107,10 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("postprocess.seed_above=0.05", "seed_below must be smaller than seed_above"),
         ("inference.rolls=[0.5]", "inference.rolls.0: "),
         ("name=../up", "name: "),
+        ("member.phase.learning_rate=inf", "member.0.phase.0.learning_rate: "),
+        ("member.phase.loss={ bce = inf }", "member.0.phase.0.loss"),
+        ("member.network.day=2024-01-01", "member.0.network"),
+        ("folds.groups=[[1, 2]]", "folds.groups: "),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_its_place(minimal: str, override: str, words: str) -> None:
@@ -158,9 +162,11 @@ def test_an_override_without_key_or_value_shows_how_to_write_it(minimal: str, ov
     assert f"--set {override}: write it as key.path=value" in problem_of(minimal, override)
 
 
-@pytest.mark.parametrize(("override", "step"), [("competition.name=x", "competition"), ("seeds.first=1", "seeds")])
+@pytest.mark.parametrize(
+    ("override", "step"), [("competition.name=x", "competition"), ("member.phase.epochs.first=1", "epochs"), ("seeds.first=1", "seeds")]
+)
 def test_an_override_through_a_value_is_refused(minimal: str, override: str, step: str) -> None:
-    assert f"'{step}' holds a value, not a section" in problem_of(minimal, override)
+    assert f"'{step}' holds a value, not a section" in problem_of(minimal, "seeds=[1]", override)
 
 
 def test_a_missing_recipe_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,9 @@ def tiny(**member: object) -> recipe.Recipe:
     return recipe.parse({"name": "tiny", "competition": "demo", "folds": {"count": 2}, "member": [settings]}, "test")
 
 
-def fit(chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None) -> dict[str, np.ndarray]:
+def fit(
+    chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None
+) -> dict[str, np.ndarray]:
     folder.mkdir(exist_ok=True)
     training.Fit(chosen, Task("net", fold, seed), folder, {"made": "here"}, CPU).run(train, report)
     return artifacts.read_weights(folder / "weights.safetensors")
@@ -107,6 +109,16 @@ def test_overfits_four_patches(tmp_path):
     chosen = tiny(batch_size=4, phase=[{"epochs": 150, "learning_rate": 0.02, "schedule": "constant"}])
     fit(chosen, train, tmp_path, fold=1)
     assert losses(tmp_path)[-1] < 0.1
+
+
+def test_the_papers_network_trains_and_predicts(tmp_path):
+    train = wells(patches=4, groups=2)
+    chosen = tiny(network={"name": "cat_corroseg"}, phase=[{"epochs": 1}])
+    fit(chosen, train, tmp_path)
+    network, scaling = loaded(chosen, tmp_path)
+    name, probability = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)
+    assert probability.shape == (4, 1, 36, 36) and probability.dtype == np.float16
+    assert list(name) == [f"well_1_patch_{number}" for number in range(4)]
 
 
 def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path):

@@ -32,11 +32,11 @@ TEXTURE, RIPPLE = (0.004, 0.009), (0.2, 1.0)  # thickness; ripple as a multiple 
 NOISE, BANDING, STRIPES = (0.001, 0.006), (0.0003, 0.005), (0.0005, 0.006)  # thickness: of pixels, rows, and columns
 GRAIN = (2, 14)  # rows
 HELIX = (0.0, 0.35)  # 36ths of a turn a row
-CONTRAST = (2.8, 6.0)  # depth of a groove over the standard deviation of the sound pipe
+CONTRAST = (3.4, 7.0)  # depth of a groove over the standard deviation of the sound pipe
 COVERAGE = (0.45, 0.65)  # share of the depth with grooves
 FREQUENCY = (0.5, 1.5)  # of spots, times the means below
 STREAK_SLOPE, STREAK_STRENGTH = (-0.5, 0.5), (0.4, 0.8)  # 36ths of a turn a row; times the contrast
-GAIN = (0.6, 1.6)
+GAIN = (0.6, 1.6)  # of the tool
 DRIFT, OFFSET = 0.003, 0.0015  # thickness, standard deviations
 PITS, BLOBS, BANDS, STREAKS = 0.10, 0.07, 0.12, 0.30  # mean number per 36 rows
 

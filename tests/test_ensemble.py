@@ -1,0 +1,143 @@
+"""Averaging by name, and choosing out of fold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import artifacts, ensemble, metrics, recipe
+from src.errors import UserError
+
+NAMES = np.array([f"well_{k}" for k in range(6)], object)
+
+
+def write(path: Path, names: np.ndarray, probability: np.ndarray) -> Path:
+    artifacts.write_arrays(path, {"name": names, "probability": probability.astype(np.float16)}, {})
+    return path
+
+
+def predictions(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((6, 1, 2, 2)).astype(np.float16)
+
+
+def test_predictions_are_averaged_by_name_whatever_their_order(tmp_path: Path) -> None:
+    sources, order = [], np.random.default_rng(9)
+    for seed in range(3):
+        rows = order.permutation(6)
+        parts = (rows[:2], rows[2:])  # two folds
+        sources.append([write(tmp_path / f"{seed}_{fold}.h5", NAMES[part], predictions(seed)[part]) for fold, part in enumerate(parts)])
+    result = ensemble.average(sources)
+    assert result["probability"].dtype == np.float16
+    assert sorted(result["name"]) == NAMES.tolist()
+    mean = np.mean([predictions(seed).astype(np.float64) for seed in range(3)], axis=0)
+    for name, probability in zip(result["name"], result["probability"], strict=True):
+        np.testing.assert_allclose(probability, mean[NAMES.tolist().index(name)], atol=5e-4)
+
+
+def test_a_single_source_comes_back_as_it_is(tmp_path: Path) -> None:
+    result = ensemble.average([[write(tmp_path / "a.h5", NAMES, predictions(0))]])
+    assert result["name"].tolist() == NAMES.tolist()
+    np.testing.assert_array_equal(result["probability"], predictions(0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "odd"),
+    [
+        pytest.param([0, 1, 2, 3, 4], "well_5", id="missing"),
+        pytest.param([0, 1, 2, 3, 4, 5, 6], "well_6", id="extra"),
+        pytest.param([0, 1, 2, 3, 4, 6], "well_5", id="other"),
+        pytest.param([0, 1, 2, 3, 4, 4], "well_5", id="twice instead of another"),
+        pytest.param([0, 1, 2, 3, 4, 5, 5], "twice", id="twice"),
+    ],
+)
+def test_other_names_than_expected_are_refused(tmp_path: Path, rows: list[int], odd: str) -> None:
+    names = np.array([*NAMES, "well_6"], object)[rows]
+    first = write(tmp_path / "first.h5", NAMES, predictions(0))
+    second = write(tmp_path / "second.h5", names, np.zeros((len(rows), 1, 2, 2)))
+    with pytest.raises(UserError, match=rf"second\.h5: holds other patches.*{odd}.*--force"):
+        ensemble.average([[first], [second]])
+
+
+def test_a_name_that_stands_in_two_folds_of_the_first_source_is_refused(tmp_path: Path) -> None:
+    parts = [write(tmp_path / f"{k}.h5", NAMES[rows], predictions(0)[rows]) for k, rows in enumerate(([0, 1, 2, 3], [3, 4, 5]))]
+    with pytest.raises(UserError, match=r"0\.h5.*twice"):
+        ensemble.average([parts])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.h5 is missing"):
+        ensemble.average([[tmp_path / "nowhere.h5"]])
+
+
+def test_rows_by_name_finds_each_wanted_name() -> None:
+    have = np.array(["c", "a", "b"], object)
+    assert ensemble.rows_by_name(have, np.array(["a", "b", "c"], object), "x").tolist() == [1, 2, 0]
+
+
+def test_scored_drops_excluded_patches_and_follows_the_predictions() -> None:
+    train = {"name": np.array(["a", "b", "c"], object), "fold": np.array([0, -1, 1], np.int8), "mask": np.array([10, 20, 30])}
+    kept = ensemble.scored(train, np.array(["c", "a"], object), Path("oof.h5"))
+    assert {name: array.tolist() for name, array in kept.items()} == {"name": ["c", "a"], "fold": [1, 0], "mask": [30, 10]}
+    with pytest.raises(UserError, match=r"oof\.h5"):
+        ensemble.scored(train, np.array(["c", "a", "b"], object), Path("oof.h5"))
+
+
+def test_thresholds_are_tried_one_by_one_on_probabilities_above_them() -> None:
+    probability = np.array([[[[0.25, 0.5, 0.75]]]], np.float16)
+    truth = np.array([[[0, 0, 1]]])
+    scores = ensemble.threshold_scores(probability, truth, metrics.patch_iou)
+    assert scores.shape == (len(ensemble.THRESHOLDS), 1)
+    by_threshold = {round(float(threshold), 2): score for threshold, score in zip(ensemble.THRESHOLDS, scores[:, 0], strict=True)}
+    assert by_threshold[0.05] == by_threshold[0.24] == pytest.approx(1 / 3)
+    assert by_threshold[0.25] == by_threshold[0.49] == 1 / 2
+    assert by_threshold[0.5] == by_threshold[0.74] == 1
+    assert by_threshold[0.75] == by_threshold[0.95] == 0
+
+
+def test_a_choice_for_a_fold_is_made_on_the_others() -> None:
+    fold = np.array([0, 0, 1, 2])
+    scores = np.array(
+        [
+            [0.9, 0.9, 0.1, 0.3],  # mean .55; without fold 0: .2, 1: .7, 2: .63
+            [0.2, 0.4, 0.8, 0.5],  # mean .475; without fold 0: .65, 1: .37, 2: .47
+            [0.0, 0.0, 0.9, 0.4],  # mean .325; without fold 0: .65, a tie that the first wins
+        ]
+    )
+    choice = ensemble.choose(scores, fold)
+    assert choice.overall == 0
+    assert choice.without == {0: 1, 1: 0, 2: 0}
+    assert choice.score.tolist() == [0.2, 0.4, 0.1, 0.3]
+
+
+def test_a_folds_own_score_never_changes_its_own_choice() -> None:
+    rng = np.random.default_rng(0)
+    fold, scores = rng.integers(0, 4, 40), rng.random((15, 40))
+    choice = ensemble.choose(scores, fold)
+    for own in range(4):
+        perturbed = np.where(fold == own, rng.random((15, 40)) ** 4, scores)
+        perturbed[3, fold == own] = 1
+        again = ensemble.choose(perturbed, fold)
+        assert again.without[own] == choice.without[own]
+        np.testing.assert_array_equal(again.score[fold == own], perturbed[choice.without[own], fold == own])
+
+
+def test_a_choice_is_described_by_its_thresholds() -> None:
+    choice = ensemble.Choice(overall=45, without={0: 0, 1: 90}, score=np.array([0.5, 1.0]))
+    assert ensemble.describe_thresholds(choice) == {"threshold": 0.5, "threshold_without_fold": {"0": 0.05, "1": 0.95}, "oof_score": 0.75}
+
+
+def test_a_missing_prediction_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    tree = {"name": "tiny", "competition": "x", "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}]}
+    tiny = recipe.parse(tree | {"folds": {"count": 2}, "seeds": [5]}, "tiny")
+    paths = artifacts.Paths(tmp_path / "data", tmp_path)
+    assert [[file.parent.name for file in source] for source in ensemble.oof_files(tiny, paths)] == [["fold0_seed5", "fold1_seed5"]]
+    assert [[file.name for file in source] for source in ensemble.test_files(tiny, paths)] == [["test.h5"], ["test.h5"]]
+    for name, stage in (("oof.h5", "01_train_folds.py"), ("test.h5", "02_predict.py")):
+        with pytest.raises(UserError, match=rf"{name} is missing: run python {stage} tiny first"):
+            ensemble.created_from(tiny, paths, "")
+        for task in tiny.tasks():
+            write((paths.task(tiny, task) / name), NAMES, predictions(0))
+    before = ensemble.created_from(tiny, paths, "p")
+    assert ensemble.created_from(tiny, paths, "p") == before
+    write(paths.oof(tiny, tiny.tasks()[1]), NAMES, predictions(1))
+    assert ensemble.created_from(tiny, paths, "p") != before

@@ -1,0 +1,233 @@
+"""Refinement of probabilities into masks."""
+
+import numpy as np
+import pytest
+from skimage.segmentation import random_walker
+
+from src import metrics, refine
+from src.recipe import Postprocess
+from src.refine import Refinement
+
+ABOVE, BELOW = 0.9, 0.1
+
+
+def seeded_strip(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image, and a probability with seeds of both kinds, free pixels, and first and last columns that are seeded throughout."""
+    rng = np.random.default_rng(seed)
+    image, probability = rng.normal(size=(30, 12)), rng.random((30, 12))
+    probability[:, [0, -1]] = np.where(probability[:, [0, -1]] > 0.5, 0.95, 0.05)
+    return image, probability
+
+
+def by_scikit_image(image: np.ndarray, probability: np.ndarray, beta: float) -> np.ndarray:
+    labels = np.where(probability > ABOVE, 1, np.where(probability < BELOW, 2, 0))
+    return random_walker(image, labels, beta=beta, mode="bf", return_full_prob=True)[0]
+
+
+@pytest.mark.parametrize("beta", [0, 0.1, 10, 300])
+@pytest.mark.parametrize("seed", range(3))
+def test_walker_agrees_with_scikit_image_where_the_seam_has_no_say(seed: int, beta: float) -> None:
+    image, probability = seeded_strip(seed)
+    result = refine.random_walker(image, probability, beta, ABOVE, BELOW)
+    np.testing.assert_allclose(result, by_scikit_image(image, probability, beta), atol=1e-6)
+    assert result[(probability <= ABOVE) & (probability >= BELOW)].std() > 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_walker_closes_the_ring(seed: int) -> None:
+    image, probability = seeded_strip(seed)
+    whole = refine.random_walker(image, probability, 1.0, ABOVE, BELOW)
+    for shift in (1, 5, 11):
+        rolled_image, rolled = np.roll(image, shift, 1), np.roll(probability, shift, 1)
+        result = refine.random_walker(rolled_image, rolled, 1.0, ABOVE, BELOW)
+        np.testing.assert_allclose(result, np.roll(whole, shift, 1), atol=1e-8)
+        if shift == 5:
+            assert np.abs(by_scikit_image(rolled_image, rolled, 1.0) - result).max() > 0.01
+
+
+def test_walker_on_a_flat_ring_is_the_gamblers_ruin() -> None:
+    """Equal steps around a single row: the chance falls evenly from the corroded to the clean seed, on both ways."""
+    probability = np.full((1, 10), 0.5)
+    probability[0, 2], probability[0, 6] = 0.95, 0.05
+    result = refine.random_walker(np.zeros((1, 10)), probability, 1.0, ABOVE, BELOW)
+    np.testing.assert_allclose(result[0], [4 / 6, 5 / 6, 1, 3 / 4, 2 / 4, 1 / 4, 0, 1 / 6, 2 / 6, 3 / 6], atol=1e-8)
+
+
+def test_walker_without_seeds_changes_nothing() -> None:
+    probability = np.random.default_rng(0).uniform(BELOW, ABOVE, (5, 6))
+    np.testing.assert_array_equal(refine.random_walker(np.zeros((5, 6)), probability, 1.0, ABOVE, BELOW), probability)
+
+
+@pytest.mark.parametrize(("seed", "chance"), [(0.95, 1), (0.05, 0)])
+def test_walker_with_one_kind_of_seed_ends_there(seed: float, chance: float) -> None:
+    rng = np.random.default_rng(0)
+    probability = np.full((8, 6), 0.5)
+    probability[3, 4] = seed
+    np.testing.assert_allclose(refine.random_walker(rng.normal(size=(8, 6)), probability, 10.0, ABOVE, BELOW), chance, atol=1e-6)
+
+
+def test_walker_with_seeds_everywhere_only_labels_them() -> None:
+    probability = np.where(np.random.default_rng(0).random((8, 6)) > 0.5, 0.95, 0.05)
+    np.testing.assert_array_equal(refine.random_walker(np.zeros((8, 6)), probability, 1.0, ABOVE, BELOW), probability > 0.5)
+
+
+def flood(mask: np.ndarray, row: int, column: int) -> set[tuple[int, int]]:
+    """The component of a pixel: across edges, corners and the seam."""
+    rows, columns = mask.shape
+    found, border = {(row, column)}, [(row, column)]
+    while border:
+        r, c = border.pop()
+        around = [(r + down, (c + right) % columns) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        fresh = {(i, j) for i, j in around if 0 <= i < rows and mask[i, j]} - found
+        found |= fresh
+        border += fresh
+    return found
+
+
+@pytest.mark.parametrize("min_size", [0, 1, 2, 3, 5, 9])
+@pytest.mark.parametrize("seed", range(4))
+def test_small_components_are_those_that_a_flood_fill_finds(seed: int, min_size: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((25, 9)) < rng.uniform(0.1, 0.3)
+    expected = mask.copy()
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        expected[row, column] = len(flood(mask, row, column)) >= min_size
+    np.testing.assert_array_equal(refine.remove_small(mask, min_size), expected)
+
+
+@pytest.mark.parametrize("second", [(4, 5), (3, 5), (5, 5), (3, 1), (5, 0)])
+def test_two_pixels_that_touch_are_one_component(second: tuple[int, int]) -> None:
+    mask = np.zeros((9, 6), bool)
+    mask[4, 0] = mask[second] = True
+    np.testing.assert_array_equal(refine.remove_small(mask, 2), mask)
+    assert not refine.remove_small(mask, 3).any()
+
+
+def split_of(masks: list[np.ndarray], truths: list[np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """One patch a fold and well: its arrays, and the probability 0.6 where it is marked."""
+    count = len(masks)
+    arrays = {
+        "image": np.zeros((count, 10, 10), np.float32),
+        "valid": np.ones((count, 10, 10), bool),
+        "group": np.arange(count),
+        "depth": np.zeros(count, int),
+        "phase": np.zeros(count, int),
+        "fold": np.arange(count, dtype=np.int8),
+        "mask": np.array(truths).astype(np.uint8),
+    }
+    return arrays, np.where(masks, 0.6, 0.2).astype(np.float16)
+
+
+def draw(*parts: tuple[int, int, int, int]) -> np.ndarray:
+    """Rectangles (row, column, height, width) on a 10 x 10 patch."""
+    mask = np.zeros((10, 10), bool)
+    for row, column, height, width in parts:
+        mask[row : row + height, column : column + width] = True
+    return mask
+
+
+def thresholds(folds: int, threshold: float = 0.5, **others: float) -> dict:
+    return {"threshold": threshold, "threshold_without_fold": {str(fold): threshold for fold in range(folds)} | others}
+
+
+SMALL, LARGE, TRIPLE, SINGLE = (1, 1, 2, 2), (1, 1, 4, 4), (7, 1, 1, 3), (7, 7, 1, 1)
+SIZES = Postprocess(random_walker=False, min_sizes=[0, 2, 4])
+
+
+def test_each_fold_is_scored_under_the_refinement_that_is_best_on_the_others() -> None:
+    """Singles are always wrong; the triple is wrong on fold 0 only, but so clearly that it decides over all folds."""
+    masks = [draw(SMALL, TRIPLE, SINGLE), draw(LARGE, TRIPLE, SINGLE), draw(LARGE, SINGLE)]
+    train, probability = split_of(masks, [draw(SMALL), draw(LARGE, TRIPLE), draw(LARGE)])
+    chosen = refine.choose(train, probability, thresholds(3), SIZES, metrics.patch_iou)
+    plain, no_singles, no_triples = Refinement(0.5), Refinement(0.5, None, 2), Refinement(0.5, None, 4)
+    assert chosen.table == {
+        plain: pytest.approx((4 / 8 + 19 / 20 + 16 / 17) / 3),
+        no_singles: pytest.approx((4 / 7 + 1 + 1) / 3),
+        no_triples: pytest.approx((1 + 16 / 19 + 1) / 3),
+    }
+    assert chosen.refinement == no_triples
+    assert chosen.score.tolist() == pytest.approx([4 / 7, 16 / 19, 1])  # without fold 0, triples stay
+    assert chosen.plain_score.tolist() == pytest.approx([4 / 8, 19 / 20, 16 / 17])
+
+
+def test_a_folds_own_truth_does_not_influence_what_is_chosen_for_it() -> None:
+    masks = [draw(SMALL, TRIPLE, SINGLE), draw(LARGE, TRIPLE, SINGLE), draw(LARGE, SINGLE)]
+    truths = [draw(SMALL), draw(LARGE, TRIPLE), draw(LARGE)]
+    for truth, score in ((draw(SMALL), 4 / 7), (draw(SMALL, TRIPLE), 1), (draw(TRIPLE), 3 / 7)):
+        train, probability = split_of(masks, [truth, *truths[1:]])
+        chosen = refine.choose(train, probability, thresholds(3), SIZES, metrics.patch_iou)
+        assert chosen.score[0] == pytest.approx(score)  # singles dropped, triple kept, whatever the truth
+
+
+def test_a_refinement_that_is_best_in_sample_only_is_not_applied() -> None:
+    noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
+    train, probability = split_of([noisy] * 3, [clean, clean, noisy])
+    settings = Postprocess(random_walker=False, min_sizes=[0, 4])
+    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    assert chosen.table[Refinement(0.5, None, 4)] > chosen.table[Refinement(0.5)]
+    assert chosen.refinement == Refinement(0.5)
+    assert chosen.score.tolist() == pytest.approx([0.8, 0.8, 1])
+
+
+def test_a_refinement_that_raises_the_score_out_of_fold_is_applied() -> None:
+    noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
+    train, probability = split_of([noisy] * 4, [clean, clean, clean, noisy])
+    settings = Postprocess(random_walker=False, min_sizes=[0, 4])
+    chosen = refine.choose(train, probability, thresholds(4), settings, metrics.patch_iou)
+    assert chosen.refinement == Refinement(0.5, None, 4)
+    assert chosen.score.tolist() == pytest.approx([1, 1, 1, 0.8])
+
+
+def test_without_a_candidate_that_does_better_the_plain_threshold_stays() -> None:
+    train, probability = split_of([draw(LARGE)] * 2, [draw(LARGE)] * 2)
+    chosen = refine.choose(train, probability, thresholds(2), Postprocess(), metrics.patch_iou)
+    assert chosen.refinement.plain
+    assert chosen.score.tolist() == [1, 1]
+
+
+def test_each_fold_is_cut_at_the_threshold_that_was_chosen_without_it() -> None:
+    train, probability = split_of([draw(LARGE)] * 2, [draw(LARGE)] * 2)
+    settings = Postprocess(random_walker=False, min_sizes=[0])
+    chosen = refine.choose(train, probability, thresholds(2, 0.5, **{"1": 0.7}), settings, metrics.patch_iou)
+    assert chosen.refinement == Refinement(0.5)
+    assert chosen.score.tolist() == [1, 0]
+
+
+def test_a_patch_without_a_valid_pixel_gets_an_empty_mask() -> None:
+    arrays, probability = split_of([draw(LARGE)] * 3, [draw(LARGE)] * 3)
+    arrays["group"], arrays["depth"] = np.zeros(3, int), np.array([2, 0, 1])
+    arrays["valid"][0] = False
+    arrays["valid"][1, 0] = False
+    refinements = [Refinement(0.5), Refinement(0.5, 1.0), Refinement(0.5, None, 4)]
+    for mask in refine.refine(arrays, probability, refinements, Postprocess(seed_above=0.55, seed_below=0.45)).values():
+        assert mask.dtype == np.uint8
+        assert mask.sum((1, 2)).tolist() == [0, 16, 16]
+
+
+def test_components_are_measured_across_patches_of_a_strip_and_not_across_strips() -> None:
+    """A pixel at the bottom of one patch and one at the top of the next are a pair."""
+    bottom, top = draw((9, 4, 1, 1)), draw((0, 4, 1, 1))
+    arrays, probability = split_of([top, bottom, bottom, top], [top] * 4)
+    arrays["group"], arrays["depth"] = np.array([1, 1, 2, 3]), np.array([1, 0, 0, 1])
+    pair = Refinement(0.5, None, 2)
+    mask = refine.refine(arrays, probability, [pair], Postprocess())[pair]
+    assert mask.sum((1, 2)).tolist() == [1, 1, 0, 0]
+
+
+def test_the_walker_crosses_from_patch_to_patch() -> None:
+    """Seeds in the first patch of a strip decide over a second patch that has none."""
+    arrays, _ = split_of([draw()] * 3, [draw()] * 3)
+    arrays["group"], arrays["depth"] = np.array([1, 2, 1]), np.array([1, 0, 0])
+    probability = np.full((3, 10, 10), 0.4)
+    probability[2, 0] = 0.95
+    walked = Refinement(0.5, 1.0)
+    mask = refine.refine(arrays, probability, [walked], Postprocess())[walked]
+    assert mask.sum((1, 2)).tolist() == [100, 0, 100]
+
+
+def test_candidates_begin_with_the_plain_threshold_and_hold_each_once() -> None:
+    settings = Postprocess(betas=[0.5, 2], min_sizes=[8, 0, 8, 4])
+    expected = [Refinement(0.3, None, size) for size in (0, 4, 8)]
+    expected += [Refinement(0.5, beta, size) for beta in (0.5, 2) for size in (0, 4, 8)]
+    assert refine.candidates(settings, 0.3) == expected
+    assert refine.candidates(Postprocess(random_walker=False, min_sizes=[]), 0.3) == [Refinement(0.3)]
