@@ -1,10 +1,12 @@
 RECIPE ?= demo
 ARGS ?=
 PYTHON ?= python3.11
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: help setup all prepare train predict ensemble submit test lint clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 help: ## list what make can do
 	@echo "make all                    the demo: generated wells, five stages, a score"
@@ -15,10 +17,10 @@ help: ## list what make can do
 	@echo
 	@echo "recipes: $(basename $(notdir $(wildcard recipes/*.toml)))"
 
-setup: .venv/ready ## make .venv from requirements.txt (about 6 GB)
+setup: $(VENV)/ready ## make .venv from requirements.txt (about 6 GB)
 
-.venv/ready: requirements.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

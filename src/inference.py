@@ -26,6 +26,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def set_up_torch(threads: int) -> None:
+    """The CPU threads to use, and the same bytes for the same task on the same machine."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def autocast(member: Member, device: torch.device) -> AbstractContextManager[None]:
     """The precision of the member's forward passes: bfloat16 where asked for, or where "auto" finds hardware for it."""
     enabled = member.precision == "bfloat16" or (member.precision == "auto" and _has_bfloat16(device))
@@ -107,7 +114,7 @@ def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> Create
 
 def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
     """Predict the test set with one task's network; `inputs` is what `test_from` says of it."""
-    torch.set_num_threads(threads)
+    set_up_torch(threads)
     network, scaling = load_network(recipe, task, paths, device)
     test = read_split(paths, recipe, "test")
     test["image"] = scaling.apply(test["image"])

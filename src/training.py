@@ -17,7 +17,7 @@ from src import artifacts, augment, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling, fit_scaling
 from src.errors import UserError
-from src.inference import autocast, load_network, predict, read_split, rows_of
+from src.inference import autocast, load_network, predict, read_split, rows_of, set_up_torch
 from src.losses import combine
 from src.recipe import Member, Phase, Recipe, Task, to_toml
 from src.schedule import learning_rate
@@ -67,7 +67,7 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
         threads: CPU threads to use.
         force: train again also where the weights are up to date.
     """
-    torch.set_num_threads(threads)
+    set_up_torch(threads)
     with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
         _fit_task(recipe, task, paths, prepared, device, force)
         _predict_task(recipe, task, paths, prepared, device, force)
@@ -128,7 +128,7 @@ class Fit:
         scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
         windows = Windows.of(scaled, member.height, self.device, weight[known])
 
-        _deterministic(self.seed_of(-1))
+        torch.manual_seed(self.seed_of(-1))
         network = networks.create(member.network).to(self.device, memory_format=torch.channels_last)
         state = self.resume(network)
         start = state["epoch"]
@@ -234,13 +234,6 @@ class Fit:
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.folder / "weights.safetensors", arrays, self.created_from)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def _deterministic(seed: int) -> None:
-    """The same bytes for the same task on the same machine."""
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    torch.manual_seed(seed)
 
 
 def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:

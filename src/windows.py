@@ -45,19 +45,10 @@ class Windows:
         of a window over many.
         """
         assert self.weight is not None
-        offsets = (
-            torch.randint(self.height, (len(self.canvas.first),), generator=generator).numpy()
-            if shift
-            else np.zeros(len(self.canvas.first), int)
-        )
-        starts = torch.from_numpy(
-            np.concatenate(
-                [
-                    first + np.arange(-offset, length, self.height)
-                    for first, length, offset in zip(self.canvas.first, self.canvas.length, offsets, strict=True)
-                ]
-            )
-        )
-        labelled = torch.cat([torch.zeros(1), (self.weight.sum(1) > 0).float().cumsum(0).cpu()])
-        starts = starts[labelled[starts + self.height] > labelled[starts]]
+        bound = self.height if shift else 1
+        offsets = torch.randint(bound, (len(self.canvas.first),), generator=generator).tolist()
+        strips = zip(self.canvas.first, self.canvas.length, offsets, strict=True)
+        starts = np.concatenate([first + np.arange(-offset, length, self.height) for first, length, offset in strips])
+        labelled = np.append(0, (self.weight.cpu().sum(1) > 0).numpy().cumsum())
+        starts = torch.from_numpy(starts[labelled[starts + self.height] > labelled[starts]])
         return starts[torch.randperm(len(starts), generator=generator)].to(self.image.device)

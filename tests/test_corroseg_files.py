@@ -95,7 +95,7 @@ def with_zipped_masks(folder: Path, challenge: Challenge) -> None:
 def with_system_junk(folder: Path, challenge: Challenge) -> None:
     name = next(iter(challenge.train))
     junk = {
-        f"__MACOSX/images/._{name}.npy": b"\x00\x05",
+        f"__MACOSX/images/{name}.npy": b"\x00\x05",
         f"images/._{name}.npy": b"\x00",
         "images/.DS_Store": b"",
         "images/notes.txt": b"x",

@@ -47,15 +47,23 @@ def test_balance_comes_near_the_best_of_all_divisions(seed: int) -> None:
     best = min(
         sum(float((sum(load[name] for name in names if division[name] == f) ** 2).sum()) for f in range(3)) for division in divisions
     )
-    assert unevenness(group, corroded, folds.balance(group, corroded, 3), 3) <= 1.02 * best
+    assert unevenness(group, corroded, folds.balance(group, corroded, 3), 3) <= 1.005 * best
 
 
 def test_balance_minds_corroded_patches_too() -> None:
-    """Four equal wells, two of them corroded: one of these goes into each fold."""
+    """Four equal wells, two of them corroded: whichever they are, one of these goes into each fold."""
     group = np.repeat([1, 2, 3, 4], 10)
-    fold_of = folds.balance(group, np.isin(group, [1, 2]), 2)
-    assert fold_of[1] != fold_of[2]
-    assert fold_of[3] != fold_of[4]
+    for sick in ([1, 2], [1, 3], [1, 4], [2, 3], [2, 4], [3, 4]):
+        fold_of = folds.balance(group, np.isin(group, sick), 2)
+        assert {fold_of[name] for name in sick} == {0, 1}
+        assert sorted(fold_of.values()) == [0, 0, 1, 1]
+
+
+def test_balance_mends_what_dealing_the_largest_first_gets_wrong() -> None:
+    """Sizes 3, 3, 2, 2, 2: dealt largest first they come to 7 and 5; 6 and 6 is possible."""
+    group = np.repeat([1, 2, 3, 4, 5], [3, 3, 2, 2, 2])
+    fold_of = folds.balance(group, np.ones(12, bool), 2)
+    assert fold_of[1] == fold_of[2] != fold_of[3] == fold_of[4] == fold_of[5]
 
 
 def test_no_corroded_patch_at_all_is_no_obstacle() -> None:
@@ -119,6 +127,6 @@ def test_a_listed_fold_of_excluded_patches_only_is_refused() -> None:
 def test_corroded_means_any_pixel_of_the_mask() -> None:
     group, mask, valid = patches_of([1, 2, 3, 4])
     mask[:] = 0
-    mask[0, 1, 1] = mask[1, 0, 1] = 1
+    mask[0, 1, 1] = mask[2, 0, 1] = 1
     fold, _ = folds.assign(group, mask, valid, Folds(count=2))
-    assert fold[0] != fold[1]
+    assert fold[0] != fold[2]

@@ -205,6 +205,12 @@ def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path:
     assert_round_trip(recipe.load(minimal), tmp_path)
 
 
+def test_toml_holds_defaults_and_overrides(minimal: str) -> None:
+    text = recipe.to_toml(recipe.load(minimal, ["member.phase.epochs=9"]))
+    assert text.count("weight_decay = 0.01") == text.count("epochs = 9") == 3
+    assert "count = 5" in text
+
+
 @pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_loads_and_survives_toml(path: Path, tmp_path: Path) -> None:
     loaded = recipe.load(path.stem)
