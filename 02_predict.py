@@ -12,7 +12,7 @@ def main(options: argparse.Namespace) -> None:
     prepared = preparation.check(chosen, paths)
 
     table = chosen.tasks()
-    inputs = {task: inference.test_from(chosen, task, paths, prepared) for task in table}
+    inputs = {task: inference.predictions_from(chosen, task, paths, prepared) for task in table}
     to_do = [task for task in table if options.force or not artifacts.up_to_date(paths.test(chosen, task), inputs[task])]
     print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
     jobs, threads = parallel.share_out(len(table), options.jobs, device)

@@ -99,8 +99,8 @@ def _average_views(network: nn.Module, x: torch.Tensor, member: Member, inferenc
     return total / len(views)
 
 
-def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a task's test predictions are made from.
+def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
+    """What a task's predictions are made from; `prepared` is the digest of the prepared file.
 
     Raises:
         UserError: the task has not been trained.
@@ -113,7 +113,7 @@ def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> Create
 
 
 def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
-    """Predict the test set with one task's network; `inputs` is what `test_from` says of it."""
+    """Predict the test set with one task's network; `inputs` is what `predictions_from` says of it."""
     set_up_torch(threads)
     network, scaling = load_network(recipe, task, paths, device)
     test = read_split(paths, recipe, "test")

@@ -17,7 +17,7 @@ from src import artifacts, augment, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling, fit_scaling
 from src.errors import UserError
-from src.inference import autocast, load_network, predict, read_split, rows_of, set_up_torch
+from src.inference import autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch
 from src.losses import combine
 from src.recipe import Member, Phase, Recipe, Task, to_toml
 from src.schedule import learning_rate
@@ -29,13 +29,7 @@ OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 def weights_from(recipe: Recipe, task: Task, prepared: str) -> CreatedFrom:
     """What a task's weights are made from; `prepared` is the digest of the prepared file."""
-    member = recipe.member(task.member)
-    return {"format": str(artifacts.FORMAT), "prepared": prepared, "member": artifacts.digest(member), "scaling": recipe.data.scaling}
-
-
-def oof_from(recipe: Recipe, task: Task, prepared: str) -> CreatedFrom:
-    """What a task's predictions are made from."""
-    return {**weights_from(recipe, task, prepared), "inference": artifacts.digest(recipe.inference)}
+    return {"format": str(artifacts.FORMAT), "prepared": prepared, "member": artifacts.digest(recipe.member(task.member))}
 
 
 def check(recipe: Recipe) -> None:
@@ -53,10 +47,9 @@ def check(recipe: Recipe) -> None:
 
 def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
     """Whether a task's weights and predictions are up to date."""
-    weights, oof = paths.weights(recipe, task), paths.oof(recipe, task)
-    return artifacts.up_to_date(weights, weights_from(recipe, task, prepared)) and artifacts.up_to_date(
-        oof, oof_from(recipe, task, prepared)
-    )
+    if not artifacts.up_to_date(paths.weights(recipe, task), weights_from(recipe, task, prepared)):
+        return False
+    return artifacts.up_to_date(paths.oof(recipe, task), predictions_from(recipe, task, paths, prepared))
 
 
 def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int, force: bool) -> None:
@@ -86,7 +79,7 @@ def _fit_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: t
 
 
 def _predict_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, force: bool) -> None:
-    inputs = oof_from(recipe, task, prepared)
+    inputs = predictions_from(recipe, task, paths, prepared)
     if not force and artifacts.up_to_date(paths.oof(recipe, task), inputs):
         return
     train = read_split(paths, recipe, "train", "fold")
@@ -139,7 +132,7 @@ class Fit:
                 if epoch == start and epoch > first:
                     optimiser.load_state_dict(state["optimiser"])
             began = time.monotonic()
-            loss = self.epoch(network, optimiser, windows, member, phase, epoch, first, report)
+            loss = self.epoch(network, optimiser, windows, epoch, report)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.selection == "best_on_held_out":
                 line["held_out_score"] = self.keep_best(network, scaling, train, state)
@@ -149,19 +142,10 @@ class Fit:
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
         self.finish(network, scaling, state)
 
-    def epoch(
-        self,
-        network: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        windows: Windows,
-        member: Member,
-        phase: Phase,
-        epoch: int,
-        first: int,
-        report: Report,
-    ) -> float:
+    def epoch(self, network: nn.Module, optimiser: torch.optim.Optimizer, windows: Windows, epoch: int, report: Report) -> float:
         """Train on every window once; returns the mean loss."""
-        seed = self.seed_of(epoch)
+        member, seed = self.recipe.member(self.task.member), self.seed_of(epoch)
+        phase, first = _phase_at(member.phases, epoch)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         starts = windows.shuffled(member.augment.depth_shift, generator)
