@@ -130,10 +130,12 @@ def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             state.update(f"{part.dtype}{part.shape}".encode())
-            part = "\n".join(part) if part.dtype.kind in "OU" else np.ascontiguousarray(part).data
+            part = json.dumps(part.tolist()) if part.dtype.kind in "OU" else np.ascontiguousarray(part).data
         elif isinstance(part, BaseModel):
             part = dump(part)
-        state.update(part.encode() if isinstance(part, str) else part)
+        part = part.encode() if isinstance(part, str) else part
+        state.update(f" {len(part)} ".encode())  # where one part ends and the next begins
+        state.update(part)
     return state.hexdigest()
 
 
@@ -163,8 +165,10 @@ def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) 
     content = digest(*(part for name, array in arrays.items() for part in (name, array)), json.dumps(notes))
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         for name, array in arrays.items():
-            text = array.dtype.kind in "OU"
-            file.create_dataset(name, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None)
+            if array.dtype.kind in "OU":
+                array = np.char.encode(array.astype(str), "utf-8")
+                array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
+            file.create_dataset(name, data=array)
         file.attrs.update(created_from=json.dumps(inputs), digest=content, notes=json.dumps(notes))
     return content
 
@@ -231,7 +235,7 @@ def up_to_date(path: Path, inputs: CreatedFrom) -> bool:
         return False
     try:
         return created_from(path) == inputs
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
         return False  # damaged: to be made again
 
 

@@ -78,7 +78,8 @@ def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scalin
     equivariant: scaling twice equals scaling once with the second fit, so a fold may refit on its own wells.
     """
     if per_pixel:
-        fitted = RobustScaler().fit(np.where(valid, image, np.nan).reshape(len(image), -1))
+        counted = valid | ~valid.any(0)  # a position that is valid nowhere counts its repaired pixels
+        fitted = RobustScaler().fit(np.where(counted, image, np.nan).reshape(len(image), -1))
         shape = image.shape[1:]
     else:
         fitted = RobustScaler().fit(image[valid].reshape(-1, 1))

@@ -37,9 +37,9 @@ def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
     except KeyboardInterrupt:
         _exit("interrupted; run the same command again to go on from here", code=130)
     except OSError as error:
-        if isinstance(error, PermissionError) and error.filename:
-            _exit(f"{error.filename}: permission denied; make it writable or choose another --data-dir or --submissions-dir")
-        raise
+        if not error.filename:
+            raise
+        _exit(f"{error.filename}: {error.strerror}; mend that, or choose another --data-dir or --submissions-dir")
 
 
 def _exit(message: str, code: int = 2) -> None:

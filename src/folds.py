@@ -49,7 +49,7 @@ def explicit(group: np.ndarray, groups: list[list[int]]) -> dict[int, int]:
     twice = sorted({name for name in listed if listed.count(name) > 1})
     missing = sorted(present - set(listed))
     if twice or missing:
-        problem = f"group {twice[0]} stands in two folds" if twice else f"group {missing[0]} stands in no fold"
+        problem = f"group {twice[0]} is listed twice" if twice else f"group {missing[0]} stands in no fold"
         raise UserError(f"folds.groups in the recipe: {problem}; list every group once")
     for number, fold in enumerate(groups):
         if not present & set(fold):
@@ -62,8 +62,7 @@ def _totals(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
 
 
 def _imbalance(totals: np.ndarray) -> float:
-    """An empty fold is no fold, whatever the rest gains by it."""
-    return float((totals**2).sum()) + 10.0 * int((totals[:, 0] == 0).sum())
+    return float((totals**2).sum())
 
 
 def _improve(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
@@ -91,10 +90,9 @@ def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Fol
     """
     corroded = mask.reshape(len(mask), -1).any(1)
     usable = valid.reshape(len(valid), -1).any(1)
-    listed = settings.groups
-    fold_of = explicit(group, listed) if listed else balance(group[usable], corroded[usable], settings.count)
+    fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], corroded[usable], settings.number)
     fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
-    for number in range(len(listed) if listed else settings.count):
+    for number in range(settings.number):
         if not (usable & (fold == number)).any():
             raise UserError(f"fold {number} has no patch with a valid pixel: give it other groups in folds.groups of the recipe")
     return np.where(usable, fold, np.int8(-1)), np.where(usable, "", "no valid pixel").astype(object)

@@ -3,7 +3,9 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def run(function: Callable[..., Any], calls: list[tuple[Any, ...]], progress: li
     # OpenMP threads that spin while idle would take the cores from the other tasks.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with _bar(progress, title) as finished, joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
-        numbered = (joblib.delayed(_numbered)(function, number, call) for number, call in enumerate(calls))
+        numbered = (joblib.delayed(_numbered)(function, number, call, os.getpid()) for number, call in enumerate(calls))
         try:
             for number in joblib.Parallel(return_as="generator_unordered", batch_size=1)(numbered):
                 finished(number)
@@ -47,9 +49,23 @@ def run(function: Callable[..., Any], calls: list[tuple[Any, ...]], progress: li
             ) from None
 
 
-def _numbered(function: Callable[..., Any], number: int, call: tuple[Any, ...]) -> int:
+def _numbered(function: Callable[..., Any], number: int, call: tuple[Any, ...], parent: int) -> int:
+    if os.getpid() != parent:
+        _die_with(parent)
     function(*call)
     return number
+
+
+@cache
+def _die_with(parent: int) -> None:
+    """End this worker when the process that it works for is killed: nothing else would tell it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _bar:

@@ -18,11 +18,12 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Value = bool | int | float | str
 LossName = Literal["smooth_iou", "bce"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Generate(Section):
@@ -38,10 +39,20 @@ class Data(Section):
 
 
 class Folds(Section):
-    """`groups` lists the wells of each held-out fold; without it, `count` folds are balanced by `src.folds.balance`."""
+    """`groups` lists the wells of each held-out fold; without it, `count` folds (5) are balanced by `src.folds.balance`."""
 
-    count: Annotated[int, Field(ge=2, le=100)] = 5
-    groups: list[list[int]] | None = None
+    count: Annotated[int, Field(ge=2, le=100)] | None = None
+    groups: list[list[int]] | None = Field(default=None, min_length=2, max_length=100)
+
+    @model_validator(mode="after")
+    def check(self) -> "Folds":
+        if self.groups and self.count:
+            raise ValueError("folds.count and folds.groups exclude each other")
+        return self
+
+    @property
+    def number(self) -> int:
+        return len(self.groups) if self.groups else self.count or 5
 
 
 class Augment(Section):
@@ -72,7 +83,7 @@ class Member(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    network: dict[str, Any]
+    network: dict[str, Value | list[Value]]
     height: Count = 36
     margin: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 128
@@ -145,16 +156,12 @@ class Recipe(Section):
                 raise ValueError(f"{what} must differ from each other: {values}")
         return self
 
-    @property
-    def fold_count(self) -> int:
-        return len(self.folds.groups) if self.folds.groups else self.folds.count
-
     def member(self, name: str) -> Member:
         return next(member for member in self.members if member.name == name)
 
     def tasks(self) -> list[Task]:
         """The task table: members x seeds x folds, one whole seed after the other."""
-        return [Task(member.name, fold, seed) for member in self.members for seed in self.seeds for fold in range(self.fold_count)]
+        return [Task(member.name, fold, seed) for member in self.members for seed in self.seeds for fold in range(self.folds.number)]
 
 
 def load(name: str, overrides: list[str] | None = None) -> Recipe:
@@ -208,7 +215,7 @@ def _inline(value: Any) -> str:
         return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which TOML, unlike JSON, wants escaped
 
 
 def _find(name: str) -> Path:
@@ -248,7 +255,7 @@ def _explain(error: ValidationError) -> str:
     """The first problem that pydantic found, as one line in the user's terms."""
     problem = error.errors(include_url=False)[0]
     *parents, key = problem["loc"] or ("recipe",)
-    place = ".".join(str(step) for step in problem["loc"])
+    place = ".".join(str(step) for step in problem["loc"] if step != "[key]")
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{place}': {did_you_mean(str(key), _known_keys(Recipe, parents))}"
     if problem["type"] == "missing":

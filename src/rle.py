@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -13,14 +14,15 @@ Order = Literal["row", "column"]
 
 def encode(masks: np.ndarray, order: Order) -> list[str]:
     """The code of each of (N, H, W) masks of 0 and 1; an empty mask gives an empty string. One pass over all masks."""
-    pixels = masks.reshape(len(masks), -1) if order == "row" else masks.transpose(0, 2, 1).reshape(len(masks), -1)
+    size = masks.shape[1] * masks.shape[2]
+    pixels = masks.reshape(-1, size) if order == "row" else masks.transpose(0, 2, 1).reshape(-1, size)
     # A zero on both sides of every mask makes each run start and end inside its own row, also at the first and last pixel.
     padded = np.pad(pixels != 0, ((0, 0), (1, 1)))
     owner, edge = np.nonzero(padded[:, 1:] != padded[:, :-1])
     starts, lengths = edge[::2] + 1, edge[1::2] - edge[::2]
     numbers = np.stack([starts, lengths], axis=1).ravel().astype(str)
     last = np.searchsorted(owner, np.arange(len(masks)), side="right")
-    return [" ".join(numbers[first:end]) for first, end in zip([0, *last[:-1]], last, strict=True)]
+    return [" ".join(numbers[first:end]) for first, end in pairwise([0, *last])]
 
 
 def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.ndarray:
@@ -42,14 +44,13 @@ def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.nd
 
 def _runs(code: str, size: int) -> np.ndarray:
     """Half-open pixel ranges (runs, 2) of one code, checked against a mask of `size` pixels."""
-    try:
-        numbers = np.array(code.split(), np.int64)
-    except (ValueError, OverflowError):
-        raise ValueError(f"run-length code with a word that is no number: '{code[:40]}'") from None
-    if len(numbers) % 2:
+    words = code.split()
+    if len(words) % 2:
         raise ValueError(f"run-length code with an odd count of numbers: '{code[:40]}'")
+    if not all(word.isascii() and word.isdigit() and len(word) < 19 for word in words):
+        raise ValueError(f"run-length code with a word that is no number of a pixel: '{code[:40]}'")
+    numbers = np.array(words, np.int64)
     starts, lengths = numbers[::2] - 1, numbers[1::2]
-    ends = starts + lengths
-    if (lengths < 1).any() or (lengths > size).any() or (starts < 0).any() or (ends > size).any() or (starts[1:] < ends[:-1]).any():
+    if (numbers < 1).any() or (numbers > size).any() or (starts + lengths > size).any() or (starts[1:] < (starts + lengths)[:-1]).any():
         raise ValueError(f"run-length code with runs that overlap or leave the mask of {size} pixels: '{code[:40]}'")
-    return np.stack([starts, ends], axis=1)
+    return np.stack([starts, starts + lengths], axis=1)

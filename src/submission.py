@@ -1,6 +1,5 @@
 """The submission files: written, read back, and checked before they get their final names."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,11 @@ def write(path: Path, official: Path, names: np.ndarray, masks: np.ndarray, comp
     Raises:
         UserError: what was written does not read back as these names and masks.
     """
-    codes = rle.encode(masks, competition.rle_order)
-    _write_checked(
-        path, lambda partial: _write_codes(partial, names, codes), lambda partial: _read_codes(partial, masks, competition), names, masks
-    )
-    _write_checked(official, lambda partial: competition.write_masks(partial, names, masks), competition.read_masks, names, masks)
+    with artifacts.replacing(path) as partial, artifacts.replacing(official) as partial_official:
+        _write_codes(partial, names, rle.encode(masks, competition.rle_order))
+        _check(path, *_read_codes(partial, masks, competition), names, masks)
+        competition.write_masks(partial_official, names, masks)
+        _check(official, *competition.read_masks(partial_official), names, masks)
 
 
 def _write_codes(path: Path, names: np.ndarray, codes: list[str]) -> None:
@@ -37,17 +36,8 @@ def _read_codes(path: Path, masks: np.ndarray, competition: Competition) -> tupl
     return table["name"].to_numpy(object), rle.decode(table["rle"], *masks.shape[1:], competition.rle_order)
 
 
-def _write_checked(
-    path: Path,
-    write: Callable[[Path], None],
-    read: Callable[[Path], tuple[np.ndarray, np.ndarray]],
-    names: np.ndarray,
-    masks: np.ndarray,
-) -> None:
-    with artifacts.replacing(path) as partial:
-        write(partial)
-        read_names, read_masks = read(partial)
-        if list(read_names) != list(names):
-            raise UserError(f"{path}: the submission does not hold the {len(names)} test patches in order; nothing was written")
-        if read_masks.shape != masks.shape or not set(np.unique(masks)) <= {0, 1} or (read_masks != masks).any():
-            raise UserError(f"{path}: the submission's masks do not read back as predicted; nothing was written")
+def _check(path: Path, read_names: np.ndarray, read_masks: np.ndarray, names: np.ndarray, masks: np.ndarray) -> None:
+    if list(read_names) != list(names):
+        raise UserError(f"{path}: the submission does not hold the {len(names)} test patches in order; nothing was written")
+    if read_masks.shape != masks.shape or (read_masks != masks).any():
+        raise UserError(f"{path}: the submission's masks do not read back as predicted; nothing was written")

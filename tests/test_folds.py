@@ -82,7 +82,7 @@ def test_explicit_folds_are_taken_as_listed() -> None:
 @pytest.mark.parametrize(
     ("listed", "problem"),
     [
-        pytest.param([[1, 2], [3, 2]], "group 2 stands in two folds", id="twice"),
+        pytest.param([[1, 2], [3, 2]], "group 2 is listed twice", id="twice"),
         pytest.param([[1], [2]], "group 3 stands in no fold", id="missing"),
         pytest.param([[1, 2, 3], []], r"fold 1 \(\[\]\) has no patches", id="empty fold"),
         pytest.param([[1, 2, 3], [9]], r"fold 1 \(\[9\]\) has no patches.*\[1, 2, 3\]", id="fold of absent groups"),

@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -34,7 +32,7 @@ name = "net"
 network = { name = "ring_unet", channels = [4, 8] }
 batch_size = 16
 [[member.phase]]
-epochs = 3
+epochs = 30
 learning_rate = 0.01
 """
 
@@ -212,13 +210,21 @@ def test_other_folds_than_prepared_are_refused(finished):
         (["--set", "member.phase.epoch=1"], "epochs"),
         (["--set", "competition=dem"], "demo"),
         (["--set", "generate.train_patches=3"], "patches"),
-        (["--set", "folds.groups=[[1], [2]]"], "stands in no fold"),
+        (["--set", "folds.groups=[[1], [2]]"], "exclude each other"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_in_one_line(finished, more, hint):
     before = finished.files("**/*.*")
     assert hint in finished.refused("00_prepare_data.py", *more)
     assert finished.files("**/*.*") == before
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path):
@@ -228,8 +234,12 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     while process.poll() is None and not list(place.folder.glob("data/runs/**/checkpoint.pt")):
         time.sleep(0.01)
     assert process.poll() is None, "training ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert workers
+    process.kill()  # the stage alone, without a chance to tell its workers
     process.wait()
+    while any(_runs(worker) for worker in workers):
+        time.sleep(0.1)
     assert list(place.folder.glob("data/runs/**/checkpoint.pt"))
     assert place.start("01_train_folds.py").wait() == 0
     for stage in STAGES[2:]:

@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from src.errors import UserError
 
 SIZE = 36
 PIXELS = SIZE * SIZE
-NAME = re.compile(r"well_(\d{1,9})_patch_(\d{1,9})")
+NAME = re.compile(r"well_(0|[1-9]\d{0,4})_patch_(0|[1-9]\d{0,4})")
 IMAGES = ("", ".csv", ".csv.gz", ".zip")  # endings; the empty one is a folder
 MASKS = (".csv.gz", ".zip", ".csv")
 LARGEST_NPY = 64 * 1024  # bytes; a patch takes 10 KiB in the widest type
@@ -95,47 +95,53 @@ def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: the file is damaged, a row is not 1,296 values of 0 or 1, or a name is not a patch's or stands twice.
     """
-    header, *rows = _csv_bytes(path).splitlines() or [b""]
-    if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
-        raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}")
+    rows = _csv_rows(_csv_bytes(path), path)
     names, masks = [], np.empty((len(rows), PIXELS), np.uint8)
-    for row in filter(None, rows):
+    for row, mask in zip(rows, masks, strict=True):
         name, _, values = row.partition(b",")
         names.append(name.decode("utf-8", "replace"))
-        masks[len(names) - 1] = _mask_row(values, names[-1], path)
+        mask[:] = _mask_row(values, names[-1], path)
     _check_names(names, path)
-    masks = masks[: len(names)]
     return np.array(names, object), masks.reshape(-1, SIZE, SIZE)
 
 
 def write_masks(path: Path, names: np.ndarray, masks: np.ndarray) -> None:
     """Write masks (N, 36, 36) of 0 and 1 in the organisers' layout: the official submission file."""
-    text = np.full((len(names), 2 * PIXELS), ord(","), np.uint8)
-    text[:, 1::2] = masks.reshape(-1, PIXELS) + ord("0")
-    with open(path, "wb") as file:
-        file.write(("," + ",".join(map(str, range(PIXELS))) + "\n").encode())
-        for name, row in zip(names, text, strict=True):
-            file.write(name.encode() + row.tobytes() + b"\n")
+    path.write_bytes(masks_as_csv(names, masks))
+
+
+def masks_as_csv(names: Iterable[str], masks: np.ndarray) -> bytes:
+    """Masks (N, 36, 36) of 0 and 1 as a CSV in the organisers' layout."""
+    header = "".join(f",{column}" for column in range(PIXELS)).encode()
+    cells = np.full((len(masks), PIXELS, 2), ord(","), np.uint8)
+    cells[:, :, 1] = masks.reshape(-1, PIXELS) + ord("0")
+    return b"\n".join([header, *(name.encode() + row.tobytes() for name, row in zip(names, cells, strict=True)), b""])
 
 
 def _mask_row(text: bytes, name: str, path: Path) -> np.ndarray:
-    """The 1,296 values of one row; `0,1,...` as bytes at once, anything else number by number."""
+    """The 1,296 values of one row; `0,1,...` as bytes at once, other spellings word by word."""
     if len(text) == 2 * PIXELS - 1:
-        characters = np.frombuffer(text, np.uint8)
-        values = characters[::2] - np.uint8(ord("0"))
-        if (values <= 1).all() and (characters[1::2] == ord(",")).all():
+        values = np.frombuffer(text, np.uint8)[::2] - np.uint8(ord("0"))
+        if (values <= 1).all():
             return values
-    words = text.split(b",")
-    if len(words) != PIXELS:
-        raise UserError(f"{path}: {name} has {len(words)} values instead of {PIXELS}: download the file again")
+    words = [word.strip() for word in text.split(b",")]
     for word in words:
-        try:
-            good = float(word) in (0, 1)
-        except ValueError:
-            good = False
-        if not good:
+        if word not in (b"0", b"1", b"0.0", b"1.0"):
             raise UserError(f"{path}: {name} holds '{word.decode('utf-8', 'replace')[:20]}' where a mask may hold only 0 or 1")
-    return np.array(words, float).astype(np.uint8)
+    return np.array([word[:1] == b"1" for word in words], np.uint8)
+
+
+def _csv_rows(content: bytes, path: Path) -> list[bytes]:
+    """The lines of a CSV below its header; each is sure to be a name and 1,296 values."""
+    header, *rows = content.splitlines() or [b""]
+    if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
+        raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}: download it again")
+    rows = [row for row in rows if row]
+    for row in rows:
+        if row.count(b",") != PIXELS:
+            name = row.partition(b",")[0].decode("utf-8", "replace")[:80]
+            raise UserError(f"{path}: {name} has {row.count(b',')} values instead of {PIXELS}: download the file again")
+    return rows
 
 
 def _csv_bytes(path: Path) -> bytes:
@@ -233,7 +239,7 @@ def _parse_npy(content: bytes, where: str) -> np.ndarray:
     start = 10 + int.from_bytes(content[8:10], "little")
     try:
         shape, fortran, dtype = _npy_header(content[:start])
-    except ValueError as error:
+    except Exception as error:  # numpy's parser of headers raises whatever Python's own tokenizer raises
         raise UserError(f"{where} is no .npy file of version 1 ({error}): download it again") from None
     if dtype.kind not in "fiu":
         raise UserError(f"{where} holds values of type {dtype}, not numbers: it is no patch of the challenge")
@@ -256,14 +262,12 @@ def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _read_image_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    try:
-        table = pd.read_csv(io.BytesIO(_csv_bytes(path)), index_col=0)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as CSV ({error}): download it again") from None
-    wrong = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
-    if table.shape[1] != PIXELS or wrong:
-        problem = f"column {wrong[0]} holds text" if wrong else f"{table.shape[1]} columns instead of {PIXELS}"
-        raise UserError(f"{path}: {problem}; a row is a patch's name and its {PIXELS} values")
+    content = _csv_bytes(path)
+    _csv_rows(content, path)  # pandas would fill short rows up with NaN and take the first patch for a header
+    table = pd.read_csv(io.BytesIO(content), index_col=0, encoding_errors="replace", low_memory=False)
+    text = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
+    if text:
+        raise UserError(f"{path}: column {text[0]} holds text where only numbers may stand: download it again")
     return [str(name) for name in table.index], table.to_numpy(np.float32).reshape(-1, SIZE, SIZE)
 
 
@@ -279,7 +283,7 @@ def _check_names(names: list[str], path: Path) -> None:
         raise UserError(f"{path}: holds no patches")
     for name in names:
         if not NAME.fullmatch(name):
-            raise UserError(f"{path}: '{name[:80]}' is not named well_<n>_patch_<k>")
+            raise UserError(f"{path}: '{name[:80]}' is not named well_<n>_patch_<k> with plain numbers below 100,000")
     if len(set(names)) < len(names):
         twice = next(name for row, name in enumerate(names) if name in set(names[:row]))
         raise UserError(f"{path}: {twice} stands in it twice")

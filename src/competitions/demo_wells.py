@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-PATCH = 36
+from src.competitions.corroseg import SHIFT, masks_as_csv
+from src.competitions.corroseg import SIZE as PATCH
+
 GAP, OTHER_GAP = -999.25, -999.0
 TRAIN_SHARES = (0.22, 0.17, 0.14, 0.11, 0.09, 0.08, 0.06, 0.05, 0.04, 0.04)
 TEST_SHARES = (0.36, 0.28, 0.21, 0.15)
 LEAST_PATCHES = 2
 DAMAGED_STRETCHES, LOST_STRETCHES = 0.03, 0.004  # shares of stretches with rows lost, and all lost
-SHIFT = 450  # the original release numbers the masks of well 1 from here
 STRANGERS, LENDING_PATCHES = 60, 40  # rows of well_0; patches of the pipe whose masks fill all rows without an image
 ZIP_DATE = (2024, 1, 1, 0, 0, 0)
 TRAIN, TEST, LENDER, LAYOUT, DAMAGE, RELEASE = range(6)  # independent random streams of one seed
@@ -286,12 +287,7 @@ def _write_images(path: Path, images: dict[str, np.ndarray]) -> None:
 
 
 def _write_masks(path: Path, masks: dict[str, np.ndarray]) -> None:
-    """Rows of a name and 1,296 digits, set all at once: a loop over cells would take most of the time of `generate`."""
-    cells = np.full((len(masks), PATCH * PATCH, 2), ord(","), np.uint8)
-    cells[:, :, 1] = ord("0") + np.stack(list(masks.values())).reshape(len(masks), -1)
-    header = "".join(f",{cell}" for cell in range(PATCH * PATCH)).encode()
-    rows = (name.encode() + row.tobytes() for name, row in zip(masks, cells, strict=True))
-    path.write_bytes(gzip.compress(b"\n".join([header, *rows, b""]), mtime=0))
+    path.write_bytes(gzip.compress(masks_as_csv(masks, np.stack(list(masks.values()))), mtime=0))
 
 
 def generate(folder: Path, truth: Path, seed: int, train_patches: int, test_patches: int) -> None:
