@@ -238,8 +238,11 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     assert workers
     process.kill()  # the stage alone, without a chance to tell its workers
     process.wait()
-    while any(_runs(worker) for worker in workers):
+    for _ in range(300):
+        if not any(map(_runs, workers)):
+            break
         time.sleep(0.1)
+    assert not any(map(_runs, workers)), "workers outlive the stage that started them"
     assert list(place.folder.glob("data/runs/**/checkpoint.pt"))
     assert place.start("01_train_folds.py").wait() == 0
     for stage in STAGES[2:]:
