@@ -10,15 +10,17 @@ def main(options: argparse.Namespace) -> None:
     paths = command.paths(options)
     device = inference.choose_device(options.device)
     prepared = preparation.check(chosen, paths)
-    training.check(chosen)
+    training.check(chosen, paths)
 
     table = chosen.tasks()
-    to_do = [task for task in table if options.force or not training.is_done(chosen, task, paths, prepared)]
+    if options.force:
+        training.discard(chosen, paths)
+    to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
     print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    calls = [(chosen, task, paths, prepared, device, threads, options.force) for task in to_do]
+    calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
     parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
-    print(f"next: python 02_predict.py {options.recipe}")
+    print(command.then("02_predict.py"))
 
 
 if __name__ == "__main__":

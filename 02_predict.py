@@ -18,7 +18,7 @@ def main(options: argparse.Namespace) -> None:
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
     calls = [(chosen, task, paths, inputs[task], device, threads) for task in to_do]
     parallel.run(inference.predict_test, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "predicting")
-    print(f"next: python 03_ensemble.py {options.recipe}")
+    print(command.then("03_ensemble.py"))
 
 
 if __name__ == "__main__":

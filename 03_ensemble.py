@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
 
     print(f"{target}: {len(oof['name'])} out-of-fold and {len(test['name'])} test patches from {len(chosen.tasks())} tasks")
     print(f"threshold {notes['threshold']:.2f}; out-of-fold score {choice.score.mean():.4f}, each fold at the threshold of the others")
-    print(f"next: python 04_postprocess.py {options.recipe}")
+    print(command.then("04_postprocess.py"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 
-from src import artifacts, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
+from src import artifacts, baselines, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
 
 
 def main(options: argparse.Namespace) -> None:
@@ -36,9 +36,9 @@ def postprocess(
     submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], mask, competition)
 
     truth = postprocessing.read_truth(competition, test["name"], paths)
-    result = postprocessing.scores(chosen, competition, train, best, notes["threshold"]) | postprocessing.test_scores(
-        competition, train, test, mask, truth
-    )
+    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
+    result = postprocessing.scores(chosen, competition, train, best, notes["threshold"], level)
+    result |= postprocessing.test_scores(competition, test, mask, truth, level)
     oof_panels = {"truth": train["mask"], "probability": oof_probability, "prediction": oof_mask}
     panels = ({} if truth is None else {"truth": truth}) | {"probability": probability, "prediction": mask}
     postprocessing.write(chosen, paths, result, inputs, postprocessing.pictures(result, train, oof_panels, test, panels))

@@ -1,10 +1,11 @@
 RECIPE ?= demo
+STUDY ?= corroseg_table1
 ARGS ?=
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup all prepare train predict ensemble submit test lint clean
+.PHONY: help setup all prepare train predict ensemble submit study networks test lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -40,6 +41,12 @@ ensemble: setup ## 03: averages and threshold -> data/ensembles/
 
 submit: setup ## 04: refined masks -> submissions/
 	$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS)
+
+study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1 ARGS="--epochs 1 --patches 256"
+	$(BIN)/python -m src.study $(STUDY) $(ARGS)
+
+networks: setup ## every network with its parameters and operations
+	$(BIN)/python -m src.networks
 
 test: setup ## the tests (about 5 minutes)
 	$(BIN)/python -m pytest -q tests

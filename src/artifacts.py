@@ -42,12 +42,17 @@ class Paths:
     def raw(self, competition: str) -> Path:
         return self.data / "raw" / competition
 
+    def generated(self, competition: str) -> Path:
+        """Beside generated raw files: the settings that they were generated with."""
+        return self.raw(competition) / "generated.json"
+
     def truth(self, competition: str) -> Path:
         """The masks of the test set, where a competition knows them; kept apart from everything that is trained on."""
         return self.data / "truth" / f"{competition}.csv.gz"
 
-    def prepared(self, competition: str) -> Path:
-        return self.data / "prepared" / f"{competition}.h5"
+    def prepared(self, recipe: Recipe) -> Path:
+        """The prepared file: one a competition, unless the recipe names another for other folds or fewer patches."""
+        return self.data / "prepared" / f"{recipe.prepared or recipe.competition}.h5"
 
     def task(self, recipe: Recipe, task: Task) -> Path:
         return self.data / "runs" / recipe.name / task.member / f"fold{task.fold}_seed{task.seed}"
@@ -60,6 +65,15 @@ class Paths:
 
     def test(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "test.h5"
+
+    def checkpoint(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "checkpoint.pt"
+
+    def history(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "history.csv"
+
+    def saved_recipe(self, recipe: Recipe, task: Task) -> Path:
+        return self.task(recipe, task) / "recipe.toml"
 
     def progress(self, recipe: Recipe, task: Task) -> Path:
         """Where a running task writes the share that it has finished."""
@@ -75,8 +89,7 @@ class Paths:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; renamed to it, flushed to disk, when the block ends well, removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         yield partial
         with open(partial, "rb+") as file:
@@ -85,9 +98,31 @@ def replacing(path: Path) -> Iterator[Path]:
     except Exception as error:
         if _no_space(error):
             raise UserError(f"{path}: no space left on the device; free some and run the same command again") from None
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            raise UserError(f"{path}: cannot be written ({error}); mend that and run the same command again") from None
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """A temporary name of this process's own beside `path`; what processes that are gone left under such names is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        pid = int(leftover.name.split(".")[-2])
+        if pid == os.getpid() or not _alive(pid):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _no_space(error: Exception) -> bool:
@@ -100,10 +135,8 @@ def _no_space(error: Exception) -> bool:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """As `replacing`, for a whole folder; an existing one gives way only when the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    partial, old = _partial(path), path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -144,7 +177,7 @@ def digest_files(files: list[Path]) -> str:
     state = hashlib.sha256()
     for file in files:
         state.update(file.name.encode())
-        with reading(file), open(file, "rb") as stream:
+        with open(file, "rb") as stream:
             state.update(hashlib.file_digest(stream, "sha256").digest())
     return state.hexdigest()
 
@@ -180,9 +213,11 @@ def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **n
     )
 
 
-def read_split(path: Path, split: str, names: Iterable[str]) -> Arrays:
-    """Arrays of one split by their short names."""
-    arrays = read_arrays(path, [f"{split}/{name}" for name in names])
+def read_split(path: Path, split: str, names: Iterable[str], if_there: Iterable[str] = ()) -> Arrays:
+    """Arrays of one split by their short names; those `if_there` may be absent."""
+    with reading(path), h5py.File(path) as file:
+        wanted = [*names, *(name for name in if_there if f"{split}/{name}" in file)]
+    arrays = read_arrays(path, [f"{split}/{name}" for name in wanted])
     return {name.removeprefix(f"{split}/"): array for name, array in arrays.items()}
 
 
@@ -200,6 +235,12 @@ def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
     return arrays
 
 
+def read_shape(path: Path, name: str) -> tuple[int, ...]:
+    """The shape of one array, without reading it."""
+    with reading(path), h5py.File(path) as file:
+        return file[name].shape
+
+
 def read_notes(path: Path) -> dict[str, Any]:
     """The JSON notes of an HDF5 artifact."""
     with reading(path), h5py.File(path) as file:
@@ -215,7 +256,7 @@ def content_digest(path: Path) -> str:
 def write_weights(path: Path, weights: Arrays, inputs: CreatedFrom) -> None:
     """Write a network's weights as safetensors, with what they were made from."""
     with replacing(path) as partial:
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, partial, {"created_from": json.dumps(inputs)})
+        save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, partial, {"created_from": json.dumps(inputs)})
 
 
 def read_weights(path: Path) -> Arrays:

@@ -1,27 +1,31 @@
 """The exact symmetries of an unrolled pipe, drawn for each window of a batch and applied on its device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
-from src.recipe import Augment
+from src.recipe import Augment, Copy
 
 
 @dataclass(frozen=True)
 class Symmetries:
-    """One symmetry a window, (B,) each: mirrored along depth, mirrored along azimuth, then rolled by `roll` columns."""
+    """One symmetry a window, (B,) each: mirrored along depth and along azimuth, then rolled by `roll` columns and `roll_depth` rows."""
 
     flip_depth: torch.Tensor
     flip_azimuth: torch.Tensor
     roll: torch.Tensor
+    roll_depth: torch.Tensor
 
-    def __getitem__(self, which: slice) -> "Symmetries":
-        return Symmetries(self.flip_depth[which], self.flip_azimuth[which], self.roll[which])
+    def to(self, device: torch.device) -> "Symmetries":
+        return Symmetries(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def __getitem__(self, which: slice | torch.Tensor) -> "Symmetries":
+        return Symmetries(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """The windows (B, 1, H, W) transformed, each by its own symmetry."""
         height, width = x.shape[2:]
-        rows = torch.arange(height, device=x.device).expand(len(x), height)
+        rows = (torch.arange(height, device=x.device) - self.roll_depth[:, None]) % height
         rows = torch.where(self.flip_depth[:, None] == 1, height - 1 - rows, rows)
         columns = (torch.arange(width, device=x.device) - self.roll[:, None]) % width
         columns = torch.where(self.flip_azimuth[:, None] == 1, width - 1 - columns, columns)
@@ -29,10 +33,32 @@ class Symmetries:
         return x[which, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
-def draw(settings: Augment, count: int, width: int, generator: torch.Generator, device: torch.device) -> Symmetries:
-    """Symmetries for `count` windows, drawn on the CPU so that every device sees the same."""
+def draw(settings: Augment, count: int, height: int, width: int, generator: torch.Generator) -> Symmetries:
+    """Symmetries for `count` windows, drawn on the CPU so that every device sees the same.
+
+    A window is never rolled along depth, where a pipe has ends.
+    """
     flips = torch.randint(2, (2, count), generator=generator)
     roll = torch.randint(width, (count,), generator=generator)
-    return Symmetries(
-        (flips[0] * settings.flip_depth).to(device), (flips[1] * settings.flip_azimuth).to(device), (roll * settings.roll).to(device)
-    )
+    none = torch.zeros(count, dtype=torch.int64)
+    return Symmetries(flips[0] * settings.flip_depth, flips[1] * settings.flip_azimuth, roll * settings.roll, none)
+
+
+def copies(names: list[Copy], count: int, height: int, width: int, generator: torch.Generator) -> Symmetries:
+    """Symmetries for a full copy of `count` windows for each name, copy after copy (CorroSeg paper, section 5.1).
+
+    Its "roll" shifts both azimuth and depth at random; what leaves at one border comes back at the other.
+    """
+    parts = []
+    for name in names:
+        one, none = torch.ones(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+        rolled = name == "roll"
+        parts.append(
+            (
+                one if name in ("flip_depth", "both_flips") else none,
+                one if name in ("flip_azimuth", "both_flips") else none,
+                torch.randint(width, (count,), generator=generator) if rolled else none,
+                torch.randint(height, (count,), generator=generator) if rolled else none,
+            )
+        )
+    return Symmetries(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -1,10 +1,8 @@
 """What a submission must beat: nothing marked, and every thin pixel marked."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+from src.metrics import Score
 
 
 def all_empty(truth: np.ndarray, score: Score) -> float:

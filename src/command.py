@@ -1,6 +1,7 @@
 """What the command lines of the five stages have in common."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,11 @@ def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
         if not error.filename:
             raise
         _exit(f"{error.filename}: {error.strerror}; mend that, or choose another --data-dir or --submissions-dir")
+
+
+def then(stage: str) -> str:
+    """What to type next: the next stage with the arguments of this one."""
+    return f"next: python {stage} {shlex.join(sys.argv[1:])}"
 
 
 def _exit(message: str, code: int = 2) -> None:

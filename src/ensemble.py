@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, read_arrays
-from src.baselines import Score
+from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, read_arrays, up_to_date
 from src.errors import UserError
+from src.inference import predictions_from
+from src.metrics import Score
 from src.recipe import Recipe
 
 THRESHOLDS = np.arange(5, 96) / 100
@@ -28,12 +29,18 @@ def test_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
 
 
 def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
-    """What the ensemble is made from: the content of every task's predictions."""
-    files = [file for source in oof_files(recipe, paths) + test_files(recipe, paths) for file in source]
-    for file in files:
-        if not file.exists():
-            stage = "01_train_folds.py" if file.name == "oof.h5" else "02_predict.py"
-            raise UserError(f"{file} is missing: run python {stage} {recipe.name} first")
+    """What the ensemble is made from: the content of every task's predictions.
+
+    Raises:
+        UserError: predictions are missing, or of other weights or settings than today's.
+    """
+    files = []
+    for task in recipe.tasks():
+        inputs = predictions_from(recipe, task, paths, prepared)
+        for file, stage in ((paths.oof(recipe, task), "01_train_folds.py"), (paths.test(recipe, task), "02_predict.py")):
+            if not up_to_date(file, inputs):
+                raise UserError(f"{file} is missing or of other weights or settings: run {stage} with the same arguments first")
+            files.append(file)
     return {"prepared": prepared, "predictions": digest(*map(content_digest, files))}
 
 

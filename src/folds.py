@@ -57,6 +57,11 @@ def explicit(group: np.ndarray, groups: list[list[int]]) -> dict[int, int]:
     return {name: number for number, fold in enumerate(groups) for name in fold if name in present}
 
 
+def at_random(patches: int, count: int) -> np.ndarray:
+    """A random fold (N,) int8 for each patch, all folds alike in size and always the same: what leaks twins and neighbours."""
+    return (np.random.default_rng(0).permutation(patches) % count).astype(np.int8)
+
+
 def _totals(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
     return np.stack([load[fold == f].sum(0) for f in range(count)])
 
@@ -90,8 +95,11 @@ def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Fol
     """
     corroded = mask.reshape(len(mask), -1).any(1)
     usable = valid.reshape(len(valid), -1).any(1)
-    fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], corroded[usable], settings.number)
-    fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
+    if settings.scheme == "random":
+        fold = at_random(len(group), settings.number)
+    else:
+        fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], corroded[usable], settings.number)
+        fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
     for number in range(settings.number):
         if not (usable & (fold == number)).any():
             raise UserError(f"fold {number} has no patch with a valid pixel: give it other groups in folds.groups of the recipe")

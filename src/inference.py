@@ -99,17 +99,25 @@ def _average_views(network: nn.Module, x: torch.Tensor, member: Member, inferenc
     return total / len(views)
 
 
+def weights_from(recipe: Recipe, task: Task, prepared: str) -> CreatedFrom:
+    """What a task's weights are made from; `prepared` is the digest of the prepared file."""
+    member = recipe.member(task.member)
+    if member.selection == "last":  # then training knows nothing of the margin, which is for prediction
+        member = member.model_copy(update={"margin": 0})
+    return {"format": str(artifacts.FORMAT), "prepared": prepared, "member": artifacts.digest(member)}
+
+
 def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a task's predictions are made from; `prepared` is the digest of the prepared file.
+    """What a task's predictions are made from.
 
     Raises:
-        UserError: the task has not been trained.
+        UserError: the task has not been trained, or not with this recipe on this data.
     """
     weights = paths.weights(recipe, task)
-    if not weights.exists():
-        raise UserError(f"{weights} is missing: run python 01_train_folds.py {recipe.name} first")
-    inference = artifacts.digest(recipe.inference)
-    return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": inference}
+    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared)):
+        raise UserError(f"{weights} is missing or of other data or settings: run 01_train_folds.py with the same arguments first")
+    how = artifacts.digest(recipe.inference, str(recipe.member(task.member).margin))
+    return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": how}
 
 
 def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
@@ -124,8 +132,9 @@ def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, 
 
 
 def read_split(paths: Paths, recipe: Recipe, split: str, *more: str) -> Arrays:
-    """What prediction needs of a prepared split; `more` names further arrays, such as "mask"."""
-    return artifacts.read_split(paths.prepared(recipe.competition), split, ["name", "image", "valid", "group", "depth", "phase", *more])
+    """What prediction needs of a prepared split; `more` names further arrays, such as "mask". Without `valid` all pixels are valid."""
+    arrays = artifacts.read_split(paths.prepared(recipe), split, ["name", "image", "group", "depth", "phase", *more], ["valid"])
+    return {"valid": np.ones(arrays["image"].shape, bool), **arrays}
 
 
 def rows_of(arrays: Arrays, which: np.ndarray) -> Arrays:

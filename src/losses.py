@@ -1,4 +1,4 @@
-"""Losses on logits, over the pixels whose weight is not zero."""
+"""Losses on logits (B, 1, H, W), over the pixels whose weight is not zero."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from src.networks.layers import probability
+from src.recipe import Phase
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -13,20 +14,51 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 def smooth_iou(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """1 - (I + 1) / (U + 1), with soft intersection and union over the whole batch (CorroSeg paper, equation 2)."""
     p = probability(logits)
-    intersection = (weight * p * truth).sum()
-    union = (weight * (p + truth - p * truth)).sum()
+    return _smooth_ratio((weight * p * truth).sum(), (weight * (p + truth - p * truth)).sum())
+
+
+def smooth_iou_per_patch(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`smooth_iou` of each window by itself, then the mean: nearer to the metric, in which every patch counts alike."""
+    p = probability(logits)
+    return _smooth_ratio((weight * p * truth).sum((1, 2, 3)), (weight * (p + truth - p * truth)).sum((1, 2, 3))).mean()
+
+
+def _smooth_ratio(intersection: torch.Tensor, union: torch.Tensor) -> torch.Tensor:
     return 1 - (intersection + 1) / (union + 1)
 
 
 def bce(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, mean over the weighted pixels (CorroSeg paper, section 4.1)."""
-    loss = binary_cross_entropy_with_logits(logits.to(torch.promote_types(logits.dtype, torch.float32)), truth, reduction="none")
+    return _mean(_cross_entropy(logits, truth), weight)
+
+
+def focal(alpha: float, gamma: float) -> Loss:
+    """-alpha (1 - p)^gamma log p on corrosion, -(1 - alpha) p^gamma log(1 - p) elsewhere (Lin et al. 2018; CorroSeg paper, section 4.2)."""
+
+    def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        p = probability(logits)
+        missed = torch.where(truth > 0.5, 1 - p, p)
+        balance = torch.where(truth > 0.5, alpha, 1 - alpha)
+        return _mean(balance * missed**gamma * _cross_entropy(logits, truth), weight)
+
+    return loss
+
+
+def _cross_entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+
+
+def _mean(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (weight * loss).sum() / weight.sum().clamp(min=1)
 
 
-LOSSES: dict[str, Loss] = {"smooth_iou": smooth_iou, "bce": bce}
-
-
-def combine(weights: dict[str, float]) -> Loss:
-    """The weighted sum of losses by name, as in a recipe's `loss = { smooth_iou = 1.0, bce = 0.5 }`."""
-    return lambda logits, truth, weight: sum(factor * LOSSES[name](logits, truth, weight) for name, factor in weights.items())
+def of_phase(phase: Phase) -> Loss:
+    """The weighted sum of losses that a recipe names, as in `loss = { smooth_iou = 1.0, bce = 0.5 }`."""
+    known: dict[str, Loss] = {
+        "smooth_iou": smooth_iou,
+        "smooth_iou_per_patch": smooth_iou_per_patch,
+        "bce": bce,
+        "focal": focal(phase.focal_alpha, phase.focal_gamma),
+    }
+    return lambda logits, truth, weight: sum(factor * known[name](logits, truth, weight) for name, factor in phase.loss.items())

@@ -34,11 +34,13 @@ def run(function: Callable[..., Any], calls: list[tuple[Any, ...]], progress: li
         progress: for each call a file where it writes the share it has finished, from 0 to 1, while it runs.
         threads: CPU threads that each process may use.
     """
+    if not calls:
+        return
     # cuBLAS is deterministic only with this, and it must be set before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # OpenMP threads that spin while idle would take the cores from the other tasks.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _bar(progress, title) as finished, joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
+    with _Bar(progress, title) as finished, joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
         numbered = (joblib.delayed(_numbered)(function, number, call, os.getpid()) for number, call in enumerate(calls))
         try:
             for number in joblib.Parallel(return_as="generator_unordered", batch_size=1)(numbered):
@@ -52,7 +54,10 @@ def run(function: Callable[..., Any], calls: list[tuple[Any, ...]], progress: li
 def _numbered(function: Callable[..., Any], number: int, call: tuple[Any, ...], parent: int) -> int:
     if os.getpid() != parent:
         _die_with(parent)
-    function(*call)
+    try:
+        function(*call)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of memory on the GPU ({error}): use fewer --jobs or a smaller batch_size") from None
     return number
 
 
@@ -68,7 +73,7 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _bar:
+class _Bar:
     """A bar over all calls, moved by a thread that reads their progress files; works for any process that shares the disk."""
 
     def __init__(self, progress: list[Path], title: str) -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from src import artifacts, baselines, report
+from src import artifacts, baselines, ensemble, report
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition
-from src.ensemble import rows_by_name
 from src.errors import UserError
 from src.recipe import Recipe
 from src.refine import Chosen, Refinement
@@ -19,10 +18,10 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     """What the submission is made from.
 
     Raises:
-        UserError: there is no ensemble.
+        UserError: there is no ensemble, or it is of other predictions than today's.
     """
-    if not paths.ensemble(recipe).exists():
-        raise UserError(f"{paths.ensemble(recipe)} is missing: run python 03_ensemble.py {recipe.name} first")
+    if not artifacts.up_to_date(paths.ensemble(recipe), ensemble.created_from(recipe, paths, prepared)):
+        raise UserError(f"{paths.ensemble(recipe)} is missing or of other predictions: run 03_ensemble.py with the same arguments first")
     content = artifacts.content_digest(paths.ensemble(recipe))
     return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}
 
@@ -33,12 +32,11 @@ def read_truth(competition: Competition, names: np.ndarray, paths: Paths) -> np.
     if competition.generate is None:
         return None
     have, masks = competition.read_masks(path)
-    return masks[rows_by_name(have, names, str(path))]
+    return masks[ensemble.rows_by_name(have, names, str(path))]
 
 
-def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float) -> dict[str, Any]:
-    """What submissions/<recipe>.json says about the out-of-fold scores."""
-    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
+def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float, level: float) -> dict[str, Any]:
+    """What submissions/<recipe>.json says about the out-of-fold scores; `level` is the fitted one of the intensity baseline."""
     result = {
         "recipe": recipe.name,
         "metric": competition.metric,
@@ -60,14 +58,14 @@ def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chos
     return result
 
 
-def test_scores(competition: Competition, train: Arrays, test: Arrays, masks: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
-    """Where the truth is known, the score that the submission would get, and those of the baselines, fitted on the training patches."""
+def test_scores(competition: Competition, test: Arrays, masks: np.ndarray, truth: np.ndarray | None, level: float) -> dict[str, Any]:
+    """Where the truth is known, the score that the submission would get, and those of the baselines."""
     if truth is None:
         return {}
-    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
+    score = competition.score(masks, truth)
     return {
-        "test_score": float(competition.score(masks, truth).mean()),
-        "test_by_group": _by(test["group"], competition.score(masks, truth)),
+        "test_score": float(score.mean()),
+        "test_by_group": _by(test["group"], score),
         "baselines_on_test": {
             "all_empty": baselines.all_empty(truth, competition.score),
             "intensity": baselines.intensity(test["image"], level, truth, competition.score),
@@ -83,12 +81,12 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"  {title:9} {name:>3}  {row['patches']:6} patches  {row['score']:.4f}" for name, row in result.get(key, {}).items()]
     how = "refined by " + result["refinement"] if result["refined"] else f"not refined ({result['refinement']})"
     lines.append(f"out-of-fold score {result['oof_score']:.4f}, {how}; without refinement {result['oof_score_unrefined']:.4f}")
-    for where, score in (("train", None), ("test", result.get("test_score"))):
+    for where in ("train", "test"):
         if f"baselines_on_{where}" in result:
             base = result[f"baselines_on_{where}"]
             lines.append(f"baselines on {where}: all empty {base['all_empty']:.4f}, threshold on intensity {base['intensity']:.4f}")
-        if score is not None:
-            lines.append(f"test score {score:.4f}, on the truth that the generator kept apart")
+    if "test_score" in result:
+        lines.append(f"test score {result['test_score']:.4f}, on the truth that the generator kept apart")
     return "\n".join(lines)
 
 
@@ -124,7 +122,7 @@ def pictures(
     Args:
         oof, predicted: the panels of `report.well_picture` for the training and the test patches.
     """
-    corroded = {str(well) for well in np.unique(train["group"][train["mask"].any((1, 2))])}
+    corroded = {str(well) for well in np.unique(train["group"][train["mask"].any((1, 2))])} or set(result["oof_by_group"])
     ranked = sorted((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)
     chosen = {"best": ranked[-1], "worst": ranked[0]}
     drawn = {
@@ -137,7 +135,7 @@ def pictures(
 
 
 def _files(recipe: Recipe, paths: Paths) -> list[Path]:
-    return [paths.submission(recipe), paths.submission(recipe, "_official.csv")]
+    return [paths.submission(recipe, ending) for ending in (".csv", "_official.csv", ".html", ".png")]
 
 
 def _name(refinement: Refinement) -> str:

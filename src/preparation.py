@@ -8,10 +8,8 @@ from src.competitions import Competition, RawSplit
 from src.errors import UserError
 from src.recipe import Recipe, dump
 
-GENERATED = "generated.json"  # beside generated raw files: the settings they were generated with
 
-
-def generate_raw(competition: Competition, recipe: Recipe, paths: Paths) -> None:
+def generate_raw(competition: Competition, recipe: Recipe, paths: Paths, force: bool) -> None:
     """Let a competition that can generate its raw files do so, unless they are there with the recipe's settings.
 
     Raises:
@@ -20,14 +18,15 @@ def generate_raw(competition: Competition, recipe: Recipe, paths: Paths) -> None
     if competition.generate is None:
         return
     folder, settings = paths.raw(competition.name), dump(recipe.generate)
-    marker, truth = folder / GENERATED, paths.truth(competition.name)
-    if truth.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == settings:
+    marker, truth = paths.generated(competition.name), paths.truth(competition.name)
+    if not force and truth.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == settings:
         return
     if folder.exists() and not marker.is_file():
         raise UserError(f"{folder} holds files that were not generated: move them away, this folder is for generated wells")
-    with artifacts.replacing(truth) as partial_truth, artifacts.replacing_folder(folder) as partial:
+    # The truth gets its name first: a marker without its truth would pass for a whole set.
+    with artifacts.replacing_folder(folder) as partial, artifacts.replacing(truth) as partial_truth:
         competition.generate(partial, partial_truth, recipe.generate)
-        (partial / GENERATED).write_text(settings, encoding="utf-8")
+        (partial / marker.name).write_text(settings, encoding="utf-8")
     print(f"{folder}: wells generated from seed {recipe.generate.seed}")
 
 
@@ -43,16 +42,14 @@ def check(recipe: Recipe, paths: Paths) -> str:
     Raises:
         UserError: there is none, or it was prepared with other settings.
     """
-    path = paths.prepared(recipe.competition)
+    path = paths.prepared(recipe)
     if not path.exists():
-        raise UserError(f"{path} is missing: run python 00_prepare_data.py {recipe.name} first")
+        raise UserError(f"{path} is missing: run 00_prepare_data.py with the same arguments first")
     with artifacts.reading(path):
         made_from = artifacts.created_from(path)
     for section, value in _settings(recipe).items():
         if made_from.get(section) != value:
-            raise UserError(
-                f"{path} was prepared with another [{section}]: run python 00_prepare_data.py with this recipe (and its --set) again"
-            )
+            raise UserError(f"{path} was prepared with another [{section}]: run 00_prepare_data.py with the same arguments first")
     return artifacts.content_digest(path)
 
 
@@ -68,6 +65,17 @@ def clean(split: RawSplit) -> Arrays:
     image = cleaning.repair(split.image, valid, pipe.strips(split.group, depth, phase))
     arrays = {"name": split.name, "image": image, "valid": valid, "group": split.group, "depth": depth, "phase": phase}
     return arrays if split.mask is None else arrays | {"mask": split.mask}
+
+
+def subset(split: RawSplit, patches: int | None) -> RawSplit:
+    """About `patches` patches of a split: from the top of each well its share, whole pairs of numbers, and at least two."""
+    if patches is None or patches >= len(split.name):
+        return split
+    keep = np.zeros(len(split.name), bool)
+    for well in np.unique(split.group):
+        own = np.flatnonzero(split.group == well)
+        keep[own[: max(2, 2 * round(patches * len(own) / len(split.name) / 2))]] = True
+    return RawSplit(*(None if array is None else array[keep] for array in (split.name, split.image, split.group, split.number, split.mask)))
 
 
 def add_folds(train: Arrays, recipe: Recipe) -> None:

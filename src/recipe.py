@@ -19,11 +19,12 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Value = bool | int | float | str
-LossName = Literal["smooth_iou", "bce"]
+LossName = Literal["smooth_iou", "smooth_iou_per_patch", "bce", "focal"]
+Copy = Literal["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Generate(Section):
@@ -35,19 +36,32 @@ class Generate(Section):
 
 
 class Data(Section):
+    """`patches` keeps only about so many training patches, from every well its share (`src.preparation`)."""
+
     scaling: Literal["global", "per_pixel"] = "global"
+    patches: Count | None = None
 
 
 class Folds(Section):
-    """`groups` lists the wells of each held-out fold; without it, `count` folds (5) are balanced by `src.folds.balance`."""
+    """`groups` lists the wells of each held-out fold; without it, `count` folds (5) are balanced by `src.folds.balance`.
 
+    `scheme = "random"` splits by patch instead, as the CorroSeg paper does: a warning of what leaks, not a score. `run` trains only
+    these folds.
+    """
+
+    scheme: Literal["group", "random"] = "group"
     count: Annotated[int, Field(ge=2, le=100)] | None = None
+    run: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     groups: list[list[int]] | None = Field(default=None, min_length=2, max_length=100)
 
     @model_validator(mode="after")
     def check(self) -> "Folds":
         if self.groups and self.count:
             raise ValueError("folds.count and folds.groups exclude each other")
+        if self.groups and self.scheme == "random":
+            raise ValueError('folds.groups has no meaning with scheme = "random"')
+        if self.run and max(self.run) >= self.number:
+            raise ValueError(f"folds.run names fold {max(self.run)}, but there are {self.number}")
         return self
 
     @property
@@ -56,16 +70,23 @@ class Folds(Section):
 
 
 class Augment(Section):
-    """Symmetries drawn anew for every window of every batch (`src.augment`)."""
+    """Symmetries drawn anew for every window of every batch (`src.augment`).
+
+    With `copies` nothing is drawn: each epoch holds one full copy of the data for each name, as in the CorroSeg paper, section 5.1.
+    """
 
     flip_azimuth: bool = True
     flip_depth: bool = True
     roll: bool = True
     depth_shift: bool = True
+    copies: list[Copy] | None = Field(default=None, min_length=1)
 
 
 class Phase(Section):
-    """A stretch of training with one loss (a weighted sum), one optimiser and one learning-rate schedule."""
+    """A stretch of training with one loss (a weighted sum), one optimiser and one learning-rate schedule.
+
+    `frozen` lists parts of the network, by the beginnings of their names, that stay as they are: weights and batch statistics.
+    """
 
     epochs: Count
     loss: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default={"smooth_iou": 1.0}, min_length=1)
@@ -74,6 +95,9 @@ class Phase(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    focal_alpha: Fraction = 0.25
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    frozen: list[str] = []
 
 
 class Member(Section):
@@ -91,6 +115,7 @@ class Member(Section):
     augment: Augment = Augment()
     phases: list[Phase] = Field(alias="phase", min_length=1)
     selection: Literal["last", "best_on_held_out"] = "last"
+    patience: Count | None = None
 
     @model_validator(mode="after")
     def check(self) -> "Member":
@@ -98,6 +123,8 @@ class Member(Section):
             raise ValueError('network needs a name, as in network = { name = "ring_unet" }')
         if 2 * self.margin >= self.height:
             raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
+        if self.patience and self.selection == "last":
+            raise ValueError('patience stops on the held-out score and so needs selection = "best_on_held_out"')
         return self
 
     @property
@@ -141,6 +168,7 @@ class Task:
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     competition: str
+    prepared: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     seeds: list[Seed] = Field(default=[0], min_length=1)
     generate: Generate = Generate()
     data: Data = Data()
@@ -161,7 +189,12 @@ class Recipe(Section):
 
     def tasks(self) -> list[Task]:
         """The task table: members x seeds x folds, one whole seed after the other."""
-        return [Task(member.name, fold, seed) for member in self.members for seed in self.seeds for fold in range(self.folds.number)]
+        return [
+            Task(member.name, fold, seed)
+            for member in self.members
+            for seed in self.seeds
+            for fold in self.folds.run or range(self.folds.number)
+        ]
 
 
 def load(name: str, overrides: list[str] | None = None) -> Recipe:

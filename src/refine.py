@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 
 from src.artifacts import Arrays
-from src.baselines import Score
+from src.metrics import Score
 from src.pipe import strips
 from src.recipe import Postprocess
 
@@ -77,6 +77,8 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
         arrays: `image`, `valid`, `group`, `depth`, `phase` of the split; a patch without a valid pixel gets an empty mask.
         probability: (N, H, W).
     """
+    measured = arrays["valid"].any((1, 2))
+    probability = probability * measured[:, None, None]  # what was not measured is no seed of corrosion for its neighbours
     masks = {refinement: np.zeros(probability.shape, np.uint8) for refinement in refinements}
     for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]):
         image, p = strip.stack(arrays["image"]), strip.stack(probability.astype(np.float64))
@@ -87,7 +89,7 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
                     mask = walked > (refinement.threshold if beta is None else 0.5)
                     strip.unstack(remove_small(mask, refinement.min_size), masks[refinement])
     for mask in masks.values():
-        mask[~arrays["valid"].any((1, 2))] = 0
+        mask[~measured] = 0
     return masks
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")  # no screen is needed, and none is asked for
 
@@ -76,3 +77,30 @@ def page(result: dict[str, Any], text: str, pictures: dict[str, bytes]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>'
         f"<body><h1>{title}</h1><pre>{html.escape(text)}</pre>{images}</body></html>\n"
     )
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown; floats with four decimals."""
+    cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in table.itertuples(index=False)]
+    rows = [list(table.columns), ["---"] * len(table.columns), *cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figure:
+    """The held-out soft IoU of each variation over the epochs (mean and range over seeds), beside its scores on held-out wells.
+
+    Args:
+        histories: by variation, as `src.study.curves` gives them under the paper's protocol.
+        table: the study's table.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    for name, history in histories.items():
+        epochs = history.groupby("epoch")["held_out_soft_iou"].agg(["mean", "min", "max"])
+        (line,) = left.plot(epochs.index, epochs["mean"], label=name)
+        left.fill_between(epochs.index, epochs["min"], epochs["max"], color=line.get_color(), alpha=0.2)
+    left.set(title="paper's protocol: random patches held out", xlabel="epoch", ylabel="soft IoU, held out")
+    left.legend(fontsize=8)
+    right.barh(table["variation"], table["wells held out: official"], xerr=table["± (official)"])
+    right.invert_yaxis()
+    right.set(title="wells held out", xlabel="official score (mean patch IoU)")
+    return figure

@@ -16,10 +16,11 @@ from torch import nn
 from src import artifacts, augment, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling, fit_scaling
-from src.errors import UserError
-from src.inference import autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch
-from src.losses import combine
-from src.recipe import Member, Phase, Recipe, Task, to_toml
+from src.errors import UserError, did_you_mean
+from src.inference import autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
+from src.losses import of_phase
+from src.metrics import soft_iou
+from src.recipe import Augment, Member, Phase, Recipe, Task, to_toml
 from src.schedule import learning_rate
 from src.windows import Windows
 
@@ -27,22 +28,24 @@ Report = Callable[[float], None]  # told the finished share of a task, 0 to 1
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def weights_from(recipe: Recipe, task: Task, prepared: str) -> CreatedFrom:
-    """What a task's weights are made from; `prepared` is the digest of the prepared file."""
-    return {"format": str(artifacts.FORMAT), "prepared": prepared, "member": artifacts.digest(recipe.member(task.member))}
+def check(recipe: Recipe, paths: Paths) -> None:
+    """Let every network see a window once, without memory, so that what cannot work is found before anything is trained.
 
-
-def check(recipe: Recipe) -> None:
-    """Build every network once, without memory, so that a wrong name, option or height is found before anything is trained."""
+    Raises:
+        UserError: an unknown network or option, or windows that a network cannot take.
+    """
+    width = artifacts.read_shape(paths.prepared(recipe), "train/image")[2]
     for member in recipe.members:
+        table = {key: value for key, value in member.network.items() if key != "pretrained"}  # weights are fetched when they are needed
         with torch.device("meta"):
-            network = networks.create(member.network)
-        factor = getattr(network, "factor", 1)
-        if member.height % factor or member.margin % factor:
-            raise UserError(
-                f"member '{member.name}': height {member.height} and margin {member.margin} must be multiples of {factor} "
-                f"for network '{member.network['name']}'"
-            )
+            network = networks.create(table)
+            try:
+                network(torch.empty(2, 1, member.height, width))
+            except Exception as error:
+                raise UserError(
+                    f"member '{member.name}': network '{member.network['name']}' cannot take windows of "
+                    f"{member.height} rows and {width} columns ({error}): choose another height or network"
+                ) from None
 
 
 def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
@@ -52,40 +55,40 @@ def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
     return artifacts.up_to_date(paths.oof(recipe, task), predictions_from(recipe, task, paths, prepared))
 
 
-def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int, force: bool) -> None:
+def discard(recipe: Recipe, paths: Paths) -> None:
+    """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
+    for task in recipe.tasks():
+        for path in (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task)):
+            path.unlink(missing_ok=True)
+
+
+def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int) -> None:
     """Fit a task and predict its held-out fold; whatever is up to date already is kept.
 
     Args:
         prepared: digest of the prepared file.
         threads: CPU threads to use.
-        force: train again also where the weights are up to date.
     """
     set_up_torch(threads)
     with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
-        _fit_task(recipe, task, paths, prepared, device, force)
-        _predict_task(recipe, task, paths, prepared, device, force)
+        inputs = weights_from(recipe, task, prepared)
+        if not artifacts.up_to_date(paths.weights(recipe, task), inputs):
+            artifacts.write_text(paths.saved_recipe(recipe, task), to_toml(recipe))
+            progress = paths.progress(recipe, task)
+            train = read_split(paths, recipe, "train", "mask", "fold")
+            Fit(recipe, task, paths, inputs, device).run(train, lambda share: _write_share(progress, share))
+        paths.checkpoint(recipe, task).unlink(missing_ok=True)  # it has served
+        inputs = predictions_from(recipe, task, paths, prepared)
+        if not artifacts.up_to_date(paths.oof(recipe, task), inputs):
+            train = read_split(paths, recipe, "train", "fold")
+            network, scaling = load_network(recipe, task, paths, device)
+            name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
+            artifacts.write_arrays(paths.oof(recipe, task), {"name": name, "probability": probability}, inputs)
         paths.progress(recipe, task).unlink(missing_ok=True)
 
 
-def _fit_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, force: bool) -> None:
-    folder, inputs = paths.task(recipe, task), weights_from(recipe, task, prepared)
-    if not force and artifacts.up_to_date(paths.weights(recipe, task), inputs):
-        return
-    if force:
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
-    artifacts.write_text(folder / "recipe.toml", to_toml(recipe))
-    train = read_split(paths, recipe, "train", "mask", "fold")
-    Fit(recipe, task, folder, inputs, device).run(train, lambda share: artifacts.write_text(paths.progress(recipe, task), f"{share:.4f}"))
-
-
-def _predict_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, force: bool) -> None:
-    inputs = predictions_from(recipe, task, paths, prepared)
-    if not force and artifacts.up_to_date(paths.oof(recipe, task), inputs):
-        return
-    train = read_split(paths, recipe, "train", "fold")
-    network, scaling = load_network(recipe, task, paths, device)
-    name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
-    artifacts.write_arrays(paths.oof(recipe, task), {"name": name, "probability": probability}, inputs)
+def _write_share(path: Path, share: float) -> None:
+    path.write_text(f"{share:.4f}", encoding="utf-8")
 
 
 def predict_held_out(
@@ -108,7 +111,7 @@ class Fit:
 
     recipe: Recipe
     task: Task
-    folder: Path
+    paths: Paths
     created_from: CreatedFrom
     device: torch.device
 
@@ -126,8 +129,11 @@ class Fit:
         state = self.resume(network)
         start = state["epoch"]
         for epoch in range(start, member.epochs):
+            if member.patience and epoch - state["best_epoch"] > member.patience:
+                break
             phase, first = _phase_at(member.phases, epoch)
             if epoch in (first, start):
+                freeze(network, phase.frozen)
                 optimiser = _optimiser(network, phase)
                 if epoch == start and epoch > first:
                     optimiser.load_state_dict(state["optimiser"])
@@ -135,7 +141,7 @@ class Fit:
             loss = self.epoch(network, optimiser, windows, epoch, report)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.selection == "best_on_held_out":
-                line["held_out_score"] = self.keep_best(network, scaling, train, state)
+                line |= self.keep_best(network, scaling, train, state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
             self.write_history(state["history"])
             if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
@@ -148,16 +154,16 @@ class Fit:
         phase, first = _phase_at(member.phases, epoch)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        starts = windows.shuffled(member.augment.depth_shift, generator)
-        symmetries = augment.draw(member.augment, len(starts), windows.image.shape[1], generator, self.device)
-        loss_of = combine(phase.loss)
-        network.train()
+        starts, symmetries = _epoch_windows(windows, member.augment, generator)
+        loss_of = of_phase(phase)
+        _train_mode(network, phase.frozen)
         total = torch.zeros((), device=self.device)
-        for step, begin in enumerate(range(0, len(starts), member.batch_size)):
-            share = begin / len(starts)
+        steps = -(-len(starts) // member.batch_size)
+        for step in range(steps):
+            share = (step + 0.5) / steps  # half way through the step, so that neither the first nor the last learns nothing
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs)
-            batch = slice(begin, begin + member.batch_size)
+            batch = slice(step * member.batch_size, (step + 1) * member.batch_size)
             image, mask, weight = (
                 symmetries[batch].apply(windows.take(tensor, starts[batch])) for tensor in (windows.image, windows.mask, windows.weight)
             )
@@ -176,48 +182,56 @@ class Fit:
         """A seed for this member, fold, seed and epoch (-1: the initial weights)."""
         return int(artifacts.digest(f"{self.task.member} {self.task.fold} {self.task.seed} {epoch}")[:15], 16)
 
-    def keep_best(self, network: nn.Module, scaling: Scaling, train: Arrays, state: dict[str, Any]) -> str:
+    def keep_best(self, network: nn.Module, scaling: Scaling, train: Arrays, state: dict[str, Any], epoch: int) -> dict[str, str]:
         """Score the held-out fold, as the CorroSeg paper does to pick an epoch, and keep the weights of the best so far."""
         member = self.recipe.member(self.task.member)
         score_of = competitions.get(self.recipe.competition).score
         _, probability = predict_held_out(network, scaling, train, self.task.fold, self.recipe, member, self.device)
-        score = float(score_of(probability[:, 0] > 0.5, train["mask"][train["fold"] == self.task.fold]).mean())
+        truth = train["mask"][train["fold"] == self.task.fold]
+        score = float(score_of(probability[:, 0] > 0.5, truth).mean())
         if score > state["best_score"]:
-            state["best_score"], state["best"] = score, {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        return f"{score:.6f}"
+            state["best_score"], state["best_epoch"], state["best"] = (
+                score,
+                epoch,
+                {name: tensor.clone() for name, tensor in network.state_dict().items()},
+            )
+        return {"held_out_score": f"{score:.6f}", "held_out_soft_iou": f"{soft_iou(probability[:, 0], truth):.6f}"}
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""
-        path = self.folder / "checkpoint.pt"
+        path = self.paths.checkpoint(self.recipe, self.task)
+        shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
         if path.exists():
             try:
                 state = torch.load(path, map_location=self.device, weights_only=True)
-                if state["created_from"] == self.created_from:
+                fits = {name: tensor.shape for name, tensor in state["network"].items()} == shapes
+                if state["created_from"] == self.created_from and fits:
                     network.load_state_dict(state["network"])
                     return state
             except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
                 print(f"{path} is damaged: this task starts again from its first epoch")
-        return {"epoch": 0, "history": [], "best_score": -1.0, "best": {}}
+        return {"epoch": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
 
     def save_checkpoint(self, network: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], epoch: int) -> None:
         state |= {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "created_from": self.created_from}
-        with artifacts.replacing(self.folder / "checkpoint.pt") as partial:
-            torch.save(state, partial)
+        content = io.BytesIO()  # torch's own writing to a file hides why it failed
+        torch.save(state, content)
+        with artifacts.replacing(self.paths.checkpoint(self.recipe, self.task)) as partial:
+            partial.write_bytes(content.getbuffer())
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, history[0])
         writer.writeheader()
         writer.writerows(history)
-        artifacts.write_text(self.folder / "history.csv", text.getvalue())
+        artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
 
     def finish(self, network: nn.Module, scaling: Scaling, state: dict[str, Any]) -> None:
-        """Write the weights with their scaling; the checkpoint has served."""
+        """Write the weights with their scaling."""
         weights = state["best"] or network.state_dict()
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
-        artifacts.write_weights(self.folder / "weights.safetensors", arrays, self.created_from)
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        artifacts.write_weights(self.paths.weights(self.recipe, self.task), arrays, self.created_from)
 
 
 def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:
@@ -230,5 +244,44 @@ def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:
     raise IndexError(epoch)
 
 
+def _epoch_windows(windows: Windows, settings: Augment, generator: torch.Generator) -> tuple[torch.Tensor, augment.Symmetries]:
+    """The windows of an epoch in random order, by their first rows, and a symmetry for each."""
+    starts, width = windows.shuffled(settings.depth_shift, generator), windows.image.shape[1]
+    if settings.copies is None:
+        return starts, augment.draw(settings, len(starts), windows.height, width, generator).to(starts.device)
+    symmetries = augment.copies(settings.copies, len(starts), windows.height, width, generator).to(starts.device)
+    order = torch.randperm(len(starts) * len(settings.copies), generator=generator).to(starts.device)
+    return starts.repeat(len(settings.copies))[order], symmetries[order]
+
+
+def freeze(network: nn.Module, frozen: list[str]) -> None:
+    """Let only those weights learn whose names begin with none of `frozen`.
+
+    Raises:
+        UserError: a beginning that no weight has, or nothing left to learn.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for beginning in frozen:
+        if not any(_within(name, beginning) for name in names):
+            raise UserError(f'frozen = "{beginning}": {did_you_mean(beginning, {name.rpartition(".")[0] for name in names})[:200]}')
+    for name, weights in network.named_parameters():
+        weights.requires_grad = not any(_within(name, beginning) for beginning in frozen)
+    if not any(weights.requires_grad for weights in network.parameters()):
+        raise UserError("frozen leaves nothing of the network to learn: name fewer parts")
+
+
+def _train_mode(network: nn.Module, frozen: list[str]) -> None:
+    """Training mode, but evaluation mode for frozen parts, whose batch statistics are to stay too."""
+    network.train()
+    for name, module in network.named_modules():
+        if any(_within(name, beginning) for beginning in frozen):
+            module.eval()
+
+
+def _within(name: str, beginning: str) -> bool:
+    return name == beginning or name.startswith(beginning + ".")
+
+
 def _optimiser(network: nn.Module, phase: Phase) -> torch.optim.Optimizer:
-    return OPTIMISERS[phase.optimiser](network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True)
+    learning = [weights for weights in network.parameters() if weights.requires_grad]
+    return OPTIMISERS[phase.optimiser](learning, lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import artifacts, ensemble, metrics, recipe
+from src import artifacts, ensemble, inference, metrics, recipe
 from src.errors import UserError
 
 NAMES = np.array([f"well_{k}" for k in range(6)], object)
@@ -126,18 +126,31 @@ def test_a_choice_is_described_by_its_thresholds() -> None:
     assert ensemble.describe_thresholds(choice) == {"threshold": 0.5, "threshold_without_fold": {"0": 0.05, "1": 0.95}, "oof_score": 0.75}
 
 
-def test_a_missing_prediction_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+def test_the_ensemble_is_made_from_predictions_of_todays_weights_only(tmp_path: Path) -> None:
     tree = {"name": "tiny", "competition": "x", "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}]}
     tiny = recipe.parse(tree | {"folds": {"count": 2}, "seeds": [5]}, "tiny")
     paths = artifacts.Paths(tmp_path / "data", tmp_path)
     assert [[file.parent.name for file in source] for source in ensemble.oof_files(tiny, paths)] == [["fold0_seed5", "fold1_seed5"]]
     assert [[file.name for file in source] for source in ensemble.test_files(tiny, paths)] == [["test.h5"], ["test.h5"]]
-    for name, stage in (("oof.h5", "01_train_folds.py"), ("test.h5", "02_predict.py")):
-        with pytest.raises(UserError, match=rf"{name} is missing: run python {stage} tiny first"):
-            ensemble.created_from(tiny, paths, "")
+
+    def make(value: float) -> None:
+        """All that stages 01 and 02 would make, with weights and predictions of one value."""
         for task in tiny.tasks():
-            write((paths.task(tiny, task) / name), NAMES, predictions(0))
+            weights = {"w": np.full(1, value, np.float32)}
+            artifacts.write_weights(paths.weights(tiny, task), weights, inference.weights_from(tiny, task, "p"))
+            inputs = inference.predictions_from(tiny, task, paths, "p")
+            for file in (paths.oof(tiny, task), paths.test(tiny, task)):
+                artifacts.write_arrays(file, {"name": NAMES, "probability": predictions(value)}, inputs)
+
+    with pytest.raises(UserError, match=r"weights\.safetensors is missing .* 01_train_folds\.py"):
+        ensemble.created_from(tiny, paths, "p")
+    make(0)
     before = ensemble.created_from(tiny, paths, "p")
     assert ensemble.created_from(tiny, paths, "p") == before
-    write(paths.oof(tiny, tiny.tasks()[1]), NAMES, predictions(1))
+    with pytest.raises(UserError, match="01_train_folds"):
+        ensemble.created_from(tiny, paths, "other data")
+    paths.test(tiny, tiny.tasks()[1]).unlink()
+    with pytest.raises(UserError, match=r"test\.h5 is missing .* 02_predict\.py"):
+        ensemble.created_from(tiny, paths, "p")
+    make(1)
     assert ensemble.created_from(tiny, paths, "p") != before

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from src.losses import LOSSES, combine
+from src.losses import bce, focal, of_phase, smooth_iou, smooth_iou_per_patch
 from src.recipe import Phase
 from src.schedule import learning_rate
+
+LOSSES = {"smooth_iou": smooth_iou, "smooth_iou_per_patch": smooth_iou_per_patch, "bce": bce, "focal": focal(0.25, 2.0)}
 
 
 def example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -52,10 +54,30 @@ def test_a_batch_without_weights_gives_a_finite_loss(name):
     assert torch.isfinite(LOSSES[name](logits, truth, 0 * weight))
 
 
-def test_a_combination_is_the_weighted_sum():
+def test_smooth_iou_per_patch_is_the_mean_over_patches():
     logits, truth, weight = example()
-    expected = 2 * LOSSES["smooth_iou"](logits, truth, weight) + 0.5 * LOSSES["bce"](logits, truth, weight)
-    assert combine({"smooth_iou": 2.0, "bce": 0.5})(logits, truth, weight) == expected
+    alone = [smooth_iou(logits[i : i + 1], truth[i : i + 1], weight[i : i + 1]) for i in range(len(logits))]
+    assert smooth_iou_per_patch(logits, truth, weight).item() == pytest.approx(sum(map(float, alone)) / len(alone))
+    assert smooth_iou_per_patch(logits, truth, weight) != smooth_iou(logits, truth, weight)
+
+
+def test_focal_with_gamma_0_is_bce():
+    logits, truth, weight = example()
+    assert 2 * focal(0.5, 0.0)(logits, truth, weight).item() == pytest.approx(bce(logits, truth, weight).item())
+
+
+def test_focal_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]]]])  # probabilities 1/2 and 3/4
+    truth = torch.tensor([[[[0.0, 1.0]]]])
+    expected = -(0.75 * 0.5**2 * math.log(0.5) + 0.25 * 0.25**2 * math.log(0.75)) / 2
+    assert focal(0.25, 2.0)(logits, truth, torch.ones_like(truth)).item() == pytest.approx(expected)
+
+
+def test_a_phase_combines_its_losses_by_weight():
+    logits, truth, weight = example()
+    phase = Phase(epochs=1, loss={"smooth_iou": 2.0, "focal": 0.5}, focal_alpha=0.4, focal_gamma=1.0)
+    expected = 2 * smooth_iou(logits, truth, weight) + 0.5 * focal(0.4, 1.0)(logits, truth, weight)
+    assert of_phase(phase)(logits, truth, weight) == expected
 
 
 def test_cosine_schedule_climbs_then_falls_to_zero():

@@ -42,3 +42,9 @@ def test_iou_agrees_with_scikit_learn() -> None:
     result = metrics.patch_iou(prediction, truth)
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+def test_soft_iou_by_hand_and_over_all_pixels_together() -> None:
+    probability = np.array([[[0.5, 0.75]], [[0.0, 0.0]]])
+    truth = np.array([[[0, 1]], [[0, 0]]], np.uint8)
+    assert metrics.soft_iou(probability, truth) == pytest.approx(0.75 / 1.5)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from src import networks
 from src.errors import UserError
@@ -35,18 +37,93 @@ def test_ring_unet_is_small():
     assert 0.1e6 < count < 0.5e6
 
 
-def test_cat_corroseg_matches_the_papers_count_less_the_unused_classifier():
-    network = networks.create({"name": "cat_corroseg"})
-    unused_classifier = 2048 * 1000 + 1000
-    count = sum(weights.numel() for weights in network.parameters())
-    assert count + unused_classifier == pytest.approx(73.9e6, rel=0.01)
+UNUSED_CLASSIFIER = 2048 * 1000 + 1000  # of the ResNet50 in the paper's code, which counts it
 
 
-def test_cat_corroseg_has_the_papers_feature_sizes():
+@pytest.mark.parametrize(
+    ("name", "published", "unused"),
+    [("cat_corroseg", 73.9e6, UNUSED_CLASSIFIER), ("add_corroseg", 80.9e6, UNUSED_CLASSIFIER), ("xscat_unet", 0.117e6, 0)],
+)
+def test_parameters_match_the_papers_code(name, published, unused):
+    count = sum(weights.numel() for weights in networks.create({"name": name}).parameters())
+    assert count + unused == pytest.approx(published, rel=0.01)
+
+
+def test_corroseg_has_the_papers_feature_sizes():
     network = networks.create({"name": "cat_corroseg"}).eval()
     features = network.encoder(torch.randn(1, 1, 36, 36))
     assert [tuple(feature.shape[1:3]) for feature in features] == [(64, 18), (256, 9), (512, 5), (1024, 3), (2048, 2)]
-    assert network(torch.randn(1, 1, 36, 36)).shape == (1, 1, 36, 36)
+
+
+SMALL = {"encoder": "resnet18"}
+TABLES = [
+    {"name": "xscat_unet"},
+    {"name": "sadd_unet"},
+    {"name": "fcn_transposed", "batch_norm": False},
+    {"name": "fcn_bilinear"},
+    {"name": "cat_corroseg", **SMALL, "batch_norm": False, "copies": 3},
+    {"name": "add_corroseg", **SMALL, "dropout": "A"},
+    {"name": "deeplab_v3", **SMALL},
+    {"name": "ring_unet"},
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table["name"])
+@pytest.mark.parametrize("height", [36, 72])
+def test_every_network_gives_logits_of_its_inputs_size(table, height):
+    assert networks.create(table)(torch.randn(2, 1, height, 36)).shape == (2, 1, height, 36)
+
+
+def test_the_baseline_takes_patches_only():
+    network = networks.create({"name": "baseline_cnn"})
+    assert network(torch.randn(2, 1, 36, 36)).shape == (2, 1, 36, 36)
+    with pytest.raises(ValueError, match="36x36"):
+        network(torch.randn(2, 1, 72, 36))
+
+
+@pytest.mark.parametrize("name", ["cat_corroseg", "add_corroseg", "sadd_unet", "fcn_bilinear", "baseline_cnn"])
+def test_dropout_acts_in_training_and_is_off_in_prediction(name):
+    torch.manual_seed(0)
+    table = {"name": name, "dropout": "B"} | (SMALL if "corroseg" in name else {})
+    network, x = networks.create(table), torch.randn(4, 1, 36, 36)
+    for module in network.modules():  # so that only dropout can make a difference
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+def test_dropout_follows_the_encoder_stages_of_the_policy():
+    network = networks.create({"name": "cat_corroseg", "dropout": "A", **SMALL})
+    assert [drop.p for drop in network.encoder.drops] == [0, 0.1, 0.1, 0.2, 0]
+    assert [drop.p for drop in network.drops] == [0.2, 0.2, 0.1, 0.1]
+    for drop in network.encoder.drops:
+        drop.p = 1.0 if drop.p == 0.2 else 0.0
+    network.train()
+    fine, _, _, fourth, _ = network.encoder(torch.randn(4, 1, 36, 36))
+    assert fine.any() and not fourth.any()
+
+
+def test_weights_from_a_file_are_loaded_and_never_replaced_by_random_ones(tmp_path):
+    source = timm.create_model("resnet18", features_only=True, in_chans=1)
+    save_file(dict(source.state_dict()), tmp_path / "weights.safetensors")
+    loaded = networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / "weights.safetensors")})
+    assert torch.equal(loaded.encoder.features.state_dict()["layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    for name in ("missing", "damaged"):
+        with pytest.raises(UserError, match=name):
+            networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / f"{name}.safetensors")})
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
+    def offline(*_args, **_options):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match="could not be fetched") as caught:
+        networks.create({"name": "cat_corroseg", "pretrained": True})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +132,8 @@ def test_cat_corroseg_has_the_papers_feature_sizes():
         ({"name": "ring_unit"}, "ring_unet"),
         ({"name": "ring_unet", "chanels": [8, 16]}, "channels"),
         ({"name": "ring_unet", "channels": 5}, "ring_unet"),
+        ({"name": "cat_corroseg", "dropout": "C"}, "dropout is one of"),
+        ({"name": "cat_corroseg", "encoder": "resnet5O"}, "resnet50"),
     ],
 )
 def test_a_wrong_network_table_is_one_line_with_a_hint(table, hint):

@@ -82,7 +82,7 @@ def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
 
 
 def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
-    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, groups")
+    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, groups, run, scheme")
 
 
 @pytest.mark.parametrize(
@@ -223,3 +223,8 @@ def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
     assert recipe.dump(loaded.folds) == recipe.dump(recipe.load(minimal, ["data.scaling=per_pixel"]).folds)
     assert recipe.dump(loaded.folds) != recipe.dump(recipe.load(minimal, ["folds.count=4"]).folds)
     assert recipe.Folds.model_validate_json(recipe.dump(loaded.folds)) == loaded.folds
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem)
+def test_every_corroseg_recipe_holds_out_the_same_wells(path: Path) -> None:
+    assert recipe.load(str(path)).folds.groups == [[3], [12, 13, 15], [7, 8, 9], [10, 11, 14], [1, 2, 4, 5, 6]]

@@ -194,7 +194,32 @@ def test_stages_out_of_order_say_which_comes_first(tmp_path):
     place.run("00_prepare_data.py")
     assert "01_train_folds.py" in place.refused("02_predict.py")
     assert "01_train_folds.py" in place.refused("03_ensemble.py")
-    assert "03_ensemble.py" in place.refused("04_postprocess.py")
+    assert "01_train_folds.py" in place.refused("04_postprocess.py")
+
+
+def test_a_stage_refuses_what_an_earlier_one_has_not_caught_up_with(copy):
+    """New settings must go through every stage that they matter to; old predictions are never taken for new ones."""
+    epochs, rolls = ("--set", "member.phase.epochs=2"), ("--set", "inference.rolls=[0, 3]")
+    for stage in STAGES[2:]:
+        assert "01_train_folds.py" in copy.refused(stage, *epochs)
+    copy.run("01_train_folds.py", *rolls)
+    for stage in STAGES[3:]:
+        assert "02_predict.py" in copy.refused(stage, *rolls)
+    copy.run("02_predict.py", *rolls)
+    assert "03_ensemble.py" in copy.refused("04_postprocess.py", *rolls)
+
+
+def test_force_trains_again_to_the_same_bytes(copy):
+    copy.run("01_train_folds.py", "--set", "name=again")
+    before = copy.files("data/runs/again/**/weights.safetensors")
+    assert "0 of them up to date" in copy.run("01_train_folds.py", "--set", "name=again", "--force")
+    assert len(before) == 3 and copy.files("data/runs/again/**/weights.safetensors") == before
+
+
+def test_a_missing_report_is_written_again(copy):
+    (copy.folder / "submissions/tiny.html").unlink()
+    copy.run("04_postprocess.py")
+    assert (copy.folder / "submissions/tiny.html").exists()
 
 
 def test_other_folds_than_prepared_are_refused(finished):
@@ -251,15 +276,20 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     assert place.files("submissions/*.csv") == finished.files("submissions/*.csv")
 
 
-def test_no_space_left_is_one_line_and_what_was_there_stays(copy):
+@pytest.mark.parametrize(
+    ("stage", "redo", "artifact"),
+    [("00_prepare_data.py", ["--set", "data.scaling=per_pixel"], "demo.h5"), ("01_train_folds.py", ["--force"], "checkpoint.pt")],
+)
+def test_no_space_left_is_one_line_and_what_was_there_stays(copy, stage, redo, artifact):
     before = copy.files("data/prepared/*")
     limited = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.argv = sys.argv[1:]; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.argv = sys.argv[1:]; "
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = [sys.executable, "-c", limited, *copy.command("00_prepare_data.py", "--force")]
+    command = [sys.executable, "-c", limited, *copy.command(stage, *redo, "--jobs", "1")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "no space left" in done.stderr and "demo.h5" in done.stderr
+    message = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and message.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+    assert "no space left" in message and artifact in message
     assert copy.files("data/prepared/*") == before

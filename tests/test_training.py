@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src import artifacts, augment, inference, recipe, training
+from src.artifacts import Paths
 from src.augment import Symmetries
 from src.cleaning import Scaling
 from src.recipe import Augment, Task
@@ -60,36 +61,66 @@ def tiny(**member: object) -> recipe.Recipe:
     return recipe.parse({"name": "tiny", "competition": "demo", "folds": {"count": 2}, "member": [settings]}, "test")
 
 
-def fit(
-    chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None
-) -> dict[str, np.ndarray]:
-    folder.mkdir(exist_ok=True)
-    training.Fit(chosen, Task("net", fold, seed), folder, {"made": "here"}, CPU).run(train, report)
-    return artifacts.read_weights(folder / "weights.safetensors")
+def fit(chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None, made="here"):
+    """The weights of one task, trained in a folder of its own."""
+    task, paths = Task("net", fold, seed), Paths(folder, folder)
+    training.Fit(chosen, task, paths, {"made": made}, CPU).run(train, report)
+    return artifacts.read_weights(paths.weights(chosen, task))
+
+
+def only(folder, name: str):
+    (path,) = folder.glob(f"**/{name}")
+    return path
 
 
 def digest(folder) -> str:
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(only(folder, "weights.safetensors").read_bytes()).hexdigest()
+
+
+def history(folder, column: str) -> list[float]:
+    return [float(line[column]) for line in csv.DictReader(only(folder, "history.csv").open())]
 
 
 def losses(folder) -> list[float]:
-    return [float(line["loss"]) for line in csv.DictReader((folder / "history.csv").open())]
+    return history(folder, "loss")
 
 
 def test_symmetries_are_flips_then_an_exact_roll():
     x = torch.arange(3 * 4 * 6.0).reshape(3, 1, 4, 6)
-    drawn = Symmetries(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 5]))
+    drawn = Symmetries(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 5]), torch.tensor([0, 0, 0]))
     expected = np.stack([np.roll(x[0, 0].numpy()[:, ::-1], 2, 1), x[1, 0].numpy()[::-1], np.roll(x[2, 0].numpy()[::-1, ::-1], 5, 1)])
     np.testing.assert_array_equal(drawn.apply(x)[:, 0].numpy(), expected)
 
 
 def test_symmetries_are_drawn_only_where_asked_for():
     generator = torch.Generator().manual_seed(0)
-    off = augment.draw(Augment(flip_azimuth=False, flip_depth=False, roll=False), 50, 36, generator, CPU)
+    off = augment.draw(Augment(flip_azimuth=False, flip_depth=False, roll=False), 50, 36, 36, generator)
     assert not off.flip_depth.any() and not off.flip_azimuth.any() and not off.roll.any()
-    on = augment.draw(Augment(), 500, 36, generator, CPU)
+    on = augment.draw(Augment(), 500, 36, 36, generator)
     assert set(on.flip_depth.tolist()) == set(on.flip_azimuth.tolist()) == {0, 1}
     assert set(on.roll.tolist()) == set(range(36))
+
+
+def test_copies_are_the_papers_transforms_in_order():
+    names = ["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
+    x = torch.arange(2 * 4 * 6.0).reshape(2, 1, 4, 6)
+    drawn = augment.copies(names, 2, 4, 6, torch.Generator().manual_seed(2))
+    got = drawn.apply(x.repeat(5, 1, 1, 1)).reshape(5, 2, 1, 4, 6)
+    for copy, flip in zip(got, ([], [3], [2], [2, 3]), strict=False):
+        assert torch.equal(copy, x.flip(flip))
+    for patch, rolled in zip(x, got[4], strict=True):
+        assert any(torch.equal(rolled, patch.roll((r, c), (1, 2))) for r in range(4) for c in range(6))
+    assert drawn.roll[8:].any() and drawn.roll_depth[8:].any()
+
+
+def test_an_epoch_of_copies_holds_each_window_once_a_copy():
+    train = wells(patches=5, groups=2)
+    windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
+    settings = Augment(depth_shift=False, copies=["none", "both_flips", "flip_depth"])
+    starts, symmetries = training._epoch_windows(windows, settings, torch.Generator().manual_seed(0))
+    seen = sorted(zip(starts.tolist(), symmetries.flip_depth.tolist(), symmetries.flip_azimuth.tolist(), strict=True))
+    assert seen == sorted((start, *flips) for start in set(starts.tolist()) for flips in ((0, 0), (1, 1), (1, 0)))
+    assert len(seen) == 30
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -163,29 +194,81 @@ def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_
     fit(chosen, train, tmp_path / "undisturbed")
     with pytest.raises(Killed):
         fit(chosen, train, tmp_path / "killed", report=kill)
-    assert len(losses(tmp_path / "killed")) == killed_in_epoch if killed_in_epoch else not (tmp_path / "killed" / "history.csv").exists()
+    assert len(list((tmp_path / "killed").glob("**/checkpoint.pt"))) == min(killed_in_epoch, 1)
+    assert killed_in_epoch == 0 or len(losses(tmp_path / "killed")) == killed_in_epoch
     torch.rand(7)  # whatever else drew random numbers in between
     fit(chosen, train, tmp_path / "killed")
     assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
     assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
 
 
-def test_a_checkpoint_of_other_inputs_or_a_damaged_one_is_not_resumed(tmp_path, capsys):
+def test_a_checkpoint_of_other_inputs_is_not_resumed(tmp_path):
+    chosen, old, new = tiny(phase=PHASES), wells(4, 2, seed=1), wells(4, 2)
+
+    def kill(share: float) -> None:
+        if share > 0.5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(chosen, old, tmp_path / "changed", report=kill, made="of old data")
+    assert only(tmp_path / "changed", "checkpoint.pt").exists()
+    fit(chosen, new, tmp_path / "changed")
+    fit(chosen, new, tmp_path / "fresh")
+    assert digest(tmp_path / "changed") == digest(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
     train, chosen = wells(4, 2), tiny()
     fit(chosen, train, tmp_path / "fresh")
-    for name, content in (("damaged", b"not a checkpoint"), ("empty", b"")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "checkpoint.pt").write_bytes(content)
-        fit(chosen, train, tmp_path / name)
-        assert digest(tmp_path / name) == digest(tmp_path / "fresh")
-        assert "damaged" in capsys.readouterr().out
+    checkpoint = Paths(tmp_path / "damaged", tmp_path).checkpoint(chosen, Task("net", 0, 0))
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(content)
+    fit(chosen, train, tmp_path / "damaged")
+    assert digest(tmp_path / "damaged") == digest(tmp_path / "fresh")
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
+    """Two phases of an encoder's life, looked at after each."""
+    train = wells(4, 2)
+    network = {"name": "cat_corroseg", "encoder": "resnet18"}
+    frozen = [["encoder"], ["encoder.features.conv1", "encoder.features.bn1", "encoder.features.layer1"], []]
+    phases = [{"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0, "frozen": names} for names in frozen]
+    weights = [fit(tiny(network=network, phase=phases[:count]), train, tmp_path / str(count)) for count in (1, 2, 3)]
+    torch.manual_seed(training.Fit(tiny(network=network), Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU).seed_of(-1))
+    start = {name: tensor.numpy() for name, tensor in inference.networks.create(network).state_dict().items()}
+
+    def moved(before, after, part):
+        return [not np.array_equal(before[name], after[name]) for name in before if name.startswith(part)]
+
+    assert not any(moved(start, weights[0], "encoder.")) and any(moved(start, weights[0], "steps."))
+    assert not any(moved(weights[0], weights[1], "encoder.features.layer1."))
+    assert all(moved(weights[0], weights[1], "encoder.features.layer2."))
+    assert all(moved(weights[1], weights[2], "encoder.features.layer1."))
+
+
+def test_a_frozen_part_that_is_not_there_is_refused():
+    network = inference.networks.create({"name": "ring_unet", "channels": [4, 8]})
+    with pytest.raises(training.UserError, match="encoder"):
+        training.freeze(network, ["encodr"])
+    with pytest.raises(training.UserError, match="nothing"):
+        training.freeze(network, ["encoder", "decoder", "up", "head"])
+
+
+def test_training_stops_when_the_held_out_score_has_not_risen_for_its_patience(tmp_path):
+    chosen = tiny(selection="best_on_held_out", patience=2, phase=[{"epochs": 40, "learning_rate": 1e-9}])
+    fit(chosen, wells(4, 2), tmp_path)
+    scores = history(tmp_path, "held_out_score")
+    assert len(scores) < 40
+    assert len(scores) - 1 - int(np.argmax(scores)) == 2
 
 
 def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     train = wells(6, 2)
     chosen = tiny(selection="best_on_held_out", phase=[{"epochs": 4, "learning_rate": 0.02, "schedule": "constant"}])
     fit(chosen, train, tmp_path)
-    scores = [float(line["held_out_score"]) for line in csv.DictReader((tmp_path / "history.csv").open())]
+    scores = history(tmp_path, "held_out_score")
     network, scaling = loaded(chosen, tmp_path)
     name, probability = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)
     truth = {n: m for n, m in zip(train["name"], train["mask"], strict=True)}
@@ -194,7 +277,7 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
 
 
 def loaded(chosen: recipe.Recipe, folder):
-    arrays = artifacts.read_weights(folder / "weights.safetensors")
+    arrays = artifacts.read_weights(only(folder, "weights.safetensors"))
     scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
     network = inference.networks.create(chosen.members[0].network)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -270,6 +353,26 @@ def test_cuda_is_never_replaced_silently(monkeypatch):
         inference.choose_device("cuda")
 
 
-def test_heights_that_do_not_fit_the_network_are_refused_before_training():
-    with pytest.raises(training.UserError, match="multiples of 2"):
-        training.check(tiny(height=37))
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"height": 37},
+        {"network": {"name": "ring_unet", "channels": [4, 8, 8, 8]}, "height": 72},  # 36 columns are no multiple of 8
+        {"network": {"name": "ring_unet", "channels": []}},
+        {"network": {"name": "ring_unet", "channels": [0, 4]}},
+        {"network": {"name": "baseline_cnn"}, "height": 72},
+    ],
+)
+def test_networks_that_cannot_work_are_refused_in_one_line_before_training(member, tmp_path):
+    paths, chosen = Paths(tmp_path, tmp_path), tiny(**member)
+    artifacts.write_arrays(paths.prepared(chosen), {"train/image": np.zeros((1, 36, 36), np.float32)}, {})
+    with pytest.raises(training.UserError, match="network") as caught:
+        training.check(chosen, paths)
+    assert len(str(caught.value)) < 400
+
+
+def test_pixels_are_valid_where_the_prepared_file_does_not_say(tmp_path):
+    paths, chosen, train = Paths(tmp_path, tmp_path), tiny(), wells(2, 1)
+    del train["valid"]
+    artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
+    assert inference.read_split(paths, chosen, "train", "mask")["valid"].all()

@@ -36,8 +36,10 @@ def create(network: dict[str, Any]) -> nn.Module:
             raise UserError(f"network '{network['name']}' has no option '{key}': {did_you_mean(key, known)}")
     try:
         return build(**options)
-    except (TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever layers raise about sizes that make no sense
         raise UserError(f"network '{network['name']}': {error}") from None
 
 
-from src.networks import corroseg, ring_unet  # noqa: E402, F401  (they register themselves)
+from src.networks import corroseg, library, ring_unet  # noqa: E402, F401  (they register themselves)
