@@ -140,7 +140,7 @@ def _csv_rows(content: bytes, path: Path) -> list[bytes]:
     for row in rows:
         if row.count(b",") != PIXELS:
             name = row.partition(b",")[0].decode("utf-8", "replace")[:80]
-            raise UserError(f"{path}: {name} has {row.count(b',')} values instead of {PIXELS}: download the file again")
+            raise UserError(f"{path}: {name} has {row.count(b',')} values instead of {PIXELS}: download it again")
     return rows
 
 
@@ -204,7 +204,7 @@ def _read_zip(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                 if not info.filename.endswith(".npy"):
                     continue
                 if info.file_size > LARGEST_NPY:
-                    raise UserError(f"{where} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch: download the file again")
+                    raise UserError(f"{where} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch: download it again")
                 yield info.filename.rpartition("/")[2].removesuffix(".npy"), _parse_npy(archive.read(info), where)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"{path}: cannot be read ({error}): download it again") from None
