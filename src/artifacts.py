@@ -82,6 +82,9 @@ class Paths:
     def ensemble(self, recipe: Recipe) -> Path:
         return self.data / "ensembles" / f"{recipe.name}.h5"
 
+    def study(self, name: str) -> Path:
+        return self.data / "studies" / name
+
     def submission(self, recipe: Recipe, ending: str = ".csv") -> Path:
         return self.submissions / f"{recipe.name}{ending}"
 

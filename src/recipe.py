@@ -141,9 +141,15 @@ class Inference(Section):
 
 
 class Postprocess(Section):
-    """Candidates for the refinement; 04_postprocess.py chooses among them out of fold."""
+    """Candidates for the refinement; 04_postprocess.py chooses among them out of fold.
+
+    `apply = "always"` refines by the best of them also where that does not raise the out-of-fold score. `walk_on = "patches"` walks
+    each patch by itself, with an open seam, on intensities stretched to 0..255, as the CorroSeg paper does in its section 6.
+    """
 
     random_walker: bool = True
+    walk_on: Literal["strips", "patches"] = "strips"
+    apply: Literal["if_better", "always"] = "if_better"
     seed_above: Fraction = 0.9
     seed_below: Fraction = 0.1
     betas: list[Annotated[float, Field(ge=0)]] = [0.1, 1.0, 10.0]
@@ -153,6 +159,8 @@ class Postprocess(Section):
     def check(self) -> "Postprocess":
         if self.seed_below >= self.seed_above:
             raise ValueError("seed_below must be smaller than seed_above")
+        if self.apply == "always" and not (self.random_walker and self.betas) and max(self.min_sizes, default=0) < 2:
+            raise ValueError('apply = "always" needs a random walker or a min_size to apply')
         return self
 
 

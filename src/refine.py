@@ -7,10 +7,11 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
+from skimage import segmentation
 
 from src.artifacts import Arrays
 from src.metrics import Score
-from src.pipe import strips
+from src.pipe import Strip, strips
 from src.recipe import Postprocess
 
 
@@ -55,6 +56,7 @@ def choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], s
         thresholds: as `src.ensemble.describe_thresholds` gives them.
     """
     without = {fold: thresholds["threshold_without_fold"][str(fold)] for fold in np.unique(train["fold"]).tolist()}
+    usual = settings.apply == "if_better"
     final = candidates(settings, thresholds["threshold"])
     wanted = dict.fromkeys(c for threshold in [thresholds["threshold"], *without.values()] for c in candidates(settings, threshold))
     scores = {c: score(mask, train["mask"]) for c, mask in refine(train, probability, list(wanted), settings).items()}
@@ -62,10 +64,11 @@ def choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], s
     nested, plain = np.empty(len(probability)), np.empty(len(probability))
     for fold, threshold in without.items():
         own = train["fold"] == fold
-        best = max(candidates(settings, threshold), key=lambda c: scores[c][~own].mean())
+        allowed = [c for c in candidates(settings, threshold) if usual or not c.plain]
+        best = max(allowed, key=lambda c: scores[c][~own].mean())
         nested[own], plain[own] = scores[best][own], scores[Refinement(threshold)][own]
-    best = max(final, key=lambda c: scores[c].mean())
-    if best.plain or nested.mean() <= plain.mean():
+    best = max([c for c in final if usual or not c.plain], key=lambda c: scores[c].mean())
+    if usual and (best.plain or nested.mean() <= plain.mean()):
         best, nested = Refinement(thresholds["threshold"]), plain
     return Chosen(best, nested, plain, {c: float(scores[c].mean()) for c in final})
 
@@ -81,9 +84,8 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
     probability = probability * measured[:, None, None]  # what was not measured is no seed of corrosion for its neighbours
     masks = {refinement: np.zeros(probability.shape, np.uint8) for refinement in refinements}
     for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]):
-        image, p = strip.stack(arrays["image"]), strip.stack(probability.astype(np.float64))
         for beta in {refinement.beta for refinement in refinements}:
-            walked = p if beta is None else random_walker(image, p, beta, settings.seed_above, settings.seed_below)
+            walked = _walk(strip, arrays["image"], probability, beta, settings)
             for refinement in refinements:
                 if refinement.beta == beta:
                     mask = walked > (refinement.threshold if beta is None else 0.5)
@@ -91,6 +93,18 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
     for mask in masks.values():
         mask[~measured] = 0
     return masks
+
+
+def _walk(strip: Strip, image: np.ndarray, probability: np.ndarray, beta: float | None, settings: Postprocess) -> np.ndarray:
+    """What a random walker makes of a strip's probability; without `beta`, the probability itself."""
+    limits = settings.seed_above, settings.seed_below
+    if beta is not None and settings.walk_on == "patches":
+        walked = np.zeros(probability.shape)
+        for row in strip.index[strip.index >= 0]:
+            walked[row] = random_walker_on_patch(image[row], probability[row].astype(np.float64), beta, *limits)
+        return strip.stack(walked)
+    p = strip.stack(probability.astype(np.float64))
+    return p if beta is None else random_walker(strip.stack(image), p, beta, *limits)
 
 
 def random_walker(image: np.ndarray, probability: np.ndarray, beta: float, above: float, below: float) -> np.ndarray:
@@ -112,26 +126,39 @@ def random_walker(image: np.ndarray, probability: np.ndarray, beta: float, above
         return probability
     if not free.any():
         return result
-    number = np.arange(image.size).reshape(image.shape)
-    a = np.concatenate([number.ravel(), number[:-1].ravel()])
-    b = np.concatenate([np.roll(number, -1, axis=1).ravel(), number[1:].ravel()])
-    touching = free.ravel()[a] | free.ravel()[b]  # an edge between two seeds has no say
+    a, b = _neighbours(image.shape)
+    free, seed, values = free.ravel(), result.ravel(), image.ravel().astype(np.float64)
+    touching = free[a] | free[b]  # an edge between two seeds has no say
     a, b = a[touching], b[touching]
-    difference = image.ravel()[a].astype(np.float64) - image.ravel()[b]
-    weight = np.exp(-beta * difference**2 / (10 * image.std(dtype=np.float64) or 1.0)) + 1e-10
-    place = np.cumsum(free).ravel() - 1
-    inside = free.ravel()[a] & free.ravel()[b]
-    degree = np.bincount(place[a][free.ravel()[a]], weight[free.ravel()[a]], free.sum())
-    degree += np.bincount(place[b][free.ravel()[b]], weight[free.ravel()[b]], free.sum())
-    rows, columns, off = place[a][inside], place[b][inside], -weight[inside]
-    laplacian = sparse.coo_array((off, (rows, columns)), shape=(free.sum(), free.sum()))
-    laplacian = laplacian + laplacian.T + sparse.diags_array(degree)
-    pull = np.zeros(free.sum())
+    weight = np.exp(-beta * (values[a] - values[b]) ** 2 / (10 * values.std() or 1.0)) + 1e-10
+
+    # The Laplacian of the free pixels, and how strongly corroded seeds pull at each.
+    count, place = int(free.sum()), np.cumsum(free) - 1
+    degree, pull = np.zeros(count), np.zeros(count)
     for here, there in ((a, b), (b, a)):
-        met = free.ravel()[here] & (result.ravel()[there] == 1)
-        np.add.at(pull, place[here][met], weight[met])
-    result[free] = spsolve(sparse.csc_array(laplacian), pull).clip(0, 1)
+        own = free[here]
+        degree += np.bincount(place[here[own]], weight[own], count)
+        pull += np.bincount(place[here[own]], (weight * seed[there] * ~free[there])[own], count)
+    inside = free[a] & free[b]
+    half = sparse.coo_array((-weight[inside], (place[a[inside]], place[b[inside]])), shape=(count, count))
+    laplacian = half + half.T + sparse.diags_array(degree)
+    result[free.reshape(result.shape)] = spsolve(sparse.csc_array(laplacian), pull).clip(0, 1)
     return result
+
+
+def _neighbours(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of every edge between pixels of a strip: around the ring, and downwards."""
+    number = np.arange(shape[0] * shape[1]).reshape(shape)
+    return np.concatenate([number.ravel(), number[:-1].ravel()]), np.concatenate([np.roll(number, -1, 1).ravel(), number[1:].ravel()])
+
+
+def random_walker_on_patch(image: np.ndarray, probability: np.ndarray, beta: float, above: float, below: float) -> np.ndarray:
+    """`random_walker` as the CorroSeg paper has it, by scikit-image: one patch, an open seam, intensities stretched to 0..255."""
+    seeds = np.where(probability > above, 2, np.where(probability < below, 1, 0))
+    if len(np.unique(seeds)) < 3:  # nothing free, or seeds of one kind only, to which every walker comes
+        return probability if not seeds.any() else np.full(image.shape, float(seeds.max() == 2))
+    stretched = np.interp(image, (image.min(), image.max()), (0, 255))
+    return segmentation.random_walker(stretched, seeds, beta, mode="bf", return_full_prob=True)[1]
 
 
 def remove_small(mask: np.ndarray, min_size: int) -> np.ndarray:

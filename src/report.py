@@ -100,7 +100,11 @@ def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figur
         left.fill_between(epochs.index, epochs["min"], epochs["max"], color=line.get_color(), alpha=0.2)
     left.set(title="paper's protocol: random patches held out", xlabel="epoch", ylabel="soft IoU, held out")
     left.legend(fontsize=8)
-    right.barh(table["variation"], table["wells held out: official"], xerr=table["± (official)"])
+    right.barh(
+        table["variation"],
+        table["wells held out, official score"],
+        xerr=table["wells held out, official score, deviation over seeds"].fillna(0),
+    )
     right.invert_yaxis()
     right.set(title="wells held out", xlabel="official score (mean patch IoU)")
     return figure

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field, ValidationError
 
 from src import (
@@ -44,12 +43,14 @@ PAPER = [
     "member.patience=20",
 ]
 PROTOCOLS = {"paper": PAPER, "wells": []}
+TITLES = {"paper": "random split, soft IoU", "wells": "wells held out, official score"}
 
 
 class Variation(Section):
-    """A name for the table, and what it changes in the base recipe, as for --set."""
+    """A name for the table, and what it changes in the base recipe, as for --set; it may start from another base."""
 
     name: str
+    base: str | None = None
     set: list[str] = Field(default=[])
 
 
@@ -73,12 +74,12 @@ class Run:
 
 
 def load(name: str) -> Study:
-    """The study called `name` in recipes/studies/.
+    """The study called `name` in recipes/studies/, or the file at that path.
 
     Raises:
         UserError: there is none, or it is not written as a study.
     """
-    path = STUDIES / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
     if not path.is_file():
         raise UserError(f"no study at {path}: {did_you_mean(name, [file.stem for file in STUDIES.glob('*.toml')])}")
     try:
@@ -87,18 +88,21 @@ def load(name: str) -> Study:
         raise UserError(f"{path}: {error}") from None
 
 
-def runs(name: str, study: Study, shrink: list[str], seeds: int) -> list[Run]:
+def runs(study: Study, shrink: list[str], seeds: int) -> list[Run]:
     """Every variation under both protocols; `shrink` are overrides that come last.
 
-    Runs that share folds and patches share a prepared file, which is named after them.
+    Runs that train alike share one folder, and runs of the same folds and patches one prepared file: both are named by digest.
     """
     result = []
-    for number, variation in enumerate(study.variations):
+    for variation in study.variations:
+        base = variation.base or study.base
         for protocol, changes in PROTOCOLS.items():
-            own = [*study.set, *variation.set, *changes, *shrink, f"seeds={list(range(seeds))}", f"name={name}-{number}-{protocol}"]
-            chosen = recipe.load(study.base, own)
-            tag = artifacts.digest(chosen.data, chosen.folds)[:8]
-            result.append(Run(variation.name, protocol, recipe.load(study.base, [*own, f"prepared={chosen.competition}_{tag}"])))
+            own = [*study.set, *variation.set, *changes, *shrink, f"seeds={list(range(seeds))}"]
+            chosen = recipe.load(base, own)
+            data = artifacts.digest(chosen.data, chosen.folds)[:8]
+            trained = artifacts.digest(data, chosen.inference, *chosen.members)[:8]
+            names = [f"name=study_{chosen.name}_{trained}", f"prepared={chosen.competition}_{data}"]
+            result.append(Run(variation.name, protocol, recipe.load(base, [*own, *names])))
     return result
 
 
@@ -108,13 +112,13 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
     for run in {run.recipe.prepared: run for run in all_runs}.values():
         file = folder / "recipes" / f"{run.recipe.name}.toml"
         artifacts.write_text(file, recipe.to_toml(run.recipe))
-        stage = [sys.executable, "00_prepare_data.py", str(file), "--data-dir", str(options.data_dir)]
-        if subprocess.run(stage, stdout=subprocess.DEVNULL, cwd=RECIPES.parent).returncode:
+        stage = [sys.executable, str(RECIPES.parent / "00_prepare_data.py"), str(file), "--data-dir", str(options.data_dir)]
+        if subprocess.run(stage, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
     calls, progress = [], []
-    table = [(run.recipe, task) for run in all_runs for task in run.recipe.tasks()]
+    table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    for run in all_runs:
+    for run in {run.recipe.name: run for run in all_runs}.values():
         prepared = preparation.check(run.recipe, paths)
         training.check(run.recipe, paths)
         to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
@@ -124,57 +128,40 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
     parallel.run(training.run_task, calls, progress, jobs, threads, "study")
 
 
-def scores(run: Run, paths: Paths) -> list[float]:
-    """The score of each seed: soft IoU under the paper's protocol, the official score with nested choices under the honest one."""
-    chosen = run.recipe
-    train_arrays = inference.read_split(paths, chosen, "train", "mask", "fold")
-    result = []
-    for seed in chosen.seeds:
-        oof = ensemble.average(ensemble.oof_files(chosen.model_copy(update={"seeds": [seed]}), paths))
-        rows = np.isin(train_arrays["fold"], chosen.folds.run or range(chosen.folds.number))
-        scored = ensemble.scored(inference.rows_of(train_arrays, rows), oof["name"], paths.task(chosen, chosen.tasks()[0]))
-        if run.protocol == "paper":
-            result.append(metrics.soft_iou(oof["probability"][:, 0], scored["mask"]))
-            continue
-        score_of = competitions.get(chosen.competition).score
-        choice = ensemble.choose(ensemble.threshold_scores(oof["probability"], scored["mask"], score_of), scored["fold"])
-        thresholds = ensemble.describe_thresholds(choice)
-        result.append(float(refine.choose(scored, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score.mean()))
-    return result
+def scores(run: Run, paths: Paths, seeds: list[int]) -> float:
+    """The score of the average of some seeds: soft IoU under the paper's protocol, else the official score with nested choices."""
+    chosen = run.recipe.model_copy(update={"seeds": seeds})
+    oof = ensemble.average(ensemble.oof_files(chosen, paths))
+    arrays = inference.read_split(paths, chosen, "train", "mask", "fold")
+    arrays = inference.rows_of(arrays, np.isin(arrays["fold"], chosen.folds.run or range(chosen.folds.number)))
+    arrays = ensemble.scored(arrays, oof["name"], paths.task(chosen, chosen.tasks()[0]))
+    if run.protocol == "paper":
+        return metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])
+    score_of = competitions.get(chosen.competition).score
+    choice = ensemble.choose(ensemble.threshold_scores(oof["probability"], arrays["mask"], score_of), arrays["fold"])
+    thresholds = ensemble.describe_thresholds(choice)
+    return float(refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score.mean())
 
 
 def curves(run: Run, paths: Paths) -> pd.DataFrame:
     """The training histories of a run's tasks, one below the other, with `fold` and `seed`."""
-    parts = [
-        pd.read_csv(paths.task(run.recipe, task) / "history.csv").assign(fold=task.fold, seed=task.seed) for task in run.recipe.tasks()
-    ]
+    parts = [pd.read_csv(paths.history(run.recipe, task)).assign(fold=task.fold, seed=task.seed) for task in run.recipe.tasks()]
     return pd.concat(parts, ignore_index=True)
 
 
 def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
-    """A line of the table."""
-    with torch.device("meta"):
-        sizes = [
-            sum(
-                w.numel()
-                for w in networks.create(
-                    member.network | {"pretrained": False} if "pretrained" in member.network else member.network
-                ).parameters()
-            )
-            for member in own["wells"].recipe.members
-        ]
-    paper, wells = (scores(own[protocol], paths) for protocol in ("paper", "wells"))
-    seconds = sum(float(curves(run, paths)["seconds"].sum()) for run in own.values())
-    return {
-        "variation": variation,
-        "parameters (M)": round(sum(sizes) / 1e6, 3),
-        "paper's protocol: soft IoU": float(np.mean(paper)),
-        "± (soft)": float(np.std(paper)),
-        "wells held out: official": float(np.mean(wells)),
-        "± (official)": float(np.std(wells)),
-        "seeds": len(wells),
-        "training (s)": round(seconds),
-    }
+    """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds."""
+    seeds = own["wells"].recipe.seeds
+    parameters = sum(w.numel() for member in own["wells"].recipe.members for w in networks.sketch(member.network).parameters())
+    line: dict[str, Any] = {"variation": variation, "parameters (M)": f"{parameters / 1e6:.3f}"}
+    for protocol, title in TITLES.items():
+        single = [scores(own[protocol], paths, [seed]) for seed in seeds]
+        line[title] = float(np.mean(single))
+        line[f"{title}, deviation over seeds"] = float(np.std(single, ddof=1)) if len(seeds) > 1 else float("nan")
+        line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))
+    line["seeds"] = len(seeds)
+    line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
+    return line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -190,8 +177,8 @@ def main(options: argparse.Namespace) -> None:
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
     shrink += [f"data.patches={options.patches}"] if options.patches else []
     seeds = options.seeds or study.seeds
-    all_runs = runs(options.recipe, study, [*shrink, *options.overrides], seeds)
-    folder = paths.data / "studies" / options.recipe
+    all_runs = runs(study, [*shrink, *options.overrides], seeds)
+    folder = paths.study(Path(options.recipe).stem)
     train(all_runs, folder, options)
 
     grouped = {v.name: {run.protocol: run for run in all_runs if run.variation == v.name} for v in study.variations}

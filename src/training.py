@@ -36,16 +36,14 @@ def check(recipe: Recipe, paths: Paths) -> None:
     """
     width = artifacts.read_shape(paths.prepared(recipe), "train/image")[2]
     for member in recipe.members:
-        table = {key: value for key, value in member.network.items() if key != "pretrained"}  # weights are fetched when they are needed
-        with torch.device("meta"):
-            network = networks.create(table)
-            try:
-                network(torch.empty(2, 1, member.height, width))
-            except Exception as error:
-                raise UserError(
-                    f"member '{member.name}': network '{member.network['name']}' cannot take windows of "
-                    f"{member.height} rows and {width} columns ({error}): choose another height or network"
-                ) from None
+        network = networks.sketch(member.network)
+        try:
+            network(torch.empty(2, 1, member.height, width, device="meta"))
+        except Exception as error:
+            raise UserError(
+                f"member '{member.name}': network '{member.network['name']}' cannot take windows of "
+                f"{member.height} rows and {width} columns ({error}): choose another height or network"
+            ) from None
 
 
 def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:

@@ -130,3 +130,12 @@ def test_corroded_means_any_pixel_of_the_mask() -> None:
     mask[0, 1, 1] = mask[2, 0, 1] = 1
     fold, _ = folds.assign(group, mask, valid, Folds(count=2))
     assert fold[0] != fold[2]
+
+
+def test_random_folds_split_wells_evenly_and_always_alike() -> None:
+    group, mask, valid = patches_of([1] * 30 + [2] * 20)
+    settings = Folds(scheme="random", count=5)
+    fold, _ = folds.assign(group, mask, valid, settings)
+    assert np.bincount(fold).tolist() == [10] * 5
+    assert all(set(fold[group == well]) == set(range(5)) for well in (1, 2))
+    np.testing.assert_array_equal(fold, folds.assign(group, mask, valid, settings)[0])

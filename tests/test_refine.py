@@ -231,3 +231,40 @@ def test_candidates_begin_with_the_plain_threshold_and_hold_each_once() -> None:
     expected += [Refinement(0.5, beta, size) for beta in (0.5, 2) for size in (0, 4, 8)]
     assert refine.candidates(settings, 0.3) == expected
     assert refine.candidates(Postprocess(random_walker=False, min_sizes=[]), 0.3) == [Refinement(0.3)]
+
+
+def test_a_refinement_can_be_applied_whether_it_helps_or_not() -> None:
+    noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
+    train, probability = split_of([noisy] * 3, [clean, clean, noisy])
+    settings = Postprocess(random_walker=False, min_sizes=[0, 4], apply="always")
+    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    assert chosen.refinement == Refinement(0.5, None, 4)
+    assert chosen.score.tolist() == pytest.approx([1, 1, 0.8])
+    with pytest.raises(ValueError, match="needs a random walker"):
+        Postprocess(random_walker=False, min_sizes=[0], apply="always")
+
+
+def test_on_patches_the_walker_is_scikit_images_on_stretched_intensities() -> None:
+    image, probability = seeded_strip(1)
+    image, probability = image[:36, :36] * 7 + 3, probability[:36, :36]
+    stretched = (image - image.min()) / (image.max() - image.min()) * 255
+    expected = by_scikit_image(stretched, probability, 1.0)
+    np.testing.assert_allclose(refine.random_walker_on_patch(image, probability, 1.0, ABOVE, BELOW), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize(("seed", "chance"), [(0.95, 1.0), (0.05, 0.0), (0.5, 0.5)])
+def test_on_patches_one_kind_of_seed_or_none_decides_alone(seed: float, chance: float) -> None:
+    probability = np.full((4, 4), 0.5)
+    probability[0, 0] = seed
+    image = np.arange(16.0).reshape(4, 4)
+    assert (refine.random_walker_on_patch(image, probability, 1.0, ABOVE, BELOW) == chance).all()
+
+
+def test_a_walk_on_patches_stops_at_their_edges() -> None:
+    train, _ = split_of([draw(), draw()], [draw(), draw()])
+    probability = np.full(train["image"].shape, 0.5)
+    probability[0, 0, 0], probability[1, 0, 0] = 0.95, 0.05
+    settings = Postprocess(walk_on="patches", betas=[1.0], min_sizes=[0])
+    walk = Refinement(0.5, 1.0)
+    masks = refine.refine(train, probability, [walk], settings)[walk]
+    assert masks[0].all() and not masks[1].any()

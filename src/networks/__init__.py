@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from src.errors import UserError, did_you_mean
@@ -40,6 +41,12 @@ def create(network: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:  # whatever layers raise about sizes that make no sense
         raise UserError(f"network '{network['name']}': {error}") from None
+
+
+def sketch(network: dict[str, Any]) -> nn.Module:
+    """The network without memory, on torch's meta device: shapes and names, weights neither drawn nor fetched."""
+    with torch.device("meta"):
+        return create({key: value for key, value in network.items() if key != "pretrained"})
 
 
 from src.networks import corroseg, library, ring_unet  # noqa: E402, F401  (they register themselves)

@@ -1,0 +1,86 @@
+"""Studies: every one of the project loads, and one runs through, resumes, and shrinks."""
+
+import pandas as pd
+import pytest
+
+from src import study, training
+
+BASE = """
+competition = "demo"
+[generate]
+train_patches = 60
+test_patches = 8
+[folds]
+count = 2
+[[member]]
+name = "net"
+network = { name = "ring_unet", channels = [4, 8] }
+augment = { copies = ["none", "flip_azimuth"], depth_shift = false }
+[[member.phase]]
+epochs = 4
+learning_rate = 0.01
+[postprocess]
+random_walker = false
+min_sizes = [0]
+"""
+STUDY = """
+question = "What helps?"
+base = "{base}"
+seeds = 2
+[[variation]]
+name = "as it is"
+[[variation]]
+name = "wider"
+set = ["member.network.channels=[6, 12]"]
+[[variation]]
+name = "walked"
+set = ["postprocess={{ betas = [1.0], min_sizes = [0], apply = 'always' }}"]
+"""
+STABLE = ["variation", "parameters (M)", *study.TITLES.values(), *(f"{title}, seeds averaged" for title in study.TITLES.values()), "seeds"]
+
+
+def run(folder, *more: str) -> pd.DataFrame:
+    folder.mkdir(exist_ok=True)
+    (folder / "base.toml").write_text(BASE)
+    (folder / "what.toml").write_text(STUDY.format(base=folder / "base.toml"))
+    options = [str(folder / "what.toml"), "--data-dir", str(folder / "data"), "--device", "cpu", "--jobs", "1", *more]
+    study.main(study.parser().parse_args(options))
+    return pd.read_csv(folder / "data/studies/what/table.csv")
+
+
+@pytest.mark.parametrize("path", sorted(study.STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_is_made_of_recipes_that_load(path):
+    loaded = study.load(path.stem)
+    runs = study.runs(loaded, ["member.phase.epochs=1"], loaded.seeds)
+    assert len(runs) == 2 * len(loaded.variations)
+    assert {run.recipe.folds.scheme for run in runs if run.protocol == "paper"} == {"random"}
+    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} == {"group"}
+    assert all(member.selection == "last" for run in runs if run.protocol == "wells" for member in run.recipe.members)
+
+
+def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch):
+    undisturbed = run(tmp_path / "undisturbed")
+    assert list(undisturbed["variation"]) == ["as it is", "wider", "walked"]
+    run_task, done = training.run_task, []
+
+    def interrupted(*call):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(run_task(*call))
+
+    monkeypatch.setattr(training, "run_task", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "interrupted")
+    monkeypatch.setattr(training, "run_task", run_task)
+    pd.testing.assert_frame_equal(run(tmp_path / "interrupted")[STABLE], undisturbed[STABLE])
+    files = {path.name for path in (tmp_path / "interrupted/data/studies/what").iterdir()}
+    assert files == {"table.csv", "table.md", "plot.png", "recipes"}
+    # Two trainings a protocol, not three: post-processing does not train.
+    assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
+
+
+def test_a_study_can_be_shrunk_and_says_so(tmp_path):
+    table = run(tmp_path, "--epochs", "1", "--patches", "40", "--seeds", "1")
+    text = (tmp_path / "data/studies/what/table.md").read_text()
+    assert "member.phase.epochs=1" in text and "data.patches=40" in text and "1 seed" in text
+    assert (table["seeds"] == 1).all()
