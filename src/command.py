@@ -1,6 +1,7 @@
 """What the command lines of the five stages have in common."""
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable
@@ -38,9 +39,9 @@ def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
     except KeyboardInterrupt:
         _exit("interrupted; run the same command again to go on from here", code=130)
     except OSError as error:
-        if not error.filename:
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _exit(f"{error.filename}: {error.strerror}; mend that, or choose another --data-dir or --submissions-dir")
+        _exit(f"{error.filename or 'the data directory'}: {error.strerror}; mend that, or choose another --data-dir or --submissions-dir")
 
 
 def then(stage: str) -> str:

@@ -57,7 +57,7 @@ def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device)
     path = paths.weights(recipe, task)
     arrays = artifacts.read_weights(path)
     scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
-    network = networks.create(recipe.member(task.member).network)
+    network = networks.create(networks.untrained(recipe.member(task.member).network))
     try:
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except RuntimeError:

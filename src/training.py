@@ -188,11 +188,8 @@ class Fit:
         truth = train["mask"][train["fold"] == self.task.fold]
         score = float(score_of(probability[:, 0] > 0.5, truth).mean())
         if score > state["best_score"]:
-            state["best_score"], state["best_epoch"], state["best"] = (
-                score,
-                epoch,
-                {name: tensor.clone() for name, tensor in network.state_dict().items()},
-            )
+            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            state |= {"best_score": score, "best_epoch": epoch, "best": best}
         return {"held_out_score": f"{score:.6f}", "held_out_soft_iou": f"{soft_iou(probability[:, 0], truth):.6f}"}
 
     def resume(self, network: nn.Module) -> dict[str, Any]:

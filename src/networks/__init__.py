@@ -46,7 +46,12 @@ def create(network: dict[str, Any]) -> nn.Module:
 def sketch(network: dict[str, Any]) -> nn.Module:
     """The network without memory, on torch's meta device: shapes and names, weights neither drawn nor fetched."""
     with torch.device("meta"):
-        return create({key: value for key, value in network.items() if key != "pretrained"})
+        return create(untrained(network))
+
+
+def untrained(network: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `network` table without its pretrained weights, for a network that gets others."""
+    return {key: value for key, value in network.items() if key != "pretrained"}
 
 
 from src.networks import corroseg, library, ring_unet  # noqa: E402, F401  (they register themselves)
