@@ -48,7 +48,7 @@ study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1
 networks: setup ## every network with its parameters and operations
 	$(BIN)/python -m src.networks
 
-test: setup ## the tests (about 5 minutes)
+test: setup ## the tests (about 2 minutes)
 	$(BIN)/python -m pytest -q tests
 
 lint: setup ## ruff: errors, imports, formatting
