@@ -80,10 +80,16 @@ def page(result: dict[str, Any], text: str, pictures: dict[str, bytes]) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; floats with four decimals."""
-    cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in table.itertuples(index=False)]
+    """A table in Markdown; floats with four decimals, a dash where there is no number."""
+    cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     rows = [list(table.columns), ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if np.isnan(value) else f"{value:.4f}"
+    return str(value)
 
 
 def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figure:

@@ -181,16 +181,16 @@ class Fit:
         return int(artifacts.digest(f"{self.task.member} {self.task.fold} {self.task.seed} {epoch}")[:15], 16)
 
     def keep_best(self, network: nn.Module, scaling: Scaling, train: Arrays, state: dict[str, Any], epoch: int) -> dict[str, str]:
-        """Score the held-out fold, as the CorroSeg paper does to pick an epoch, and keep the weights of the best so far."""
+        """Score the held-out fold and keep the weights of its best soft IoU so far, as the CorroSeg paper picks its epoch."""
         member = self.recipe.member(self.task.member)
         score_of = competitions.get(self.recipe.competition).score
         _, probability = predict_held_out(network, scaling, train, self.task.fold, self.recipe, member, self.device)
         truth = train["mask"][train["fold"] == self.task.fold]
-        score = float(score_of(probability[:, 0] > 0.5, truth).mean())
-        if score > state["best_score"]:
+        soft, official = soft_iou(probability[:, 0], truth), float(score_of(probability[:, 0] > 0.5, truth).mean())
+        if soft > state["best_score"]:
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            state |= {"best_score": score, "best_epoch": epoch, "best": best}
-        return {"held_out_score": f"{score:.6f}", "held_out_soft_iou": f"{soft_iou(probability[:, 0], truth):.6f}"}
+            state |= {"best_score": soft, "best_epoch": epoch, "best": best}
+        return {"held_out_score": f"{official:.6f}", "held_out_soft_iou": f"{soft:.6f}"}
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""

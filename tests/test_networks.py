@@ -1,5 +1,9 @@
 """Networks: shapes, sizes, and the ring that they respect."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -140,3 +144,12 @@ def test_a_wrong_network_table_is_one_line_with_a_hint(table, hint):
     with pytest.raises(UserError, match=hint) as caught:
         networks.create(table)
     assert "\n" not in str(caught.value)
+
+
+def test_sadd_unet_trains_at_batch_64_in_under_6_gib():
+    step = (
+        "import resource, torch; from src import networks; network = networks.create({'name': 'sadd_unet'}); "
+        "network(torch.randn(64, 1, 36, 36)).mean().backward(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert int(done.stdout) * 1024 < 6 * 2**30

@@ -256,24 +256,29 @@ def test_a_frozen_part_that_is_not_there_is_refused():
         training.freeze(network, ["encoder", "decoder", "up", "head"])
 
 
-def test_training_stops_when_the_held_out_score_has_not_risen_for_its_patience(tmp_path):
-    chosen = tiny(selection="best_on_held_out", patience=2, phase=[{"epochs": 40, "learning_rate": 1e-9}])
-    fit(chosen, wells(4, 2), tmp_path)
-    scores = history(tmp_path, "held_out_score")
+def test_training_stops_when_the_held_out_soft_iou_has_not_risen_for_its_patience(tmp_path):
+    train = wells(4, 2)
+    train["mask"][train["fold"] != 0] ^= 1  # the more it learns of this, the worse it does on the held-out well
+    chosen = tiny(selection="best_on_held_out", patience=2, phase=[{"epochs": 40, "learning_rate": 0.01, "schedule": "constant"}])
+    fit(chosen, train, tmp_path)
+    scores = history(tmp_path, "held_out_soft_iou")
     assert len(scores) < 40
     assert len(scores) - 1 - int(np.argmax(scores)) == 2
 
 
 def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     train = wells(6, 2)
-    chosen = tiny(selection="best_on_held_out", phase=[{"epochs": 4, "learning_rate": 0.02, "schedule": "constant"}])
+    chosen = tiny(selection="best_on_held_out", phase=[{"epochs": 6, "learning_rate": 0.1, "schedule": "constant"}])
     fit(chosen, train, tmp_path)
-    scores = history(tmp_path, "held_out_score")
     network, scaling = loaded(chosen, tmp_path)
     name, probability = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)
     truth = {n: m for n, m in zip(train["name"], train["mask"], strict=True)}
-    iou = [(p & truth[n]).sum() / (p | truth[n]).sum() for n, p in zip(name, probability[:, 0] > 0.5, strict=True)]
-    assert np.mean(iou) == pytest.approx(max(scores), abs=1e-5)
+    p, y = probability[:, 0].astype(float), np.stack([truth[n] for n in name])
+    scores = history(tmp_path, "held_out_soft_iou")
+    assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
+    assert len(set(scores)) > 1
+    iou = [(a & b).sum() / (a | b).sum() for a, b in zip(p > 0.5, y == 1, strict=True)]
+    assert np.mean(iou) == pytest.approx(history(tmp_path, "held_out_score")[int(np.argmax(scores))], abs=1e-5)
 
 
 def loaded(chosen: recipe.Recipe, folder):
