@@ -56,4 +56,4 @@ lint: setup ## ruff: errors, imports, formatting
 	$(BIN)/ruff format --check .
 
 clean: ## remove everything that was made, but neither raw data nor submissions
-	rm -rf data/prepared data/runs data/ensembles .pytest_cache .ruff_cache
+	rm -rf data/prepared data/runs data/ensembles data/studies .pytest_cache .ruff_cache

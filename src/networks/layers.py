@@ -18,11 +18,11 @@ class RingConv2d(nn.Conv2d):
         return super().forward(torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2))
 
 
-def double_conv(inputs: int, outputs: int, conv: type[nn.Module] = RingConv2d) -> nn.Sequential:
-    """Twice convolution, batch norm, ReLU."""
+def double_ring_conv(inputs: int, outputs: int) -> nn.Sequential:
+    """Twice ring convolution, batch norm, ReLU."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
-        layers += [conv(channels, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        layers += [RingConv2d(channels, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 

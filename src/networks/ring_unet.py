@@ -1,12 +1,13 @@
 """A small U-Net for unrolled pipes."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import nn
 
 from src.networks import register
-from src.networks.layers import double_conv
+from src.networks.layers import double_ring_conv
 
 
 class RingUNet(nn.Module):
@@ -19,9 +20,9 @@ class RingUNet(nn.Module):
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
         self.factor = 2 ** (len(channels) - 1)
-        self.encoder = nn.ModuleList(double_conv(i, o) for i, o in pairwise([1, *channels]))
+        self.encoder = nn.ModuleList(double_ring_conv(i, o) for i, o in pairwise([1, *channels]))
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for o, i in pairwise(channels))
-        self.decoder = nn.ModuleList(double_conv(2 * o, o) for o in channels[:-1])
+        self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -36,6 +37,6 @@ class RingUNet(nn.Module):
 
 
 @register
-def ring_unet(channels: list[int] = (16, 32, 64)) -> nn.Module:  # type: ignore[assignment]
+def ring_unet(channels: Sequence[int] = (16, 32, 64)) -> nn.Module:
     """The small U-Net; `channels` are those of each level, the first at full size."""
     return RingUNet(list(channels))
