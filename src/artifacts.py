@@ -112,8 +112,8 @@ def _partial(path: Path) -> Path:
     """A temporary name of this process's own beside `path`; what processes that are gone left under such names is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        pid = int(leftover.name.split(".")[-2])
-        if pid == os.getpid() or not _alive(pid):
+        pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".partial")
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 

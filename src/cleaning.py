@@ -20,8 +20,8 @@ def repair(image: np.ndarray, valid: np.ndarray, strips: list[Strip]) -> np.ndar
     """Patches (N, H, W) with every invalid pixel filled from its valid neighbours in the well.
 
     A pixel becomes the mean of the nearest valid pixels to the left and right (around the ring), above and below (along the
-    strip), each weighted by the inverse of its distance. Rows without any valid pixel in their column and row repeat this on what
-    was filled before; a strip without a single valid pixel becomes zeros.
+    strip), each weighted by the inverse of its distance. A pixel with no valid one in its row or column is filled in a later pass,
+    from what the earlier ones filled; a strip without a single valid pixel becomes zeros.
     """
     result = np.where(valid, image, 0).astype(np.float32)
     for strip in strips:

@@ -174,6 +174,8 @@ class Task:
 
 
 class Recipe(Section):
+    """A whole run. `prepared` names its prepared file where folds or patches differ from the competition's other recipes."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     competition: str
     prepared: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")

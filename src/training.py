@@ -114,6 +114,7 @@ class Fit:
     device: torch.device
 
     def run(self, train: Arrays, report: Report) -> None:
+        """Train on every patch of the prepared training split that is in another fold, and write weights and history."""
         member = self.recipe.member(self.task.member)
         trained_on = (train["fold"] >= 0) & (train["fold"] != self.task.fold)
         scaling = fit_scaling(train["image"][trained_on], train["valid"][trained_on], self.recipe.data.scaling == "per_pixel")

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -215,3 +217,15 @@ def test_digest_of_files_covers_names_contents_and_order(tmp_path: Path) -> None
     (tmp_path / "c").write_bytes(b"2")
     (tmp_path / "c").rename(b)
     assert artifacts.digest_files([a, b]) == digests[0]
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    path = tmp_path / "a.txt"
+    left, running, foreign = (tmp_path / f".a.txt.{part}.partial" for part in (gone.pid, os.getppid(), "notes.1"))
+    for file in (left, running, foreign):
+        file.write_text("half")
+    artifacts.write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert not left.exists() and running.exists() and foreign.exists()
