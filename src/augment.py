@@ -1,4 +1,4 @@
-"""The exact symmetries of an unrolled pipe, drawn for each window of a batch and applied on its device."""
+"""The exact symmetries of an unrolled pipe, and CutMix, drawn for each window of a batch and applied on its device."""
 
 from dataclasses import dataclass, fields
 
@@ -62,3 +62,45 @@ def copies(names: list[Copy], count: int, height: int, width: int, generator: to
             )
         )
     return Symmetries(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """One rectangle a window, (B,) each: `height` rows from `top` and `width` columns from `left`, onwards around the ring, of window
+    `source` of the batch. A height of 0 leaves a window as it is.
+    """
+
+    source: torch.Tensor
+    top: torch.Tensor
+    left: torch.Tensor
+    height: torch.Tensor
+    width: torch.Tensor
+
+    def to(self, device: torch.device) -> "Cuts":
+        return Cuts(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The windows (B, C, H, W), each with its rectangle as it was in the source window before any mixing."""
+        height, width = x.shape[2:]
+        rows = torch.arange(height, device=x.device) - self.top[:, None]
+        columns = (torch.arange(width, device=x.device) - self.left[:, None]) % width
+        inside = ((rows >= 0) & (rows < self.height[:, None]))[:, :, None] & (columns < self.width[:, None])[:, None, :]
+        return torch.where(inside[:, None], x[self.source], x)
+
+
+def draw_cuts(probability: float, count: int, height: int, width: int, generator: torch.Generator) -> Cuts:
+    """CutMix (Yun et al. 2019, section 3.1) for a batch of `count` windows, each mixed with this probability; drawn on the CPU.
+
+    The share of the area is uniform, the rectangle has the window's proportions, its centre is uniform; it is cut off at the ends of
+    the window in depth, as in the paper, but in azimuth it goes on around the ring. The source is any other window of the batch, all
+    alike; a batch of one stays as it is.
+    """
+    chance, area, at = torch.rand(3, count, generator=generator)
+    source = (torch.arange(count) + 1 + torch.randint(max(count - 1, 1), (count,), generator=generator)) % count
+    side = area.sqrt() * (chance < probability)
+    rows, columns = (side * height).round().long(), (side * width).round().long()
+    centre = (at * height).long()
+    top = (centre - rows // 2).clamp(min=0)
+    bottom = (centre - rows // 2 + rows).clamp(max=height)
+    left = torch.randint(width, (count,), generator=generator)
+    return Cuts(source, top, left, bottom - top, columns)

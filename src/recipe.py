@@ -73,6 +73,7 @@ class Augment(Section):
     """Symmetries drawn anew for every window of every batch (`src.augment`).
 
     With `copies` nothing is drawn: each epoch holds one full copy of the data for each name, as in the CorroSeg paper, section 5.1.
+    `cutmix` is the probability that a window gets a rectangle of another window of its batch, after all else.
     """
 
     flip_azimuth: bool = True
@@ -80,6 +81,7 @@ class Augment(Section):
     roll: bool = True
     depth_shift: bool = True
     copies: list[Copy] | None = Field(default=None, min_length=1)
+    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Phase(Section):
@@ -138,6 +140,18 @@ class Inference(Section):
     flips: bool = True
     rolls: list[int] = Field(default=[0], min_length=1)
     average_twins: bool = True
+
+
+class Track(Section):
+    """How a groove is followed along depth (`src.track`): `drift` in columns a step of `rows` rows, `floor` a logit."""
+
+    rows: Count = 12
+    drift: Annotated[float, Field(gt=0)] = 0.7
+    change: Fraction = 0.02
+    floor: float = -3.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    width: Annotated[int, Field(ge=0)] = 1
+    strength: Annotated[float, Field(gt=0)] = 0.5
 
 
 class Postprocess(Section):

@@ -1,8 +1,8 @@
 """A study: variations of a recipe, each run as a normal run, compared in one table and one plot.
 
 Every variation is trained twice: by the CorroSeg paper's protocol (one random fifth of the patches held out, the epoch picked on it, soft
-IoU) and by the honest one (folds by well, fixed epochs, the official score). Usage: python -m src.study NAME [--epochs N] [--patches N]
-[--seeds N].
+IoU) and by the honest one (folds by well, fixed epochs, the official score). Usage: python -m src.study NAME [--only VARIATION]
+[--epochs N] [--patches N] [--seeds N].
 """
 
 import argparse
@@ -88,6 +88,20 @@ def load(name: str) -> Study:
         raise UserError(f"{path}: {error}") from None
 
 
+def only(study: Study, names: list[str] | None) -> Study:
+    """The study with no other variations than `names`, where there are any.
+
+    Raises:
+        UserError: a name that no variation has.
+    """
+    known = [variation.name for variation in study.variations]
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"--only {name}: {did_you_mean(name, known)}")
+    kept = [variation for variation in study.variations if not names or variation.name in names]
+    return study.model_copy(update={"variations": kept})
+
+
 def runs(study: Study, shrink: list[str], seeds: int) -> list[Run]:
     """Every variation under both protocols; `shrink` are overrides that come last.
 
@@ -169,11 +183,12 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--epochs", type=int, help="every phase this long instead")
     arguments.add_argument("--patches", type=int, help="about so many training patches, from every well its share")
     arguments.add_argument("--seeds", type=int, help="so many seeds")
+    arguments.add_argument("--only", action="append", metavar="VARIATION", help="this variation of the study; may be given several times")
     return arguments
 
 
 def main(options: argparse.Namespace) -> None:
-    study, paths = load(options.recipe), command.paths(options)
+    study, paths = only(load(options.recipe), options.only), command.paths(options)
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
     shrink += [f"data.patches={options.patches}"] if options.patches else []
     seeds = options.seeds or study.seeds

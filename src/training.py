@@ -166,6 +166,9 @@ class Fit:
             image, mask, weight = (
                 symmetries[batch].apply(windows.take(tensor, starts[batch])) for tensor in (windows.image, windows.mask, windows.weight)
             )
+            if member.augment.cutmix:
+                cuts = augment.draw_cuts(member.augment.cutmix, len(image), *image.shape[2:], generator).to(self.device)
+                image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
             with autocast(member, self.device):
                 logits = network(image.contiguous(memory_format=torch.channels_last))
             loss = loss_of(logits, mask, weight)

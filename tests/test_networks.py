@@ -36,6 +36,21 @@ def test_ring_unet_takes_windows_taller_than_a_patch(height):
     assert networks.create({"name": "ring_unet"})(torch.randn(2, 1, height, 36)).shape == (2, 1, height, 36)
 
 
+def test_ring_unet_pools_depth_and_azimuth_by_their_own_numbers():
+    network = networks.create({"name": "ring_unet", "channels": [4, 6, 8], "pool_rows": [2, 3], "pool_columns": [2, 1]}).eval()
+    x = torch.randn(1, 1, 12, 36)
+    seen = []
+    network.encoder[-1].register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
+    y = network(x)
+    assert seen == [(1, 8, 2, 18)] and y.shape == x.shape
+    torch.testing.assert_close(network(x.roll(2, 3)), y.roll(2, 3), atol=1e-5, rtol=0)
+
+
+def test_ring_unet_wants_a_pool_for_each_step_down():
+    with pytest.raises(UserError, match="pool_rows"):
+        networks.create({"name": "ring_unet", "channels": [4, 6, 8], "pool_rows": [2]})
+
+
 def test_ring_unet_is_small():
     count = sum(weights.numel() for weights in networks.create({"name": "ring_unet"}).parameters())
     assert 0.1e6 < count < 0.5e6
@@ -69,6 +84,8 @@ TABLES = [
     {"name": "add_corroseg", **SMALL, "dropout": "A"},
     {"name": "deeplab_v3", **SMALL},
     {"name": "ring_unet"},
+    {"name": "plain_unet"},
+    {"name": "attention_unet"},
 ]
 
 

@@ -106,6 +106,7 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("member.phase.loss={}", "member.0.phase.0.loss: "),
         ("postprocess.seed_above=0.05", "seed_below must be smaller than seed_above"),
         ("inference.rolls=[0.5]", "inference.rolls.0: "),
+        ("member.augment.cutmix=1.5", "member.0.augment.cutmix: "),
         ("name=../up", "name: "),
         ("member.phase.learning_rate=inf", "member.0.phase.0.learning_rate: "),
         ("member.phase.loss={ bce = inf }", "member.0.phase.0.loss"),

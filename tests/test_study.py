@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from src import study, training
+from src.errors import UserError
 
 BASE = """
 competition = "demo"
@@ -77,6 +78,13 @@ def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch
     assert files == {"table.csv", "table.md", "plot.png", "recipes"}
     # Two trainings a protocol, not three: post-processing does not train.
     assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
+
+
+def test_only_some_variations_can_be_run(tmp_path):
+    table = run(tmp_path, "--epochs", "1", "--patches", "40", "--seeds", "1", "--only", "wider")
+    assert list(table["variation"]) == ["wider"]
+    with pytest.raises(UserError, match="did you mean 'wider'"):
+        run(tmp_path, "--only", "widr")
 
 
 def test_a_study_can_be_shrunk_and_says_so(tmp_path):

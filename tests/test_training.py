@@ -9,7 +9,7 @@ import torch
 
 from src import artifacts, augment, inference, recipe, training
 from src.artifacts import Paths
-from src.augment import Symmetries
+from src.augment import Cuts, Symmetries
 from src.cleaning import Scaling
 from src.recipe import Augment, Task
 from src.windows import Windows
@@ -113,6 +113,89 @@ def test_copies_are_the_papers_transforms_in_order():
     assert drawn.roll[8:].any() and drawn.roll_depth[8:].any()
 
 
+def test_cutmix_by_hand():
+    x = torch.arange(3 * 3 * 4).reshape(3, 1, 3, 4)
+    cuts = Cuts(*map(torch.tensor, ([2, 0, 1], [1, 0, 0], [3, 1, 2], [2, 1, 0], [2, 3, 4])))
+    got = cuts.apply(x)
+    assert got[0, 0].tolist() == [[0, 1, 2, 3], [28, 5, 6, 31], [32, 9, 10, 35]]  # rows 1 and 2, columns 3 and, around the ring, 0
+    assert got[1, 0].tolist() == [[12, 1, 2, 3], [16, 17, 18, 19], [20, 21, 22, 23]]  # as window 0 was before it was mixed
+    assert torch.equal(got[2], x[2])
+
+
+def test_cutmix_equals_a_loop_over_windows_and_pixels():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 2, 8, 6, generator=generator)
+    cuts = augment.draw_cuts(0.8, 9, 8, 6, generator)
+    expected = x.clone()
+    for window in range(9):
+        for row in range(cuts.top[window], cuts.top[window] + cuts.height[window]):
+            for column in range(cuts.left[window], cuts.left[window] + cuts.width[window]):
+                expected[window, :, row, column % 6] = x[cuts.source[window], :, row, column % 6]
+    assert torch.equal(cuts.apply(x), expected)
+    assert not torch.equal(expected, x)
+
+
+def test_cuts_are_drawn_as_cutmix_says():
+    cuts = augment.draw_cuts(0.5, 20000, 360, 36, torch.Generator().manual_seed(0))
+    assert not (cuts.source == torch.arange(20000)).any()
+    offset = (cuts.source - torch.arange(20000)) % 20000
+    assert (torch.histc(offset.float(), 10, 1, 19999) / 20000 - 0.1).abs().max() < 0.01
+    assert (cuts.top >= 0).all() and (cuts.height >= 0).all() and (cuts.top + cuts.height <= 360).all()
+    assert (cuts.width <= 36).all() and torch.histc(cuts.left.float(), 36, 0, 36).min() > 400
+    assert (cuts.width > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    # The share before it is cut off is uniform: the widths' squares are, up to rounding, and rows have the windows' proportions.
+    share = (cuts.width[cuts.width > 0] / 36).square()
+    assert [(share < bound).float().mean().item() for bound in (0.25, 0.5, 0.75)] == pytest.approx([0.25, 0.5, 0.75], abs=0.03)
+    whole = (cuts.top > 0) & (cuts.top + cuts.height < 360) & (cuts.width > 0)
+    assert whole.any() and ((cuts.height - 10 * cuts.width).abs()[whole] <= 6).all()
+
+
+def test_cuts_are_drawn_only_where_asked_for_and_never_in_a_batch_of_one():
+    x = torch.randn(1, 1, 36, 36)
+    assert torch.equal(augment.draw_cuts(1.0, 1, 36, 36, torch.Generator().manual_seed(0)).apply(x), x)
+    assert not augment.draw_cuts(0.0, 500, 36, 36, torch.Generator().manual_seed(0)).height.any()
+    some = augment.draw_cuts(1.0, 500, 36, 36, torch.Generator().manual_seed(0))
+    assert (some.height > 0).float().mean() > 0.95
+
+
+def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, monkeypatch):
+    """Each pixel of the image tells its well and what its mask and its weight are."""
+    train = wells(4, 3)
+    part = np.random.default_rng(0).integers(0, 4, train["image"].shape)
+    train["image"] = (train["group"][:, None, None] + part / 4).astype(np.float32)
+    train["mask"] = (part % 2).astype(np.uint8)
+    windows, seen = Windows.of(train, 36, CPU, part > 1), []
+
+    class Same(torch.nn.Conv2d):
+        def forward(self, x):
+            return x + 0 * self.weight
+
+    def loss(logits, mask, weight):
+        seen.append([tensor.detach().clone() for tensor in (logits, mask, weight)])
+        return logits.sum()
+
+    monkeypatch.setattr(training, "of_phase", lambda phase: loss)
+    for cutmix in (0.0, 0.7):
+        chosen = tiny(augment={"cutmix": cutmix, "depth_shift": False}, batch_size=6)
+        fitting, network = training.Fit(chosen, Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU), Same(1, 1, 1)
+        seen.clear()
+        fitting.epoch(network, torch.optim.Adam(network.parameters()), windows, 0, lambda share: None)
+        image, mask, weight = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
+        part = (image % 1 * 4).round()
+        assert torch.equal(mask, part % 2) and torch.equal(weight, (part > 1).float())
+        mixed = [len(window.floor().unique()) > 1 for window in image]
+        assert len(mixed) == 12 and any(mixed) == (cutmix > 0)
+
+
+def test_cutmix_changes_the_weights_and_without_it_nothing_is_drawn_for_it(tmp_path, monkeypatch):
+    train = wells(4, 2)
+    fit(tiny(), train, tmp_path / "default")
+    fit(tiny(augment={"cutmix": 0.5}), train, tmp_path / "on")
+    monkeypatch.delattr(augment, "draw_cuts")
+    fit(tiny(augment={"cutmix": 0.0}), train, tmp_path / "off")
+    assert digest(tmp_path / "off") == digest(tmp_path / "default") != digest(tmp_path / "on")
+
+
 def test_an_epoch_of_copies_holds_each_window_once_a_copy():
     train = wells(patches=5, groups=2)
     windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
@@ -180,9 +263,9 @@ def test_seed_and_fold_change_the_weights(tmp_path):
 PHASES = [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 2, "learning_rate": 0.001, "loss": {"bce": 1.0}, "optimiser": "adam"}]
 
 
-@pytest.mark.parametrize("killed_in_epoch", [0, 1, 2, 3])
-def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch):
-    train, chosen = wells(4, 2), tiny(phase=PHASES)
+@pytest.mark.parametrize(("killed_in_epoch", "cutmix"), [(0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0), (1, 0.5), (3, 0.5)])
+def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch, cutmix):
+    train, chosen = wells(4, 2), tiny(phase=PHASES, augment={"cutmix": cutmix})
 
     class Killed(Exception):
         pass

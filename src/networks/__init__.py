@@ -54,4 +54,4 @@ def untrained(network: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in network.items() if key != "pretrained"}
 
 
-from src.networks import corroseg, library, ring_unet  # noqa: E402, F401  (they register themselves)
+from src.networks import corroseg, library, published, ring_unet  # noqa: E402, F401  (they register themselves)
