@@ -31,13 +31,14 @@ def postprocess(
 
     notes = artifacts.read_notes(source)
     best = refine.choose(train, oof_probability, notes, chosen.postprocess, competition.score)
-    oof_mask = refine.refine(train, oof_probability, [best.refinement], chosen.postprocess)[best.refinement]
-    mask = refine.refine(test, probability, [best.refinement], chosen.postprocess)[best.refinement]
+    oof_mask = refine.apply(train, oof_probability, best, chosen.postprocess)
+    mask = refine.apply(test, probability, best, chosen.postprocess)
     submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], mask, competition)
 
     truth = postprocessing.read_truth(competition, test["name"], paths)
     level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
     result = postprocessing.scores(chosen, competition, train, best, notes["threshold"], level)
+    result |= postprocessing.expected(chosen, paths, train, oof_probability, best, test)
     result |= postprocessing.test_scores(competition, test, mask, truth, level)
     oof_panels = {"truth": train["mask"], "probability": oof_probability, "prediction": oof_mask}
     panels = ({} if truth is None else {"truth": truth}) | {"probability": probability, "prediction": mask}

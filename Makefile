@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup all prepare train predict ensemble submit study networks test lint clean
+.PHONY: help setup all prepare train predict ensemble submit study trial networks test lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -45,6 +45,9 @@ submit: setup ## 04: refined masks -> submissions/
 study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1 ARGS="--epochs 1 --patches 256"
 	$(BIN)/python -m src.study $(STUDY) $(ARGS)
 
+trial: setup ## does the forecast hold? many generated challenges: make trial ARGS="--challenges 24"
+	$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
+
 networks: setup ## every network with its parameters and operations
 	$(BIN)/python -m src.networks
 
@@ -56,4 +59,4 @@ lint: setup ## ruff: errors, imports, formatting
 	$(BIN)/ruff format --check .
 
 clean: ## remove everything that was made, but neither raw data nor submissions
-	rm -rf data/prepared data/runs data/ensembles data/studies .pytest_cache .ruff_cache
+	rm -rf data/prepared data/runs data/ensembles data/studies data/trials .pytest_cache .ruff_cache

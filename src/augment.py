@@ -1,20 +1,25 @@
-"""The exact symmetries of an unrolled pipe, and CutMix, drawn for each window of a batch and applied on its device."""
+"""What is drawn for each window of a batch and applied on its device: the symmetries of an unrolled pipe, other intensities, CutMix."""
 
 from dataclasses import dataclass, fields
 
 import torch
 
 from src.recipe import Augment, Copy
+from src.windows import Windows
 
 
 @dataclass(frozen=True)
 class Symmetries:
-    """One symmetry a window, (B,) each: mirrored along depth and along azimuth, then rolled by `roll` columns and `roll_depth` rows."""
+    """One symmetry a window, (B,) each: mirrored along depth and along azimuth, then rolled by `roll` columns and `roll_depth` rows.
+
+    With a `lean` other than 0 each row is rolled by so many columns more than the row above it, as if the tool had turned.
+    """
 
     flip_depth: torch.Tensor
     flip_azimuth: torch.Tensor
     roll: torch.Tensor
     roll_depth: torch.Tensor
+    lean: torch.Tensor
 
     def to(self, device: torch.device) -> "Symmetries":
         return Symmetries(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -27,21 +32,25 @@ class Symmetries:
         height, width = x.shape[2:]
         rows = (torch.arange(height, device=x.device) - self.roll_depth[:, None]) % height
         rows = torch.where(self.flip_depth[:, None] == 1, height - 1 - rows, rows)
-        columns = (torch.arange(width, device=x.device) - self.roll[:, None]) % width
-        columns = torch.where(self.flip_azimuth[:, None] == 1, width - 1 - columns, columns)
+        leaning = (self.lean[:, None] * (torch.arange(height, device=x.device) - height // 2)).round().long()
+        columns = (torch.arange(width, device=x.device) - self.roll[:, None, None] - leaning[:, :, None]) % width
+        columns = torch.where(self.flip_azimuth[:, None, None] == 1, width - 1 - columns, columns)
         which = torch.arange(len(x), device=x.device)[:, None, None]
-        return x[which, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+        return x[which, 0, rows[:, :, None], columns].unsqueeze(1)
 
 
 def draw(settings: Augment, count: int, height: int, width: int, generator: torch.Generator) -> Symmetries:
     """Symmetries for `count` windows, drawn on the CPU so that every device sees the same.
 
-    A window is never rolled along depth, where a pipe has ends.
+    A window is never rolled along depth, where a pipe has ends. Half of the windows lean, by a normal deviation of `settings.lean`.
     """
     flips = torch.randint(2, (2, count), generator=generator)
     roll = torch.randint(width, (count,), generator=generator)
     none = torch.zeros(count, dtype=torch.int64)
-    return Symmetries(flips[0] * settings.flip_depth, flips[1] * settings.flip_azimuth, roll * settings.roll, none)
+    lean = torch.zeros(count)
+    if settings.lean:
+        lean = settings.lean * torch.randn(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+    return Symmetries(flips[0] * settings.flip_depth, flips[1] * settings.flip_azimuth, roll * settings.roll, none, lean)
 
 
 def copies(names: list[Copy], count: int, height: int, width: int, generator: torch.Generator) -> Symmetries:
@@ -59,9 +68,45 @@ def copies(names: list[Copy], count: int, height: int, width: int, generator: to
                 one if name in ("flip_azimuth", "both_flips") else none,
                 torch.randint(width, (count,), generator=generator) if rolled else none,
                 torch.randint(height, (count,), generator=generator) if rolled else none,
+                torch.zeros(count),
             )
         )
     return Symmetries(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """For each window (B,) a factor, and how much of the texture of sound pipe is laid over it, from the row `source` downwards."""
+
+    gain: torch.Tensor
+    strength: torch.Tensor
+    source: torch.Tensor
+    symmetries: Symmetries
+
+    def apply(self, image: torch.Tensor, windows: Windows) -> torch.Tensor:
+        """The images (B, 1, H, W); texture makes a defect fainter against the rest, and what is corroded stays what it was."""
+        texture = self.symmetries.apply(windows.take(windows.image, self.source))
+        gain, strength = self.gain[:, None, None, None], self.strength[:, None, None, None]
+        return gain * (image + strength * texture) / (1 + strength**2).sqrt()
+
+
+def draw_intensities(settings: Augment, count: int, windows: Windows, sound: torch.Tensor, generator: torch.Generator) -> Intensities:
+    """Intensities for a batch of `count` windows, drawn on the CPU.
+
+    The logarithm of the gain is normal with deviation `settings.gain`; half of the windows get texture, of a uniform strength up to
+    `settings.texture`.
+
+    Args:
+        sound: first rows of windows without corrosion (`Windows.sound`); where there are none no texture is laid over.
+    """
+    gain = (settings.gain * torch.randn(count, generator=generator)).exp()
+    strength = settings.texture * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+    if not len(sound):
+        sound, strength = torch.zeros(1, dtype=torch.int64), torch.zeros(count)
+    source = sound[torch.randint(len(sound), (count,), generator=generator)]
+    symmetries = draw(settings, count, windows.height, windows.image.shape[1], generator)
+    device = windows.image.device
+    return Intensities(gain.to(device), strength.to(device), source.to(device), symmetries.to(device))
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ def strips(group: np.ndarray, depth: np.ndarray, phase: np.ndarray) -> list[Stri
     return result
 
 
+def interleaved(group: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """(N,) bool, whether the patch's well was scanned with twice as many azimuths and cut into even and odd columns."""
+    return np.isin(group, group[phase > 0])
+
+
 def ring(even: np.ndarray, odd: np.ndarray) -> np.ndarray:
     """The full ring (rows, 2 W) of an interleaved well from the strips of its even and its odd columns (rows, W)."""
     return np.stack([even, odd], axis=2).reshape(len(even), -1)

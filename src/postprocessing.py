@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src import artifacts, baselines, ensemble, report
+from src import artifacts, baselines, ensemble, forecast, report
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition
 from src.errors import UserError
@@ -45,8 +45,8 @@ def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chos
         "oof_by_group": _by(train["group"], chosen.score),
         "oof_by_fold": _by(train["fold"], chosen.score),
         "threshold": threshold,
-        "refined": not chosen.refinement.plain,
-        "refinement": _name(chosen.refinement),
+        "refined": not (chosen.refinement.plain and (chosen.for_interleaved or chosen.refinement).plain),
+        "refinement": _how(chosen),
         "refinements_tried": {_name(refinement): round(score, 6) for refinement, score in chosen.table.items()},
         "baselines_on_train": {
             "all_empty": baselines.all_empty(train["mask"], competition.score),
@@ -56,6 +56,28 @@ def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chos
     if any(member.selection == "best_on_held_out" for member in recipe.members):
         result["warning"] = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
     return result
+
+
+def expected(recipe: Recipe, paths: Paths, train: Arrays, oof: np.ndarray, chosen: Chosen, test: Arrays) -> dict[str, Any]:
+    """The forecast for the test wells. Patches held out at random say nothing about wells that were not seen: then there is none.
+
+    Args:
+        oof: (N, H, W) probabilities of the training patches.
+    """
+    if recipe.folds.scheme == "random":
+        return {}
+    removed = forecast.removed_by_averaging(_test_by_fold(recipe, paths, test["name"]), oof, train["mask"])
+    told = forecast.expect(chosen.score, train["group"], np.unique(test["group"], return_counts=True)[1], removed)
+    return {"expected_score": told.score, "expected_interval": [told.low, told.high], "removed_by_averaging": removed}
+
+
+def _test_by_fold(recipe: Recipe, paths: Paths, names: np.ndarray) -> np.ndarray:
+    """(F, N, H, W) the test probabilities of each fold's networks, averaged over members and seeds as they are out of fold."""
+    files: dict[int, list[Path]] = {}
+    for task in recipe.tasks():
+        files.setdefault(task.fold, []).append(paths.test(recipe, task))
+    folds = [(ensemble.average([[file] for file in own]), str(own[0])) for own in files.values()]
+    return np.stack([fold["probability"][ensemble.rows_by_name(fold["name"], names, where), 0] for fold, where in folds])
 
 
 def test_scores(competition: Competition, test: Arrays, masks: np.ndarray, truth: np.ndarray | None, level: float) -> dict[str, Any]:
@@ -85,6 +107,12 @@ def table(result: dict[str, Any]) -> str:
         if f"baselines_on_{where}" in result:
             base = result[f"baselines_on_{where}"]
             lines.append(f"baselines on {where}: all empty {base['all_empty']:.4f}, threshold on intensity {base['intensity']:.4f}")
+    if "expected_score" in result:
+        low, high = result["expected_interval"]
+        lines.append(
+            f"averaging the networks of all folds removes {result['removed_by_averaging']:.1%} of the squared error on the test wells"
+        )
+        lines.append(f"score to expect on the test wells {result['expected_score']:.4f}, 90 % interval {low:.2f} to {high:.2f}")
     if "test_score" in result:
         lines.append(f"test score {result['test_score']:.4f}, on the truth that the generator kept apart")
     return "\n".join(lines)
@@ -138,8 +166,15 @@ def _files(recipe: Recipe, paths: Paths) -> list[Path]:
     return [paths.submission(recipe, ending) for ending in (".csv", "_official.csv", ".html", ".png")]
 
 
+def _how(chosen: Chosen) -> str:
+    other = f"; interleaved wells by {_name(chosen.for_interleaved)}" if chosen.for_interleaved else ""
+    return _name(chosen.refinement) + other
+
+
 def _name(refinement: Refinement) -> str:
     source = f"threshold {refinement.threshold:.2f}" if refinement.beta is None else f"random walker, beta {refinement.beta:g}"
+    if refinement.track:
+        source = f"grooves followed (floor {refinement.track.floor:g}, strength {refinement.track.strength:g}), {source}"
     return source + (f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else "")
 
 

@@ -73,7 +73,9 @@ class Augment(Section):
     """Symmetries drawn anew for every window of every batch (`src.augment`).
 
     With `copies` nothing is drawn: each epoch holds one full copy of the data for each name, as in the CorroSeg paper, section 5.1.
-    `cutmix` is the probability that a window gets a rectangle of another window of its batch, after all else.
+    `lean` is the deviation, in columns a row, by which half of the windows lean; `gain` that of the logarithm of a factor on a window's
+    intensities; `texture` the most by which the texture of sound pipe, of any training well, is laid over half of the windows; `cutmix`
+    the probability that a window gets a rectangle of another window of its batch, after all else.
     """
 
     flip_azimuth: bool = True
@@ -81,6 +83,9 @@ class Augment(Section):
     roll: bool = True
     depth_shift: bool = True
     copies: list[Copy] | None = Field(default=None, min_length=1)
+    lean: Annotated[float, Field(ge=0)] = 0.0
+    gain: Annotated[float, Field(ge=0)] = 0.0
+    texture: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
@@ -135,8 +140,12 @@ class Member(Section):
 
 
 class Inference(Section):
-    """Test-time augmentation: probabilities are averaged over the flips and over rolls by these many columns."""
+    """Test-time augmentation: probabilities are averaged over the flips and over rolls by these many columns.
 
+    `adapt` is the weight of a second prediction, by a network whose batch norm holds the statistics of the well's own images.
+    """
+
+    adapt: Annotated[float, Field(ge=0, le=1)] = 0.0
     flips: bool = True
     rolls: list[int] = Field(default=[0], min_length=1)
     average_twins: bool = True
@@ -157,7 +166,9 @@ class Track(Section):
 class Postprocess(Section):
     """Candidates for the refinement; 04_postprocess.py chooses among them out of fold.
 
-    `apply = "always"` refines by the best of them also where that does not raise the out-of-fold score. `walk_on = "patches"` walks
+    Each of `tracks` follows grooves along depth before the threshold. `by_scan` chooses for interleaved wells, whose defects are fewer
+    columns wide, by themselves. `apply = "always"` refines by the best candidate also where that
+    does not raise the out-of-fold score. `walk_on = "patches"` walks
     each patch by itself, with an open seam, on intensities stretched to 0..255, as the CorroSeg paper does in its section 6.
     """
 
@@ -168,13 +179,15 @@ class Postprocess(Section):
     seed_below: Fraction = 0.1
     betas: list[Annotated[float, Field(ge=0)]] = [0.1, 1.0, 10.0]
     min_sizes: list[Annotated[int, Field(ge=0)]] = [0, 4, 8, 16]
+    tracks: list[Track] = Field(alias="track", default=[])
+    by_scan: bool = False
 
     @model_validator(mode="after")
     def check(self) -> "Postprocess":
         if self.seed_below >= self.seed_above:
             raise ValueError("seed_below must be smaller than seed_above")
-        if self.apply == "always" and not (self.random_walker and self.betas) and max(self.min_sizes, default=0) < 2:
-            raise ValueError('apply = "always" needs a random walker or a min_size to apply')
+        if self.apply == "always" and not (self.tracks or (self.random_walker and self.betas) or max(self.min_sizes, default=0) > 1):
+            raise ValueError('apply = "always" needs a track, a random walker or a min_size to apply')
         return self
 
 

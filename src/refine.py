@@ -9,68 +9,116 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 from skimage import segmentation
 
+from src import ensemble
 from src.artifacts import Arrays
 from src.metrics import Score
-from src.pipe import Strip, strips
-from src.recipe import Postprocess
+from src.pipe import Strip, interleaved, strips
+from src.recipe import Postprocess, Track
+from src.track import follow
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Threshold the probability or, with `beta`, what a random walker makes of it at one half; then drop small components."""
+    """How a probability becomes a mask: perhaps follow grooves along depth (`src.track`), then a threshold; or, with `beta`, a random
+    walker at one half; last, drop small components.
+    """
 
     threshold: float
     beta: float | None = None
     min_size: int = 0
+    track: Track | None = None
 
     @property
     def plain(self) -> bool:
-        return self.beta is None and self.min_size == 0
+        return self.beta is None and self.min_size == 0 and self.track is None
 
 
-def candidates(settings: Postprocess, threshold: float) -> list[Refinement]:
-    """What 04_postprocess.py chooses from; the plain threshold comes first and so wins a tie."""
-    betas = [None, *(settings.betas if settings.random_walker else [])]
+def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> list[Refinement]:
+    """What 04_postprocess.py chooses from; the plain threshold comes first and so wins a tie.
+
+    Args:
+        thresholds: one for the probability as it is (None), and one for what each track makes of it.
+    """
     sizes = sorted({0, *settings.min_sizes})
-    return [Refinement(threshold if beta is None else 0.5, beta, size) for beta in betas for size in sizes]
+    result = [Refinement(thresholds[track], None, size, track) for track in (None, *settings.tracks) for size in sizes]
+    return result + [Refinement(0.5, beta, size) for beta in (settings.betas if settings.random_walker else []) for size in sizes]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The refinement to apply, with the out-of-fold scores (N,) that it and the plain threshold honestly earned."""
+    """The refinement to apply, with the out-of-fold scores (N,) that it and the plain threshold honestly earned.
+
+    `for_interleaved` is another refinement for interleaved wells, where there is one. `table` holds every candidate's mean score on the
+    wells that it was chosen on (without the interleaved ones where these have their own).
+    """
 
     refinement: Refinement
     score: np.ndarray
     plain_score: np.ndarray
     table: dict[Refinement, float]
+    for_interleaved: Refinement | None = None
 
 
 def choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
     """Choose among `candidates` by the out-of-fold score; the plain threshold stays unless refinement raises it.
 
-    Each fold is scored under the candidate that is best on the other folds, at the threshold that was chosen on the other folds.
+    Each fold is scored under the candidate that is best on the other folds, at the threshold that was chosen on the other folds. With
+    `settings.by_scan` interleaved wells and the others, if either fill two folds, choose by themselves, thresholds too.
 
     Args:
         train: the scored patches: `image`, `valid`, `group`, `depth`, `phase`, `mask`, `fold`.
         probability: (N, H, W) out of fold.
         thresholds: as `src.ensemble.describe_thresholds` gives them.
     """
-    without = {fold: thresholds["threshold_without_fold"][str(fold)] for fold in np.unique(train["fold"]).tolist()}
-    usual = settings.apply == "if_better"
-    final = candidates(settings, thresholds["threshold"])
-    wanted = dict.fromkeys(c for threshold in [thresholds["threshold"], *without.values()] for c in candidates(settings, threshold))
+    together = _choose(train, probability, thresholds, settings, score)
+    kind = interleaved(train["group"], train["phase"])
+    if not settings.by_scan or min(len(np.unique(train["fold"][kind == k])) for k in (False, True)) < 2:
+        return together
+    nested, parts = np.empty(len(probability)), {}
+    for k in (False, True):
+        own = {name: array[kind == k] for name, array in train.items()}
+        parts[k] = _choose(own, probability[kind == k], _thresholds(own, probability[kind == k], score), settings, score)
+        nested[kind == k] = parts[k].score
+    if nested.mean() <= together.score.mean():
+        return together
+    return Chosen(parts[False].refinement, nested, together.plain_score, parts[False].table, parts[True].refinement)
+
+
+def _choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
+    """`choose` for wells of all kinds together."""
+    usual, folds = settings.apply == "if_better", np.unique(train["fold"]).tolist()
+    by_source = {None: thresholds}
+    by_source |= {track: _thresholds(train, followed(train, probability, track), score) for track in settings.tracks}
+    final = candidates(settings, {source: own["threshold"] for source, own in by_source.items()})
+    without = {
+        fold: candidates(settings, {source: own["threshold_without_fold"][str(fold)] for source, own in by_source.items()})
+        for fold in folds
+    }
+    wanted = dict.fromkeys(c for some in (final, *without.values()) for c in some)
     scores = {c: score(mask, train["mask"]) for c, mask in refine(train, probability, list(wanted), settings).items()}
 
     nested, plain = np.empty(len(probability)), np.empty(len(probability))
-    for fold, threshold in without.items():
+    for fold, allowed in without.items():
         own = train["fold"] == fold
-        allowed = [c for c in candidates(settings, threshold) if usual or not c.plain]
-        best = max(allowed, key=lambda c: scores[c][~own].mean())
-        nested[own], plain[own] = scores[best][own], scores[Refinement(threshold)][own]
+        best = max([c for c in allowed if usual or not c.plain], key=lambda c: scores[c][~own].mean())
+        nested[own], plain[own] = scores[best][own], scores[allowed[0]][own]
     best = max([c for c in final if usual or not c.plain], key=lambda c: scores[c].mean())
     if usual and (best.plain or nested.mean() <= plain.mean()):
-        best, nested = Refinement(thresholds["threshold"]), plain
+        best, nested = final[0], plain
     return Chosen(best, nested, plain, {c: float(scores[c].mean()) for c in final})
+
+
+def _thresholds(train: Arrays, probability: np.ndarray, score: Score) -> dict[str, Any]:
+    scores = ensemble.threshold_scores(probability[:, None], train["mask"], score)
+    return ensemble.describe_thresholds(ensemble.choose(scores, train["fold"]))
+
+
+def apply(arrays: Arrays, probability: np.ndarray, chosen: Chosen, settings: Postprocess) -> np.ndarray:
+    """The masks (N, H, W) uint8 of a split, each well refined as was chosen for its kind."""
+    wanted = [chosen.refinement, chosen.for_interleaved or chosen.refinement]
+    masks = refine(arrays, probability, wanted, settings)
+    other = interleaved(arrays["group"], arrays["phase"])
+    return np.where(other[:, None, None], masks[wanted[1]], masks[wanted[0]])
 
 
 def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement], settings: Postprocess) -> dict[Refinement, np.ndarray]:
@@ -81,18 +129,28 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
         probability: (N, H, W).
     """
     measured = arrays["valid"].any((1, 2))
-    probability = probability * measured[:, None, None]  # what was not measured is no seed of corrosion for its neighbours
     masks = {refinement: np.zeros(probability.shape, np.uint8) for refinement in refinements}
-    for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]):
-        for beta in {refinement.beta for refinement in refinements}:
-            walked = _walk(strip, arrays["image"], probability, beta, settings)
-            for refinement in refinements:
-                if refinement.beta == beta:
-                    mask = walked > (refinement.threshold if beta is None else 0.5)
-                    strip.unstack(remove_small(mask, refinement.min_size), masks[refinement])
+    for beta, track in {(refinement.beta, refinement.track) for refinement in refinements}:
+        own = [refinement for refinement in refinements if (refinement.beta, refinement.track) == (beta, track)]
+        # What was not measured is no seed of corrosion for its neighbours.
+        source = (probability if track is None else followed(arrays, probability, track)) * measured[:, None, None]
+        for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]):
+            walked = _walk(strip, arrays["image"], source, beta, settings)
+            for refinement in own:
+                strip.unstack(remove_small(walked > refinement.threshold, refinement.min_size), masks[refinement])
     for mask in masks.values():
         mask[~measured] = 0
     return masks
+
+
+def followed(arrays: Arrays, probability: np.ndarray, track: Track) -> np.ndarray:
+    """The probabilities (N, H, W) of a split after grooves were followed along depth."""
+    p = np.clip(probability.astype(np.float64) * arrays["valid"].any((1, 2))[:, None, None], 0.005, 0.995)
+    logits, result = np.log(p / (1 - p)), np.zeros(p.shape)
+    wells = strips(arrays["group"], arrays["depth"], arrays["phase"])
+    for strip, own in zip(wells, follow([strip.stack(logits) for strip in wells], track), strict=True):
+        strip.unstack(1 / (1 + np.exp(-own)), result)
+    return result
 
 
 def _walk(strip: Strip, image: np.ndarray, probability: np.ndarray, beta: float | None, settings: Postprocess) -> np.ndarray:

@@ -92,25 +92,29 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+RANDOM_SPLIT, WELLS_HELD_OUT = "random split, soft IoU", "wells held out, official score"  # headings of a study's table
+
+
 def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figure:
-    """The held-out soft IoU of each variation over the epochs (mean and range over seeds), beside its scores on held-out wells.
+    """What training tells of each variation over the epochs (mean and range over its tasks), beside its scores.
 
     Args:
-        histories: by variation, as `src.study.curves` gives them under the paper's protocol.
+        histories: by variation, as `src.study.curves` gives them: the held-out soft IoU where epochs were scored, else the loss.
         table: the study's table.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    scored = all("held_out_soft_iou" in history for history in histories.values())
     for name, history in histories.items():
-        epochs = history.groupby("epoch")["held_out_soft_iou"].agg(["mean", "min", "max"])
+        epochs = history.groupby("epoch")["held_out_soft_iou" if scored else "loss"].agg(["mean", "min", "max"])
         (line,) = left.plot(epochs.index, epochs["mean"], label=name)
         left.fill_between(epochs.index, epochs["min"], epochs["max"], color=line.get_color(), alpha=0.2)
-    left.set(title="paper's protocol: random patches held out", xlabel="epoch", ylabel="soft IoU, held out")
+    if scored:
+        left.set(title="paper's protocol: random patches held out", xlabel="epoch", ylabel="soft IoU, held out")
+    else:
+        left.set(title="training", xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8)
-    right.barh(
-        table["variation"],
-        table["wells held out, official score"],
-        xerr=table["wells held out, official score, deviation over seeds"].fillna(0),
-    )
+    score = next(title for title in (WELLS_HELD_OUT, RANDOM_SPLIT) if title in table)
+    right.barh(table["variation"], table[score], xerr=table[f"{score}, deviation over seeds"].fillna(0))
     right.invert_yaxis()
-    right.set(title="wells held out", xlabel="official score (mean patch IoU)")
+    right.set(title=score, xlabel="score")
     return figure

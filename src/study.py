@@ -2,13 +2,14 @@
 
 Every variation is trained twice: by the CorroSeg paper's protocol (one random fifth of the patches held out, the epoch picked on it, soft
 IoU) and by the honest one (folds by well, fixed epochs, the official score). Usage: python -m src.study NAME [--only VARIATION]
-[--epochs N] [--patches N] [--seeds N].
+[--protocol paper|wells] [--epochs N] [--patches N] [--seeds N].
 """
 
 import argparse
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ PAPER = [
     "member.patience=20",
 ]
 PROTOCOLS = {"paper": PAPER, "wells": []}
-TITLES = {"paper": "random split, soft IoU", "wells": "wells held out, official score"}
+TITLES = {"paper": report.RANDOM_SPLIT, "wells": report.WELLS_HELD_OUT}
 
 
 class Variation(Section):
@@ -102,16 +103,16 @@ def only(study: Study, names: list[str] | None) -> Study:
     return study.model_copy(update={"variations": kept})
 
 
-def runs(study: Study, shrink: list[str], seeds: int) -> list[Run]:
-    """Every variation under both protocols; `shrink` are overrides that come last.
+def runs(study: Study, shrink: list[str], seeds: int, protocols: Sequence[str] = tuple(PROTOCOLS)) -> list[Run]:
+    """Every variation under the protocols; `shrink` are overrides that come last.
 
     Runs that train alike share one folder, and runs of the same folds and patches one prepared file: both are named by digest.
     """
     result = []
     for variation in study.variations:
         base = variation.base or study.base
-        for protocol, changes in PROTOCOLS.items():
-            own = [*study.set, *variation.set, *changes, *shrink, f"seeds={list(range(seeds))}"]
+        for protocol in protocols:
+            own = [*study.set, *variation.set, *PROTOCOLS[protocol], *shrink, f"seeds={list(range(seeds))}"]
             chosen = recipe.load(base, own)
             data = artifacts.digest(chosen.data, chosen.folds)[:8]
             trained = artifacts.digest(data, chosen.inference, *chosen.members)[:8]
@@ -165,17 +166,29 @@ def curves(run: Run, paths: Paths) -> pd.DataFrame:
 
 def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
     """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds."""
-    seeds = own["wells"].recipe.seeds
-    parameters = sum(w.numel() for member in own["wells"].recipe.members for w in networks.sketch(member.network).parameters())
+    any_run = next(iter(own.values())).recipe
+    seeds = any_run.seeds
+    parameters = sum(w.numel() for member in any_run.members for w in networks.sketch(member.network).parameters())
     line: dict[str, Any] = {"variation": variation, "parameters (M)": f"{parameters / 1e6:.3f}"}
-    for protocol, title in TITLES.items():
+    for protocol in own:
+        title = TITLES[protocol]
         single = [scores(own[protocol], paths, [seed]) for seed in seeds]
         line[title] = float(np.mean(single))
         line[f"{title}, deviation over seeds"] = float(np.std(single, ddof=1)) if len(seeds) > 1 else float("nan")
         line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))
     line["seeds"] = len(seeds)
+    line["training operations for a patch (G)"] = round(training_operations(any_run) / 1e9, 1)
     line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
     return line
+
+
+def training_operations(recipe: Recipe) -> float:
+    """What one seed spends on a training patch: forward and backward passes of all members over all epochs and copies."""
+    total = 0.0
+    for member in recipe.members:
+        passes = member.epochs * len(member.augment.copies or [""])
+        total += passes * networks.operations(member.network, member.height, training=True) * 36 / member.height
+    return total
 
 
 def parser() -> argparse.ArgumentParser:
@@ -183,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--epochs", type=int, help="every phase this long instead")
     arguments.add_argument("--patches", type=int, help="about so many training patches, from every well its share")
     arguments.add_argument("--seeds", type=int, help="so many seeds")
+    arguments.add_argument("--protocol", choices=PROTOCOLS, help="by this one alone, not by both")
     arguments.add_argument("--only", action="append", metavar="VARIATION", help="this variation of the study; may be given several times")
     return arguments
 
@@ -192,7 +206,8 @@ def main(options: argparse.Namespace) -> None:
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
     shrink += [f"data.patches={options.patches}"] if options.patches else []
     seeds = options.seeds or study.seeds
-    all_runs = runs(study, [*shrink, *options.overrides], seeds)
+    protocols = [options.protocol] if options.protocol else list(PROTOCOLS)
+    all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
     train(all_runs, folder, options)
 
@@ -202,7 +217,7 @@ def main(options: argparse.Namespace) -> None:
     note = f"{study.question}\n\nSettings: {shrunk}; {seeds} seed(s); device {inference.choose_device(options.device)}."
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
     artifacts.write_text(folder / "table.md", f"{note}\n\n{report.markdown(table)}\n")
-    histories = {name: curves(own["paper"], paths) for name, own in grouped.items()}
+    histories = {name: curves(own[protocols[0]], paths) for name, own in grouped.items()}
     with artifacts.replacing(folder / "plot.png") as partial:
         partial.write_bytes(report.png(report.study_plot(histories, table)))
     print((folder / "table.md").read_text(encoding="utf-8"))

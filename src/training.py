@@ -17,7 +17,7 @@ from src import artifacts, augment, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling, fit_scaling
 from src.errors import UserError, did_you_mean
-from src.inference import autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
+from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
 from src.recipe import Augment, Member, Phase, Recipe, Task, to_toml
@@ -124,7 +124,7 @@ class Fit:
         windows = Windows.of(scaled, member.height, self.device, weight[known])
 
         torch.manual_seed(self.seed_of(-1))
-        network = networks.create(member.network).to(self.device, memory_format=torch.channels_last)
+        network = networks.create(member.network).to(self.device, memory_format=memory_format(member, self.device))
         state = self.resume(network)
         start = state["epoch"]
         for epoch in range(start, member.epochs):
@@ -154,6 +154,7 @@ class Fit:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         starts, symmetries = _epoch_windows(windows, member.augment, generator)
+        sound = windows.sound() if member.augment.texture else torch.empty(0, dtype=torch.int64)
         loss_of = of_phase(phase)
         _train_mode(network, phase.frozen)
         total = torch.zeros((), device=self.device)
@@ -166,11 +167,13 @@ class Fit:
             image, mask, weight = (
                 symmetries[batch].apply(windows.take(tensor, starts[batch])) for tensor in (windows.image, windows.mask, windows.weight)
             )
+            if member.augment.gain or member.augment.texture:
+                image = augment.draw_intensities(member.augment, len(image), windows, sound, generator).apply(image, windows)
             if member.augment.cutmix:
                 cuts = augment.draw_cuts(member.augment.cutmix, len(image), *image.shape[2:], generator).to(self.device)
                 image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
             with autocast(member, self.device):
-                logits = network(image.contiguous(memory_format=torch.channels_last))
+                logits = network(image.contiguous(memory_format=memory_format(member, self.device)))
             loss = loss_of(logits, mask, weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

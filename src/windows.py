@@ -52,3 +52,10 @@ class Windows:
         labelled = np.append(0, (self.weight.cpu().sum(1) > 0).numpy().cumsum())
         starts = torch.from_numpy(starts[labelled[starts + self.height] > labelled[starts]])
         return starts[torch.randperm(len(starts), generator=generator)].to(self.image.device)
+
+    def sound(self) -> torch.Tensor:
+        """First rows (M,), on the CPU, of all windows in which every pixel counts and none is corroded."""
+        assert self.weight is not None and self.mask is not None
+        fit = ((self.weight > 0) & (self.mask == 0)).all(1).cpu()
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), fit.cumsum(0)])
+        return torch.nonzero(before[self.height :] - before[: -self.height] == self.height).flatten()

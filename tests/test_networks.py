@@ -51,6 +51,17 @@ def test_ring_unet_wants_a_pool_for_each_step_down():
         networks.create({"name": "ring_unet", "channels": [4, 6, 8], "pool_rows": [2]})
 
 
+def test_operations_by_hand():
+    """A ring U-Net of one level: 3x3 convolutions 1 -> 4 -> 4 and the head, two operations a product; back, the same again for the
+    weights, and for the input of every convolution but the first.
+    """
+    convs, head = [2 * 9 * inputs * 4 * 36 * 36 for inputs in (1, 4)], 2 * 4 * 36 * 36
+    network = {"name": "ring_unet", "channels": [4]}
+    assert networks.operations(network) == sum(convs) + head
+    assert networks.operations(network, training=True) == 3 * (sum(convs) + head) - convs[0]
+    assert networks.operations(network, height=72) == 2 * (sum(convs) + head)
+
+
 def test_ring_unet_is_small():
     count = sum(weights.numel() for weights in networks.create({"name": "ring_unet"}).parameters())
     assert 0.1e6 < count < 0.5e6

@@ -5,7 +5,7 @@ import pytest
 from skimage.segmentation import random_walker
 
 from src import metrics, refine
-from src.recipe import Postprocess
+from src.recipe import Postprocess, Track
 from src.refine import Refinement
 
 ABOVE, BELOW = 0.9, 0.1
@@ -229,8 +229,8 @@ def test_candidates_begin_with_the_plain_threshold_and_hold_each_once() -> None:
     settings = Postprocess(betas=[0.5, 2], min_sizes=[8, 0, 8, 4])
     expected = [Refinement(0.3, None, size) for size in (0, 4, 8)]
     expected += [Refinement(0.5, beta, size) for beta in (0.5, 2) for size in (0, 4, 8)]
-    assert refine.candidates(settings, 0.3) == expected
-    assert refine.candidates(Postprocess(random_walker=False, min_sizes=[]), 0.3) == [Refinement(0.3)]
+    assert refine.candidates(settings, {None: 0.3}) == expected
+    assert refine.candidates(Postprocess(random_walker=False, min_sizes=[]), {None: 0.3}) == [Refinement(0.3)]
 
 
 def test_a_refinement_can_be_applied_whether_it_helps_or_not() -> None:
@@ -240,7 +240,7 @@ def test_a_refinement_can_be_applied_whether_it_helps_or_not() -> None:
     chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
     assert chosen.refinement == Refinement(0.5, None, 4)
     assert chosen.score.tolist() == pytest.approx([1, 1, 0.8])
-    with pytest.raises(ValueError, match="needs a random walker"):
+    with pytest.raises(ValueError, match="needs a track"):
         Postprocess(random_walker=False, min_sizes=[0], apply="always")
 
 
@@ -268,3 +268,78 @@ def test_a_walk_on_patches_stops_at_their_edges() -> None:
     walk = Refinement(0.5, 1.0)
     masks = refine.refine(train, probability, [walk], settings)[walk]
     assert masks[0].all() and not masks[1].any()
+
+
+TRACK = Track(rows=2, floor=-2.5, width=0, strength=1.0)
+
+
+def split_with_a_faint_groove(folds: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Strips of three patches, one a fold: a groove of one column that is plain in the outer patches and faint in the middle one."""
+    truth = np.zeros((3 * folds, 10, 10), bool)
+    truth[:, :, 4] = True
+    arrays, _ = split_of(list(truth), list(truth))
+    arrays["group"], arrays["depth"] = np.repeat(np.arange(folds), 3), np.tile(np.arange(3), folds)
+    arrays["fold"] = arrays["group"].astype(np.int8)
+    probability = np.where(truth, 0.9, 0.05)
+    probability[1::3] = np.where(truth[1::3], 0.4, 0.05)
+    probability[1::3, ::3, 8] = 0.45  # brighter than the faint groove, but nothing lines up with it
+    return arrays, probability
+
+
+def test_a_groove_is_followed_through_a_faint_patch() -> None:
+    train, probability = split_with_a_faint_groove(3)
+    settings = Postprocess(random_walker=False, min_sizes=[0], track=[TRACK])
+    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    assert chosen.refinement.track == TRACK
+    assert chosen.score.tolist() == [1] * 9 and chosen.plain_score.tolist() == [1, 0, 1] * 3
+    np.testing.assert_array_equal(refine.apply(train, probability, chosen, settings), train["mask"])
+
+
+def test_a_groove_is_followed_on_strips_and_not_across_them() -> None:
+    train, probability = split_with_a_faint_groove(2)
+    whole = refine.followed(train, probability, TRACK)
+    alone = train | {"group": np.arange(6), "depth": np.zeros(6, int)}
+    assert whole[1, :, 4].min() > 2 * refine.followed(alone, probability, TRACK)[1, :, 4].max()
+    order = np.random.default_rng(0).permutation(6)
+    shuffled = {name: array[order] for name, array in train.items()}
+    np.testing.assert_allclose(refine.followed(shuffled, probability[order], TRACK), whole[order], atol=1e-6)
+
+
+def split_of_two_kinds(folds: int = 3) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Two wells a fold; in the second half of them, the interleaved ones, only the surer half of what is marked is corroded."""
+    truth = np.zeros((2 * folds, 10, 10), bool)
+    truth[:, :, 2:4] = True
+    arrays, _ = split_of([draw()] * 2 * folds, list(truth))
+    arrays["fold"] = np.tile(np.arange(folds, dtype=np.int8), 2)
+    arrays["mask"][folds:, :, 3] = 0
+    arrays["phase"][folds:] = 1
+    probability = np.full((2 * folds, 10, 10), 0.05)
+    probability[:, :, 2], probability[:, :, 3] = 0.8, 0.4
+    return arrays, probability
+
+
+def test_wells_of_each_kind_of_scan_get_thresholds_of_their_own_on_request() -> None:
+    train, probability = split_of_two_kinds()
+    for by_scan, scores in ((True, [1] * 6), (False, [1, 1, 1, 0.5, 0.5, 0.5])):
+        settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=by_scan)
+        chosen = refine.choose(train, probability, thresholds(3, 0.2), settings, metrics.patch_iou)
+        assert chosen.score.tolist() == scores
+        masks = refine.apply(train, probability, chosen, settings)
+        assert metrics.patch_iou(masks, train["mask"]).tolist() == scores
+    assert chosen.for_interleaved is None
+
+
+def test_a_kind_of_scan_in_a_single_fold_cannot_choose_by_itself() -> None:
+    train, probability = split_of_two_kinds()
+    train["fold"] = np.array([0, 1, 2, 2, 2, 2], np.int8)
+    settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=True)
+    chosen = refine.choose(train, probability, thresholds(3, 0.2), settings, metrics.patch_iou)
+    assert chosen.for_interleaved is None and chosen.score.tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
+
+
+def test_the_held_out_truth_has_no_say_in_its_own_threshold_by_scan() -> None:
+    train, probability = split_of_two_kinds(4)
+    settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=True)
+    train["mask"][4, :, 3] = 1  # fold 0 of the interleaved wells wants what the contiguous ones want
+    chosen = refine.choose(train, probability, thresholds(4, 0.2), settings, metrics.patch_iou)
+    assert chosen.score.tolist() == [1, 1, 1, 1, 0.5, 1, 1, 1]  # and does not get it: the other three decide

@@ -87,6 +87,15 @@ def test_only_some_variations_can_be_run(tmp_path):
         run(tmp_path, "--only", "widr")
 
 
+def test_a_study_can_run_by_one_protocol_alone(tmp_path):
+    small = ("--epochs", "1", "--patches", "40", "--seeds", "1", "--only", "wider")
+    both = run(tmp_path, *small)
+    for protocol, title in study.TITLES.items():
+        table = run(tmp_path, *small, "--protocol", protocol)
+        assert list(table[title]) == list(both[title])
+        assert not {other for other in study.TITLES.values() if other != title} & set(table.columns)
+
+
 def test_a_study_can_be_shrunk_and_says_so(tmp_path):
     table = run(tmp_path, "--epochs", "1", "--patches", "40", "--seeds", "1")
     text = (tmp_path / "data/studies/what/table.md").read_text()

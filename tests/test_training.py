@@ -87,9 +87,64 @@ def losses(folder) -> list[float]:
 
 def test_symmetries_are_flips_then_an_exact_roll():
     x = torch.arange(3 * 4 * 6.0).reshape(3, 1, 4, 6)
-    drawn = Symmetries(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 5]), torch.tensor([0, 0, 0]))
+    drawn = Symmetries(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 5]), torch.tensor([0, 0, 0]), torch.zeros(3))
     expected = np.stack([np.roll(x[0, 0].numpy()[:, ::-1], 2, 1), x[1, 0].numpy()[::-1], np.roll(x[2, 0].numpy()[::-1, ::-1], 5, 1)])
     np.testing.assert_array_equal(drawn.apply(x)[:, 0].numpy(), expected)
+
+
+def test_a_window_that_leans_is_rolled_row_by_row():
+    x = torch.arange(2 * 5 * 6.0).reshape(2, 1, 5, 6)
+    none = torch.zeros(2, dtype=torch.int64)
+    leaning = Symmetries(none, torch.tensor([0, 1]), torch.tensor([1, 0]), none, torch.tensor([0.6, -1.0])).apply(x)[:, 0].numpy()
+    first = [np.roll(x[0, 0, row].numpy(), 1 + shift) for row, shift in enumerate((-1, -1, 0, 1, 1))]  # .6 columns a row, rounded
+    second = [np.roll(x[1, 0, row].numpy()[::-1], shift) for row, shift in enumerate((2, 1, 0, -1, -2))]
+    np.testing.assert_array_equal(leaning, [first, second])
+
+
+def test_half_of_the_windows_lean_by_the_deviation_asked_for():
+    lean = augment.draw(Augment(lean=0.1), 4000, 36, 36, torch.Generator().manual_seed(0)).lean
+    assert 0.45 < (lean != 0).float().mean() < 0.55
+    assert lean[lean != 0].std() == pytest.approx(0.1, rel=0.1)
+
+
+def two_wells_of_windows(height: int = 36) -> Windows:
+    """A well with grooves, and below it on the canvas one without, but for a pixel at its top that does not count."""
+    train = wells(4, 2)
+    train["mask"][4:] = 0
+    weight = np.ones(train["image"].shape, bool)
+    weight[4, 0, 0] = False
+    return Windows.of(train, height, CPU, weight)
+
+
+def test_sound_windows_are_those_where_every_pixel_counts_and_none_is_corroded():
+    windows = two_wells_of_windows()
+    by_hand = [
+        row
+        for row in range(len(windows.image) - windows.height + 1)
+        if (windows.weight[row : row + 36] > 0).all() and not windows.mask[row : row + 36].any()
+    ]
+    assert windows.sound().tolist() == by_hand and len(by_hand) == 4 * 36 - 1 - 36 + 1
+
+
+def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
+    windows, none = two_wells_of_windows(), torch.zeros(2, dtype=torch.int64)
+    start = int(windows.sound()[5])
+    flat = Symmetries(none, none, torch.tensor([3, 0]), none, torch.zeros(2))
+    drawn = augment.Intensities(torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.0]), torch.tensor([start, start]), flat)
+    x = torch.randn(2, 1, 36, 36)
+    got, texture = drawn.apply(x, windows), windows.image[start : start + 36].roll(3, 1)
+    torch.testing.assert_close(got[0, 0], 2 * (x[0, 0] + 0.75 * texture) / 1.25)
+    torch.testing.assert_close(got[1], x[1])
+
+
+def test_intensities_are_drawn_as_asked_for_and_texture_only_from_sound_pipe():
+    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
+    drawn = augment.draw_intensities(Augment(gain=0.3, texture=0.8), 4000, windows, windows.sound(), generator)
+    assert drawn.gain.log().std() == pytest.approx(0.3, rel=0.1)
+    assert 0.45 < (drawn.strength > 0).float().mean() < 0.55 and 0.75 < drawn.strength.max() <= 0.8
+    assert set(drawn.source.tolist()) == set(windows.sound().tolist())
+    nowhere = augment.draw_intensities(Augment(texture=0.8), 50, windows, torch.empty(0, dtype=torch.int64), generator)
+    assert not nowhere.strength.any() and (nowhere.gain == 1).all()
 
 
 def test_symmetries_are_drawn_only_where_asked_for():
@@ -194,6 +249,18 @@ def test_cutmix_changes_the_weights_and_without_it_nothing_is_drawn_for_it(tmp_p
     monkeypatch.delattr(augment, "draw_cuts")
     fit(tiny(augment={"cutmix": 0.0}), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default") != digest(tmp_path / "on")
+
+
+def test_intensities_change_the_weights_and_without_them_nothing_is_drawn_for_them(tmp_path, monkeypatch):
+    train = wells(4, 2)
+    train["mask"][::2] = 0  # sound pipe to take texture from
+    fit(tiny(), train, tmp_path / "default")
+    for name in ("lean", "gain", "texture"):
+        fit(tiny(augment={name: 0.5}), train, tmp_path / name)
+    monkeypatch.delattr(augment, "draw_intensities")
+    fit(tiny(augment={"lean": 0.0, "gain": 0.0, "texture": 0.0}), train, tmp_path / "off")
+    assert digest(tmp_path / "off") == digest(tmp_path / "default")
+    assert len({digest(tmp_path / name) for name in ("off", "lean", "gain", "texture")}) == 4
 
 
 def test_an_epoch_of_copies_holds_each_window_once_a_copy():
@@ -424,6 +491,27 @@ def test_views_are_turned_back_before_they_are_averaged():
         views = [torch.sigmoid(network(x.roll(r, 3).flip(f))).flip(f).roll(-r, 3) for f in ([], [2], [3], [2, 3]) for r in (0, 5)]
     expected = torch.stack(views).mean(0).numpy()
     np.testing.assert_allclose(predict(train, {"flips": True, "rolls": [0, 5]}).astype(np.float32), expected, atol=1e-3)
+
+
+def test_an_adapted_prediction_does_not_depend_on_a_wells_gain_and_offset():
+    """Batch norm with the well's own statistics takes both away behind the first convolution, which has no bias."""
+    train = wells(5, 2)
+    other = train | {"image": np.where(train["group"][:, None, None] == 2, 3 * train["image"] + 2, train["image"])}
+    for adapt in (1.0, 0.0):
+        plain, changed = (predict(split, {"adapt": adapt}, height=72, margin=16).astype(np.float32) for split in (train, other))
+        np.testing.assert_allclose(plain[:5], changed[:5], atol=1e-3)  # the other well has no say
+        assert np.allclose(plain[5:], changed[5:], atol=2e-3) == (adapt == 1)
+
+
+def test_adapted_and_plain_predictions_are_averaged_by_their_weight_and_the_network_stays_as_it_is():
+    train = wells(5, 2)
+    plain, half, full = (predict(train, {"adapt": adapt}).astype(np.float32) for adapt in (0.0, 0.25, 1.0))
+    np.testing.assert_allclose(half, 0.75 * plain + 0.25 * full, atol=1e-3)
+    assert np.abs(plain - full).max() > 0.01
+    network = network_with_random_statistics()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    inference.predict(network, train, tiny().members[0], recipe.Inference(adapt=1.0), CPU)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_twins_are_averaged_on_request():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from src.errors import UserError, did_you_mean
 
@@ -52,6 +53,17 @@ def sketch(network: dict[str, Any]) -> nn.Module:
 def untrained(network: dict[str, Any]) -> dict[str, Any]:
     """A recipe's `network` table without its pretrained weights, for a network that gets others."""
     return {key: value for key, value in network.items() if key != "pretrained"}
+
+
+def operations(network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False) -> float:
+    """Floating-point operations for one window of a recipe's network, by torch's counter: forward, or in training forward and back."""
+    sketched = sketch(network).train(training)
+    windows = 2 if training else 1  # batch norm will not train on a single value
+    with FlopCounterMode(display=False) as counter:
+        logits = sketched(torch.empty(windows, 1, height, width, device="meta"))
+        if training:
+            logits.sum().backward()
+    return counter.get_total_flops() / windows
 
 
 from src.networks import corroseg, library, published, ring_unet  # noqa: E402, F401  (they register themselves)
