@@ -12,7 +12,9 @@ from src.inference import predictions_from
 from src.metrics import Score
 from src.recipe import Recipe
 
-THRESHOLDS = np.arange(5, 96) / 100
+# Finer towards 0 and 1, where a followed groove (`src.track`) leaves whole wells.
+_TAIL = [0.005, 0.01, 0.015, 0.02, 0.03, 0.04]
+THRESHOLDS = np.array([*_TAIL, *np.arange(5, 96) / 100, *(1 - p for p in reversed(_TAIL))])
 
 
 def oof_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:

@@ -124,7 +124,8 @@ class Fit:
         windows = Windows.of(scaled, member.height, self.device, weight[known])
 
         torch.manual_seed(self.seed_of(-1))
-        network = networks.create(member.network).to(self.device, memory_format=memory_format(member, self.device))
+        network = networks.create(member.network)
+        network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
         start = state["epoch"]
         for epoch in range(start, member.epochs):
@@ -173,7 +174,7 @@ class Fit:
                 cuts = augment.draw_cuts(member.augment.cutmix, len(image), *image.shape[2:], generator).to(self.device)
                 image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
             with autocast(member, self.device):
-                logits = network(image.contiguous(memory_format=memory_format(member, self.device)))
+                logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
             loss = loss_of(logits, mask, weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
