@@ -85,6 +85,10 @@ class Paths:
     def study(self, name: str) -> Path:
         return self.data / "studies" / name
 
+    def trial(self, recipe_name: str) -> Path:
+        """Where a trial of the forecast keeps what it measured."""
+        return self.data / "trials" / recipe_name
+
     def submission(self, recipe: Recipe, ending: str = ".csv") -> Path:
         return self.submissions / f"{recipe.name}{ending}"
 

@@ -133,7 +133,7 @@ def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     if competitions.get(chosen.competition).generate is None:
         raise UserError(f"{chosen.competition} is not generated: a trial needs challenges whose truth is known, as recipe demo has them")
-    folder, rows = options.data_dir / "trials" / chosen.name, []
+    folder, rows = command.paths(options).trial(chosen.name), []
     for seed in range(options.first_seed, options.first_seed + options.challenges):
         rows.append(row(measure(seed, folder, options)))
         print(

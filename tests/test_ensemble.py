@@ -122,8 +122,14 @@ def test_a_folds_own_score_never_changes_its_own_choice() -> None:
 
 
 def test_a_choice_is_described_by_its_thresholds() -> None:
-    choice = ensemble.Choice(overall=45, without={0: 0, 1: 90}, score=np.array([0.5, 1.0]))
-    assert ensemble.describe_thresholds(choice) == {"threshold": 0.5, "threshold_without_fold": {"0": 0.05, "1": 0.95}, "oof_score": 0.75}
+    at = {threshold: int(np.flatnonzero(np.isclose(ensemble.THRESHOLDS, threshold))[0]) for threshold in (0.005, 0.5, 0.95)}
+    choice = ensemble.Choice(overall=at[0.5], without={0: at[0.005], 1: at[0.95]}, score=np.array([0.5, 1.0]))
+    assert ensemble.describe_thresholds(choice) == {"threshold": 0.5, "threshold_without_fold": {"0": 0.005, "1": 0.95}, "oof_score": 0.75}
+
+
+def test_thresholds_rise_and_lie_alike_about_one_half() -> None:
+    assert (np.diff(ensemble.THRESHOLDS) > 0).all()
+    np.testing.assert_allclose(1 - ensemble.THRESHOLDS[::-1], ensemble.THRESHOLDS)
 
 
 def test_the_ensemble_is_made_from_predictions_of_todays_weights_only(tmp_path: Path) -> None:
