@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from src.errors import UserError
 from src.recipe import Augment, Copy
 from src.windows import Windows
 
@@ -97,12 +98,18 @@ def draw_intensities(settings: Augment, count: int, windows: Windows, sound: tor
     `settings.texture`.
 
     Args:
-        sound: first rows of windows without corrosion (`Windows.sound`); where there are none no texture is laid over.
+        sound: first rows of windows without corrosion (`Windows.sound`); needed for texture only.
+
+    Raises:
+        UserError: texture is asked for, and there is no sound window to take it from.
     """
+    if settings.texture and not len(sound):
+        raise UserError(
+            f"augment.texture: the training wells have no {windows.height} rows free of corrosion: lower member.height or set it to 0"
+        )
     gain = (settings.gain * torch.randn(count, generator=generator)).exp()
     strength = settings.texture * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
-    if not len(sound):
-        sound, strength = torch.zeros(1, dtype=torch.int64), torch.zeros(count)
+    sound = sound if len(sound) else torch.zeros(1, dtype=torch.int64)  # of strength 0
     source = sound[torch.randint(len(sound), (count,), generator=generator)]
     symmetries = draw(settings, count, windows.height, windows.image.shape[1], generator)
     device = windows.image.device

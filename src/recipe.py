@@ -166,9 +166,9 @@ class Track(Section):
 class Postprocess(Section):
     """Candidates for the refinement; 04_postprocess.py chooses among them out of fold.
 
-    Each of `tracks` follows grooves along depth before the threshold. `by_scan` chooses for interleaved wells, whose defects are fewer
-    columns wide, by themselves. `apply = "always"` refines by the best candidate also where that
-    does not raise the out-of-fold score. `walk_on = "patches"` walks
+    Each of `tracks` follows grooves along depth before the threshold. `by_scan` chooses for interleaved wells, whose defects are mostly
+    fewer columns wide, by themselves. `apply = "always"` refines by the best candidate also where that does not raise the out-of-fold
+    score. `walk_on = "patches"` walks
     each patch by itself, with an open seam, on intensities stretched to 0..255, as the CorroSeg paper does in its section 6.
     """
 

@@ -144,8 +144,10 @@ def test_intensities_are_drawn_as_asked_for_and_texture_only_from_sound_pipe():
     assert drawn.gain.log().std() == pytest.approx(0.3, rel=0.1)
     assert 0.45 < (drawn.strength > 0).float().mean() < 0.55 and 0.75 < drawn.strength.max() <= 0.8
     assert set(drawn.source.tolist()) == set(windows.sound().tolist())
-    nowhere = augment.draw_intensities(Augment(texture=0.8), 50, windows, torch.empty(0, dtype=torch.int64), generator)
-    assert not nowhere.strength.any() and (nowhere.gain == 1).all()
+    nowhere = torch.empty(0, dtype=torch.int64)
+    assert not augment.draw_intensities(Augment(gain=0.3), 50, windows, nowhere, generator).strength.any()
+    with pytest.raises(inference.UserError, match="no 36 rows free of corrosion"):
+        augment.draw_intensities(Augment(texture=0.8), 50, windows, nowhere, generator)
 
 
 def test_symmetries_are_drawn_only_where_asked_for():
