@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Value = bool | int | float | str
-LossName = Literal["smooth_iou", "smooth_iou_per_patch", "bce", "focal"]
+LossName = Literal["smooth_iou", "smooth_iou_per_patch", "bce", "focal", "dice", "tversky", "cross_entropy"]
 Copy = Literal["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
 
 
@@ -36,10 +36,16 @@ class Generate(Section):
 
 
 class Data(Section):
-    """`patches` keeps only about so many training patches, from every well its share (`src.preparation`)."""
+    """`patches` keeps only about so many training patches, from every well its share (`src.preparation`).
+
+    For photographs: `folder` is the one in data/raw that competition "folder" reads; `missing_test` says what becomes of test
+    photographs that the organisers list and that are not at hand: an error, or empty masks.
+    """
 
     scaling: Literal["global", "per_pixel"] = "global"
     patches: Count | None = None
+    folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+    missing_test: Literal["error", "empty"] = "error"
 
 
 class Folds(Section):
@@ -89,32 +95,63 @@ class Augment(Section):
     cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class Photograph(Section):
+    """How a photograph reaches a network; pipes have windows instead.
+
+    Training takes `crops` (rows, columns), another size each epoch in turn, or whole photographs; both are scaled to `resize`. With
+    `balanced` every class, and photographs without defects, are drawn equally often, and crops are sought that show the class and are
+    not dark. Then flips, a rotation up to `rotate` degrees, a shift up to a share of the size, and factors on brightness and contrast up
+    to 1 +- these. `weighted` draws one of its kinds by their weights instead, and for a photograph of class c only with probability
+    1 - P(c), where P(c) is the class's share of all defects (Severstal DeepLabV3+ report, section 3.3).
+    """
+
+    crops: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] = []
+    resize: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    balanced: bool = False
+    flips: bool = True
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weighted: dict[Literal["crop", "vertical_flip", "rotation"], Annotated[float, Field(ge=0)]] = {}
+
+
 class Phase(Section):
     """A stretch of training with one loss (a weighted sum), one optimiser and one learning-rate schedule.
 
-    `frozen` lists parts of the network, by the beginnings of their names, that stay as they are: weights and batch statistics.
+    "plateau" halves the rate whenever the training loss has not fallen for `patience` epochs; the held-out fold has no say in it.
+    `tversky_alpha` is the weight of missed pixels, one minus it that of false ones. `frozen` lists parts of the network, by the
+    beginnings of their names, that stay as they are: weights and batch statistics.
     """
 
     epochs: Count
     loss: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default={"smooth_iou": 1.0}, min_length=1)
-    optimiser: Literal["adam", "adamw"] = "adamw"
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    patience: Count = 3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     focal_alpha: Fraction = 0.25
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    tversky_alpha: Fraction = 0.5
     frozen: list[str] = []
 
 
 class Member(Section):
     """One network of the ensemble and how it is trained.
 
-    The network sees windows of `height` rows of a strip; at prediction the outer `margin` rows at both ends are context only.
+    On a pipe the network sees windows of `height` rows of a strip; at prediction the outer `margin` rows at both ends are context only.
+    A photograph reaches it as `photograph` says. The role "gate" is that of a classifier: it tells which photographs show any defect.
+    "softmax" adds a background class, and every pixel belongs to one class; with "sigmoid" classes may overlap.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    role: Literal["segment", "gate"] = "segment"
     network: dict[str, Value | list[Value]]
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    photograph: Photograph = Photograph()
     height: Count = 36
     margin: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 128

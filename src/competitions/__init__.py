@@ -4,7 +4,7 @@ A file `src/competitions/<name>.py` that holds a `COMPETITION` is all it takes t
 """
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError, did_you_mean
-from src.recipe import Generate
+from src.recipe import Data, Generate
 from src.rle import Order
 
 
@@ -54,7 +54,46 @@ class Competition:
     generate: Callable[[Path, Path, Generate], None] | None = None
 
 
-def get(name: str) -> Competition:
+@dataclass(frozen=True)
+class PhotoSplit:
+    """Photographs in natural order of their names, read one at a time: a set may be larger than memory."""
+
+    name: np.ndarray  # (N,) str
+    size: np.ndarray  # (N, 2) int32, rows and columns
+    read_image: Callable[[int], np.ndarray]  # the i-th, (H, W, C) of `Photographs.dtype`
+    read_mask: Callable[[int], np.ndarray] | None = None  # the i-th, (K, H, W) uint8 of 0 and 1; classes may overlap
+    group: np.ndarray | None = None  # (N,) int32, never split across folds; None: near-duplicates are looked for (src.duplicates)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What the organisers handed out: `classes` names the K kinds of defects, `dtype` is uint8, uint16 or float32."""
+
+    train: PhotoSplit
+    test: PhotoSplit
+    classes: list[str]
+    channels: int
+    dtype: type
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class PhotoCompetition:
+    """What the pipeline asks of a competition of photographs.
+
+    `files` lists the raw files that `read` will read. `write_submission(path, folder, names, codes)` writes the organisers' file: from
+    the raw folder, the names of the test photographs and, for each, its K run-length codes (column-major, 1-based; "" where nothing was
+    found).
+    """
+
+    name: str
+    files: Callable[[Path, Data], list[Path]]
+    read: Callable[[Path, Data], Photographs]
+    metric: str
+    write_submission: Callable[[Path, Path, Sequence[str], Sequence[Sequence[str]]], None]
+
+
+def get(name: str) -> Competition | PhotoCompetition:
     """The competition called `name`.
 
     Raises:
