@@ -1,6 +1,7 @@
 """Networks by name. Each takes windows (B, 1, H, W) and returns logits (B, 1, H, W).
 
-Adding one is a function decorated with `register` in a file of this folder that is imported below.
+Those with the options `classes` and `channels` take photographs: (B, channels, H, W) to (B, classes, H, W), or (B, classes, 1, 1) from
+a classifier. Adding one is a function decorated with `register` in a file of this folder that is imported below.
 """
 
 import inspect
@@ -44,6 +45,11 @@ def create(network: dict[str, Any]) -> nn.Module:
         raise UserError(f"network '{network['name']}': {error}") from None
 
 
+def takes_photographs(name: str) -> bool:
+    """Whether a network wants to be told the `classes` to segment and the `channels` of the photographs."""
+    return {"classes", "channels"} <= inspect.signature(REGISTRY[name]).parameters.keys()
+
+
 def sketch(network: dict[str, Any]) -> nn.Module:
     """The network without memory, on torch's meta device: shapes and names, weights neither drawn nor fetched."""
     with torch.device("meta"):
@@ -66,4 +72,4 @@ def operations(network: dict[str, Any], height: int = 36, width: int = 36, train
     return counter.get_total_flops() / windows
 
 
-from src.networks import corroseg, library, published, ring_unet  # noqa: E402, F401  (they register themselves)
+from src.networks import classifier, corroseg, library, photographs, published, ring_unet  # noqa: E402, F401  (they register themselves)
