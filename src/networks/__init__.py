@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.errors import UserError, did_you_mean
+from src.recipe import Member
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {}
 
@@ -59,6 +60,21 @@ def sketch(network: dict[str, Any]) -> nn.Module:
 def untrained(network: dict[str, Any]) -> dict[str, Any]:
     """A recipe's `network` table without its pretrained weights, for a network that gets others."""
     return {key: value for key, value in network.items() if key != "pretrained"}
+
+
+def for_photographs(member: Member, classes: int, channels: int) -> dict[str, Any]:
+    """A member's `network` table with what the data say: photographs of so many channels and K classes of defects.
+
+    A gate has one output; softmax has one more than there are classes, for the background.
+
+    Raises:
+        UserError: the network is one for pipes.
+    """
+    build = REGISTRY.get(str(member.network["name"]))
+    if build and "classes" not in inspect.signature(build).parameters:
+        raise UserError(f"member '{member.name}': network '{member.network['name']}' is for pipes, not for photographs")
+    outputs = 1 if member.role == "gate" else classes + (member.activation == "softmax")
+    return {**member.network, "classes": outputs, "channels": channels}
 
 
 def operations(network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False) -> float:
