@@ -16,10 +16,20 @@ from src import command, rle
 from src.competitions.severstal import CLASSES, HEIGHT, SAMPLE, TRAIN, WIDTH
 from src.errors import UserError
 
-# Of the 12,568 real images 6,666 have defects, 427 of them of two classes or three; of the 7,095 masks so many are of each class.
-DEFECTIVE = 0.53
-SECOND_CLASS = 0.065  # of defective images
-MASKS = np.array([897, 247, 5150, 801])
+# How many of the 12,568 real images show which classes.
+SHOWN = {
+    (): 5902,
+    (1,): 769,
+    (2,): 195,
+    (3,): 4759,
+    (4,): 516,
+    (1, 2): 35,
+    (1, 3): 91,
+    (2, 3): 14,
+    (2, 4): 1,
+    (3, 4): 284,
+    (1, 2, 3): 2,
+}
 
 TWINS = 0.08  # probability that a sheet is photographed twice
 SHIFT = (6, 40)  # rows and columns between the two, at most
@@ -133,12 +143,10 @@ def _draw_names(rng: np.random.Generator, number: int) -> list[str]:
     return [f"{value:09x}.jpg" for value in drawn]
 
 
-def _draw_classes(rng: np.random.Generator) -> list[int]:
-    """The labels, 1 to 4, of the kinds of defects on a sheet: none, one or two."""
-    if rng.random() >= DEFECTIVE:
-        return []
-    number = 2 if rng.random() < SECOND_CLASS else 1
-    return (1 + rng.choice(len(MASKS), number, replace=False, p=MASKS / MASKS.sum())).tolist()
+def _draw_classes(rng: np.random.Generator) -> tuple[int, ...]:
+    """The labels, 1 to 4, of the kinds of defects on a sheet."""
+    images = np.array(list(SHOWN.values()))
+    return list(SHOWN)[rng.choice(len(images), p=images / images.sum())]
 
 
 def _texture(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
