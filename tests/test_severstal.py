@@ -3,6 +3,8 @@
 import io
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +20,7 @@ from src.competitions import Photographs, severstal, severstal_images
 from src.errors import UserError
 from src.recipe import Data
 
+REPOSITORY = Path(__file__).parents[1]
 STRICT, EMPTY = Data(), Data(missing_test="empty")
 A, B, C = "0aa.jpg", "1bb.jpg", "2cc.jpg"  # training images; C has no defects
 S, T = "3aa.jpg", "4dd.jpg"  # test images
@@ -69,6 +72,13 @@ def brute_force(code: str, height: int, width: int) -> np.ndarray:
         for pixel in range(start, start + length):
             mask[(pixel - 1) % height, (pixel - 1) // height] = 1
     return mask
+
+
+def runs(mask: np.ndarray) -> str:
+    """The code of a mask by the differences between neighbours, as an encoder independent of the project's."""
+    pixels = np.pad(mask.T.ravel(), 1)
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    return " ".join(f"{start} {end - start}" for start, end in zip(edges[::2], edges[1::2], strict=True))
 
 
 def by_hand() -> dict[str, np.ndarray]:
@@ -171,6 +181,7 @@ def test_codes_decode_as_by_brute_force() -> None:
     masks = (rng.random((6, 7, 11)) < 0.4).astype(np.uint8)
     for mask, code in zip(masks, rle.encode(masks, "column"), strict=True):
         np.testing.assert_array_equal(brute_force(code, 7, 11), mask)
+        assert runs(mask) == code
         np.testing.assert_array_equal(rle.decode([code], 7, 11, "column")[0], mask)
 
 
@@ -447,12 +458,13 @@ def test_a_submission_of_a_row_an_image_holds_the_class_with_most_pixels(tmp_pat
     header = "ImageId,EncodedPixels,ClassId"
     assert submit(tmp_path, CODES) == [header, f"{T},,1", f"{S},1 2 9 4,3", ""]
     assert submit(tmp_path, {S: CODES[S]}) == [header, f"{T},,1", f"{S},1 2 9 4,3", ""]
+    assert submit(tmp_path, {S: ["900 1", "1 2", "", ""]}) == [header, f"{T},,1", f"{S},1 2,2", ""]
     assert submit(tmp_path, {}) == [header, f"{T},,1", f"{S},,1", ""]
     assert submit(tmp_path, {S: ["", "1 6", "", "1 6"], T: ["", "", "", "2 1"]}) == [header, f"{T},2 1,4", f"{S},1 6,2", ""]
 
 
 def test_a_submission_keeps_the_order_of_the_columns(tmp_path: Path) -> None:
-    write_raw(tmp_path, sample=f"ImageId,ClassId,EncodedPixels\n{S},0,1 1\n")
+    write_raw(tmp_path, sample=f"ImageId,ClassId,EncodedPixels\n{S},4,1 1\n")  # its own class says nothing
     assert submit(tmp_path, {S: CODES[S]}) == ["ImageId,ClassId,EncodedPixels", f"{S},3,1 2 9 4", ""]
 
 
@@ -536,15 +548,49 @@ def test_a_defect_of_any_class_changes_the_image_where_its_mask_is() -> None:
 
 def test_two_photographs_of_a_sheet_are_shifted_and_have_noise_of_their_own() -> None:
     rng = np.random.default_rng(3)
-    sheet, masks = severstal_images.draw_sheet(rng, (262, 1640))
-    (first, _), (second, _) = (severstal_images.photograph(rng, sheet, masks, (256, 1600)) for _ in range(2))
-    assert (first != second).mean() > 0.5
-    shifted = [
-        np.corrcoef(first[6:250, 40:1560].ravel(), second[6 + dy : 250 + dy, 40 + dx : 1560 + dx].ravel())[0, 1]
-        for dy in (-6, 0, 6)
-        for dx in range(-40, 41, 1)
+    sheet, masks = np.full((262, 1640), 50, np.float32), np.zeros((4, 262, 1640), bool)
+    masks[3, 100:120, 800:850] = True
+    sheet[masks[3]] = 200
+    first, second = (severstal_images.photograph(rng, sheet, masks, sheet.shape)[0].astype(float) for _ in range(2))
+    assert (first - second)[0].std() > 4
+    places = set()
+    for _ in range(8):
+        grey, seen = severstal_images.photograph(rng, sheet, masks, (256, 1600))
+        assert grey[seen[3]].mean() > 180
+        assert grey[~seen[3]].max() < 150
+        places.add(tuple(np.argwhere(seen[3])[0]))
+    assert len(places) > 5
+
+
+@pytest.mark.parametrize(("twins", "sheets"), [(0.0, 6), (1.0, 3)])
+def test_some_sheets_are_photographed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: float, sheets: int) -> None:
+    drawn = []
+    draw = severstal_images.draw_sheet
+    monkeypatch.setattr(severstal_images, "TWINS", twins)
+    monkeypatch.setattr(severstal_images, "draw_sheet", lambda rng, shape: drawn.append(shape) or draw(rng, shape))
+    severstal_images.generate(tmp_path / "raw", 6, 1, 0, height=64, width=128)
+    assert drawn == [(70, 168)] * (sheets + 1)
+
+
+def test_the_command_line_generates_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "src.competitions.severstal_images",
+        str(tmp_path),
+        "--images",
+        "2",
+        "--test-images",
+        "1",
+        "--seed",
+        "3",
     ]
-    assert max(shifted) > 0.6
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "train_images").iterdir())) == 2
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
 
 
 def test_the_same_seed_gives_the_same_bytes_in_either_layout(tmp_path: Path) -> None:
@@ -566,6 +612,8 @@ def test_nothing_is_generated_over_real_files(generated: Path, tmp_path: Path) -
     assert (generated / "train.csv").read_bytes() == before
     with pytest.raises(UserError, match="at least one of each"):
         severstal_images.generate(tmp_path, 0, 1, seed=2)
+    with pytest.raises(UserError, match="no negative seed"):
+        severstal_images.generate(tmp_path, 1, 1, seed=-1)
 
 
 # The real files
@@ -618,10 +666,9 @@ def test_all_real_rows_encode_back_to_the_same_text(severstal_folder: Path, tmp_
     assert len(found) == 1740
     assert [(name, label, found[name][label - 1]) for name, label, _ in rows] == rows
     assert sum(code != "" for codes in found.values() for code in codes) == 2169
-    for start in range(0, len(rows), 64):
-        codes = [code for _, _, code in rows[start : start + 64]]
-        masks = severstal.MaskReader((tuple(codes),))(0)
-        assert rle.encode(masks, "column") == codes
+    for start in range(0, len(rows), 8):
+        codes = [code for _, _, code in rows[start : start + 8]]
+        assert list(map(runs, severstal.MaskReader((tuple(codes),))(0))) == codes
     notes = severstal.read(link_real(severstal_folder, tmp_path / "raw", "train_rle_1740.csv"), EMPTY).notes
     assert notes[0] == "train.csv: masks of 1722 images that are not in train_images dropped"
 

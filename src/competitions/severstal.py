@@ -272,11 +272,11 @@ def _read_sample(folder: Path) -> Table:
 
 def _read_table(path: Path, labels: dict[str, int]) -> Table:
     """The rows of a csv in either layout; `labels` are the classes that may stand in it."""
-    header, *lines = _csv_text(path).replace("\r\n", "\n").split("\n")
+    header, *lines = _csv_text(path).split("\n")
     columns = _cells(header)
     if len(set(columns)) < len(columns) or set(columns) not in (FOUR_ROWS, SHOWN_CLASSES):
         wanted = "ImageId_ClassId,EncodedPixels or ImageId,ClassId,EncodedPixels"
-        raise UserError(f"{path}: the first line must be {wanted}, not '{header[:80]}': {AGAIN}")
+        raise UserError(f"{path}: the first line must be {wanted}, not '{header.strip()[:80]}': {AGAIN}")
     rows = [_row(columns, line, labels, f"{path}, line {number}") for number, line in enumerate(lines, start=2) if line.strip()]
     if not rows:
         raise UserError(f"{path}: has no rows: {AGAIN}")
@@ -298,7 +298,7 @@ def _row(columns: list[str], line: str, labels: dict[str, int], where: str) -> R
 
 
 def _cells(line: str) -> list[str]:
-    """Neither names nor codes can hold a comma, so quotes, which some writers put around them, carry nothing."""
+    """Neither names nor codes hold commas: quotes, which some writers put around them, and a carriage return at the end say nothing."""
     return [cell.strip().strip('"').strip() for cell in line.split(",")]
 
 

@@ -75,10 +75,10 @@ def generate(
     takes.
 
     Raises:
-        UserError: fewer than one image of either kind, or there are such files in `folder` already, perhaps real ones.
+        UserError: fewer than one image of either kind, a negative seed, or there are such files in `folder` already, perhaps real ones.
     """
-    if images < 1 or test_images < 1:
-        raise UserError(f"{images} training and {test_images} test images cannot be generated: at least one of each is needed")
+    if min(images, test_images) < 1 or seed < 0:
+        raise UserError(f"{images} training and {test_images} test images of seed {seed}: give at least one of each and no negative seed")
     names = _draw_names(np.random.default_rng([seed, NAMES]), images + test_images)
     split_names = {"train_images": names[:images], "test_images": names[images:]}
     for name in (*split_names, TRAIN, SAMPLE):
