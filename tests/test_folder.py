@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 import pickle
 import struct
@@ -164,6 +165,16 @@ def test_a_jpeg_reads_as_flat_as_it_was_drawn(tmp_path: Path, mode: str, channel
     np.testing.assert_allclose(pixels, 90, atol=2)
 
 
+def test_a_tiff_with_an_odd_tag_reads_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tifffile"), "propagate", False)  # away from pytest, which would catch what it logs
+    content = tiff(RGB16).replace(struct.pack("<HH", 305, 2), struct.pack("<HH", 305, 99))
+    assert content != tiff(RGB16)
+    np.testing.assert_array_equal(image_files.decode(lay(tmp_path, {"a.tif": content}) / "a.tif"), RGB16)
+    assert capfd.readouterr() == ("", "")
+
+
 # A set of images
 
 
@@ -187,10 +198,10 @@ def test_a_set_of_unequal_sizes_and_classes_with_a_gap(tmp_path: Path) -> None:
 def test_names_stand_in_natural_order_and_each_image_keeps_its_mask(tmp_path: Path) -> None:
     content = {"test/images/t.png": png(GREY8)}
     for number in (10, 9, 1):
-        content[f"train/images/scan{number}.png"] = png(np.full((2, 3), number, np.uint8))
+        content[f"train/images/scan{number}.PNG"] = png(np.full((2, 3), number, np.uint8))
         content[f"train/masks/scan{number}.png"] = png(np.full((2, 3), number, np.uint8))
     train = read(tmp_path, content).train
-    assert train.name.tolist() == ["scan1.png", "scan9.png", "scan10.png"]
+    assert train.name.tolist() == ["scan1.PNG", "scan9.PNG", "scan10.PNG"]
     for index, number in enumerate((1, 9, 10)):
         assert (train.read_image(index) == number).all()
         assert (train.read_mask(index)[number - 1] == 1).all()
@@ -287,6 +298,12 @@ def test_a_code_longer_than_the_csv_readers_default_is_read(tmp_path: Path) -> N
     np.testing.assert_array_equal(read(tmp_path, content).train.read_mask(1), stripes[None])
 
 
+def test_a_table_larger_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "LARGEST_CSV", 2 << 20)
+    with pytest.raises(UserError, match=r"masks\.csv is larger than 2 MiB"):
+        read(tmp_path, coded(BY_CLASS + "a.png,1,1 1\n" * (1 << 18)))
+
+
 def test_groups_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
     extra = {
         "train/images/c.png": png(GREY8),
@@ -337,8 +354,8 @@ def test_a_submission_holds_a_row_for_each_image_and_class(tmp_path: Path) -> No
     lay(tmp_path, whole(test__images__u10_dot_jpg=b"", test__images__u9_dot_tif=b""))
     names = ["t.png", "u9.tif", "u10.jpg"]
     folder.write_submission(tmp_path / "part.csv", tmp_path, names, [["2 4", ""], ["", ""], ["", "10 1 12 3"]])
-    assert (tmp_path / "part.csv").read_text() == (
-        "ImageId,ClassId,EncodedPixels\nt.png,1,2 4\nt.png,2,\nu9.tif,1,\nu9.tif,2,\nu10.jpg,1,\nu10.jpg,2,10 1 12 3\n"
+    assert (tmp_path / "part.csv").read_bytes() == (
+        b"ImageId,ClassId,EncodedPixels\nt.png,1,2 4\nt.png,2,\nu9.tif,1,\nu9.tif,2,\nu10.jpg,1,\nu10.jpg,2,10 1 12 3\n"
     )
 
 
@@ -435,6 +452,11 @@ BAD = {
     "8-bit TIFF cut in its pixels": (whole(**{IMAGE: tiff(GREY8)[:-9]}), "images/a.png: cannot be read", "put a whole copy there"),
     "TIFF of floats": (whole(**{IMAGE: tiff(GREY8.astype(np.float32))}), "images/a.png holds pixels of 32 bit", "8 or 16 bit, or as NPY"),
     "TIFF of pages": (whole(**{IMAGE: tiff(np.stack([GREY16] * 3), photometric="minisblack")}), "images/a.png holds 3 pages", "save each"),
+    "PNG without pixels": (
+        whole(test__images__t_dot_png=HUGE.replace(struct.pack(">I", 20_000), bytes(4))),
+        "t.png has no pixels",
+        "take it away",
+    ),
     "huge PNG": (whole(**{IMAGE: HUGE}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
     "huge JPEG": (whole(**{IMAGE: jpeg(20_000, 10_001)}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
     "monstrous JPEG": (whole(**{IMAGE: jpeg(65_000, 65_000)}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
@@ -489,7 +511,12 @@ BAD = {
 
 @pytest.mark.parametrize(("content", "names", "advice"), BAD.values(), ids=BAD.keys())
 def test_what_is_bad_is_one_line_that_names_it_and_says_what_to_do(
-    tmp_path: Path, content: dict[str, bytes | str], names: str, advice: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    content: dict[str, bytes | str],
+    names: str,
+    advice: str,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     with pytest.raises(UserError) as caught:
         train = read(tmp_path, content).train
@@ -500,6 +527,7 @@ def test_what_is_bad_is_one_line_that_names_it_and_says_what_to_do(
     assert names in message
     assert advice in message
     assert "\n" not in message
+    assert not [warning for warning in recwarn if warning.category is Image.DecompressionBombWarning]
     assert capfd.readouterr() == ("", "")
 
 

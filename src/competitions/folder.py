@@ -293,11 +293,11 @@ def _read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ..
     try:
         with open(path, "rb") as stream:
             content = stream.read(LARGEST_CSV + 1)
+        if len(content) > LARGEST_CSV:
+            raise UserError(f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into train/masks/ instead")
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}): save it again as CSV in UTF-8") from None
-    if len(content) > LARGEST_CSV:
-        raise UserError(f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into train/masks/ instead")
     columns = tuple(word.strip() for word in rows[0]) if rows else ()
     if columns not in headers:
         raise UserError(f"{path}: the first line must be {' or '.join(','.join(wanted) for wanted in headers)}")

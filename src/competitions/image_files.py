@@ -116,12 +116,12 @@ def _png_header(start: bytes) -> Header:
 
 def _pillow_header(path: Path) -> Header:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(path, formats=["JPEG", "TIFF"]) as image:
                 width, height = image.size
                 mode = image.mode
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        except Image.DecompressionBombError:
             raise _too_large(path) from None
     if mode not in PILLOW_CHANNELS:
         raise UserError(f"{path} holds pixels of kind '{mode}': save it as a grey or RGB PNG")
@@ -134,8 +134,6 @@ def _tiff_header(path: Path) -> Header:
             raise UserError(f"{path} holds {len(file.pages)} pages: save each as a file of its own")
         page = file.pages[0]
         height, width, samples, photometric = page.imagelength, page.imagewidth, page.samplesperpixel, page.photometric
-    if height * width > LARGEST:
-        raise _too_large(path)  # before Pillow looks at it, which would warn
     if page.bitspersample <= 8:
         return _pillow_header(path)
     if page.dtype != np.uint16 or page.bitspersample != 16 or samples not in (1, 2, 3, 4) or photometric not in (0, 1, 2):
