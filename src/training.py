@@ -36,8 +36,11 @@ def check(recipe: Recipe, paths: Paths) -> None:
     """Let every network see a window once, without memory, so that what cannot work is found before anything is trained.
 
     Raises:
-        UserError: an unknown network or option, or windows or photographs that a network cannot take.
+        UserError: an unknown network or option, windows or photographs that a network cannot take, or a loss that does not fit.
     """
+    for member in recipe.members:
+        for phase in member.phases:
+            of_phase(phase, member.activation)
     if isinstance(competitions.get(recipe.competition), PhotoCompetition):
         return gallery.check(recipe, paths)
     width = artifacts.read_shape(paths.prepared(recipe), "train/image")[2]

@@ -199,12 +199,12 @@ def test_masks_lose_exactly_the_components_that_are_too_small():
 
 def test_the_best_rule_is_the_one_that_brute_force_finds():
     rng = np.random.default_rng(3)
-    dice, shows, gate = rng.random((11, 2, 30, 2)), rng.random((30, 2)) < 0.4, rng.random(30)
+    dice, shows, gate = rng.random((12, 2, 30, 2)), rng.random((30, 2)) < 0.4, rng.random(30)
     found = choosing.best_rule(dice, shows, gate)
     best = max(
         np.mean([np.where(gate < level, ~shows[:, k], dice[t[k], s[k], :, k]).mean() for k in range(2)])
         for level in choosing.GATES
-        for t in [(a, b) for a in range(11) for b in range(11)]
+        for t in [(a, b) for a in range(12) for b in range(12)]
         for s in [(a, b) for a in range(2) for b in range(2)]
     )
     score, closed = choosing.apply_rule(found, dice, shows, gate)
@@ -214,7 +214,7 @@ def test_the_best_rule_is_the_one_that_brute_force_finds():
 
 def test_a_fold_has_no_say_in_the_rule_that_it_is_scored_by():
     rng = np.random.default_rng(4)
-    dice, shows, gate, fold = rng.random((11, 2, 40, 2)), rng.random((40, 2)) < 0.4, rng.random(40), np.arange(40) % 4
+    dice, shows, gate, fold = rng.random((12, 2, 40, 2)), rng.random((40, 2)) < 0.4, rng.random(40), np.arange(40) % 4
     score, _ = choosing.nested(dice, shows, gate, fold)
     other = dice.copy()
     other[:, :, fold == 2] = rng.random(other[:, :, fold == 2].shape)
@@ -227,7 +227,7 @@ def test_a_fold_has_no_say_in_the_rule_that_it_is_scored_by():
 
 def test_a_single_fold_is_scored_plainly_because_there_is_none_to_choose_on():
     rng = np.random.default_rng(5)
-    dice, shows = rng.random((11, 2, 20, 2)), rng.random((20, 2)) < 0.4
+    dice, shows = rng.random((12, 2, 20, 2)), rng.random((20, 2)) < 0.4
     score, closed = choosing.nested(dice, shows, rng.random(20), np.zeros(20, int))
     np.testing.assert_array_equal(score, dice[choosing.THRESHOLDS.tolist().index(0.5), 0])
     assert not closed.any()

@@ -70,8 +70,7 @@ def for_photographs(member: Member, classes: int, channels: int) -> dict[str, An
     Raises:
         UserError: the network is one for pipes.
     """
-    build = REGISTRY.get(str(member.network["name"]))
-    if build and "classes" not in inspect.signature(build).parameters:
+    if member.network["name"] in REGISTRY and not takes_photographs(str(member.network["name"])):
         raise UserError(f"member '{member.name}': network '{member.network['name']}' is for pipes, not for photographs")
     outputs = 1 if member.role == "gate" else classes + (member.activation == "softmax")
     return {**member.network, "classes": outputs, "channels": channels}

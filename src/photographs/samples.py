@@ -218,6 +218,8 @@ class PhotoSource:
         """The number of batches, and the batches, on the device; a gate's truth is (B, 1, 1, 1), whether there is any defect."""
         settings, size = self.member.photograph, self.member.batch_size
         samples = plan(self.gallery, self.rows, settings, epoch, np.random.default_rng(seed))
+        if len(samples) % size == 1 < len(samples):
+            samples.pop()  # batch norm cannot train on a batch of one; the next epoch draws anew
         crops = Crops(self.gallery, samples, settings.resize and tuple(settings.resize))
         loader = DataLoader(crops, size, num_workers=self.workers, collate_fn=collate, pin_memory=self.device.type == "cuda")
         return len(loader), self._batches(loader, samples, torch.Generator().manual_seed(seed))

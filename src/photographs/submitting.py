@@ -88,7 +88,7 @@ def scores(recipe: Recipe, competition: PhotoCompetition, paths: Paths) -> dict[
         "oof_by_group": _by(train.group[rows], score),
         "oof_by_fold": _by(train.fold[rows], score),
         "all_empty": float((~chosen["shows"]).mean()),
-        "table": table_of(chosen, train.classes),
+        "table": table_of(chosen, train.classes, bool(tasks_of(recipe, "gate"))),
         "threshold": notes["threshold"],
         "min_size": notes["min_size"],
         "refined": bool(any(notes["min_size"])),
@@ -102,10 +102,10 @@ def scores(recipe: Recipe, competition: PhotoCompetition, paths: Paths) -> dict[
     return result
 
 
-def table_of(chosen: artifacts.Arrays, classes: list[str]) -> list[dict[str, Any]]:
+def table_of(chosen: artifacts.Arrays, classes: list[str], gated: bool) -> list[dict[str, Any]]:
     """Mean Dice and IoU of all classes and of each, with and without the gate, over all photographs and over those with defects."""
-    lines = []
-    for how, dice in (("with the gate", chosen["dice"]), ("segmentation alone", chosen["ungated"])):
+    lines, ways = [], [("segmentation alone", chosen["ungated"])]
+    for how, dice in [*ways, ("with the gate", chosen["dice"])] if gated else ways:
         iou = dice / (2 - dice)  # of one mask and its truth; it holds for two empty ones too
         for which, own in (("all", np.ones(len(dice), bool)), ("with defects", chosen["shows"].any(1))):
             line = {"how": how, "photographs": which, "dice": float(dice[own].mean()), "iou": float(iou[own].mean())}
