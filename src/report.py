@@ -130,7 +130,7 @@ def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figur
     else:
         left.set(title="training", xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8)
-    score = next(title for title in (WELLS_HELD_OUT, RANDOM_SPLIT) if title in table)
+    score = next(title for title in (WELLS_HELD_OUT, RANDOM_SPLIT, "mIoU") if title in table)
     right.barh(table["variation"], table[score], xerr=table[f"{score}, deviation over seeds"].fillna(0))
     right.invert_yaxis()
     right.set(title=score, xlabel="score")

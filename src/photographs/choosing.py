@@ -86,18 +86,19 @@ def apply_rule(rule: Rule, dice: np.ndarray, shows: np.ndarray, gate: np.ndarray
     return np.where(closed[:, None], ~shows, own), closed
 
 
-# What a fold gets when there is no other to choose on.
-PLAIN_THRESHOLD = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
+def rule_without(number: int, dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None, fold: np.ndarray) -> Rule:
+    """The best rule on all folds but one; the plain threshold of one half where there is no other to choose on."""
+    others = fold != number
+    if not others.any():
+        return Rule((int(np.flatnonzero(THRESHOLDS == 0.5)[0]),) * dice.shape[3], (0,) * dice.shape[3], 0)
+    return best_rule(dice[:, :, others], shows[others], None if gate is None else gate[others])
 
 
 def nested(dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`apply_rule`, each fold under the rule that is best on the others."""
     score, closed = np.empty((len(fold), dice.shape[3])), np.empty(len(fold), bool)
     for number in np.unique(fold):
-        own = fold == number
-        others = None if gate is None else gate[~own]
-        plain = Rule((PLAIN_THRESHOLD,) * dice.shape[3], (0,) * dice.shape[3], 0)
-        rule = best_rule(dice[:, :, ~own], shows[~own], others) if (~own).any() else plain
+        own, rule = fold == number, rule_without(number, dice, shows, gate, fold)
         score[own], closed[own] = apply_rule(rule, dice[:, :, own], shows[own], None if gate is None else gate[own])
     return score, closed
 
@@ -135,9 +136,7 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
         average = oof_average(recipe, paths, "segment")
         rows = np.array([row for row, name in enumerate(train.name) if name in average.names])
         sizes = sizes_of(recipe)
-        chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-        parts = joblib.Parallel(n_jobs=-1)(joblib.delayed(_score)(train, average, chunk, sizes) for chunk in chunks)
-        dice, shows, gate = np.concatenate(parts, axis=2), train.shows[rows], None
+        dice, shows, gate = score_rows(train, average, rows, sizes), train.shows[rows], None
         if tasks_of(recipe, "gate"):
             told = oof_average(recipe, paths, "gate")
             gate = np.array([told.of(train.name[row])[0, 0, 0] for row in rows])
@@ -148,6 +147,13 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
         threshold, size = [float(THRESHOLDS[t]) for t in rule.threshold], [sizes[s] for s in rule.size]
         artifacts.write_arrays(target, arrays, inputs, threshold=threshold, min_size=size, gate=float(GATES[rule.gate]))
     return artifacts.read_notes(target)
+
+
+def score_rows(train: Gallery, average: Average, rows: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """`overlaps` (T, S, N, K) of training photographs, on all cores."""
+    chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
+    parts = joblib.Parallel(n_jobs=-1)(joblib.delayed(_score)(train, average, chunk, sizes) for chunk in chunks)
+    return np.concatenate(parts, axis=2)
 
 
 def _score(train: Gallery, average: Average, rows: np.ndarray, sizes: list[int]) -> np.ndarray:
