@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.transform import rotate
 
 from src import metrics
-from src.photographs import choosing, duplicates, samples
+from src.photographs import choosing, duplicates, predicting, samples
 from src.photographs.samples import Crops, Sample, Views
 from src.recipe import Photograph
 
@@ -231,3 +231,19 @@ def test_a_single_fold_is_scored_plainly_because_there_is_none_to_choose_on():
     score, closed = choosing.nested(dice, shows, rng.random(20), np.zeros(20, int))
     np.testing.assert_array_equal(score, dice[choosing.THRESHOLDS.tolist().index(0.5), 0])
     assert not closed.any()
+
+
+@pytest.mark.parametrize("size", [(9, 64), (40, 40), (41, 97), (63, 33)])
+def test_a_large_photograph_is_predicted_in_tiles_as_if_it_were_predicted_whole(size, monkeypatch):
+    """Two 3x3 convolutions see two pixels around; tiles overlap by more."""
+    monkeypatch.setattr(predicting, "TILE", 32)
+    monkeypatch.setattr(predicting, "MARGIN", 4)
+    monkeypatch.setattr(predicting, "WHOLE", 100)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, padding=1))
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    x = torch.randn(2, 1, *size)
+    with torch.inference_mode():
+        torch.testing.assert_close(predicting.in_tiles(network, x), network(x))
+    assert len(seen) > 2 and max(max(shape) for shape in seen[:-1]) <= 32

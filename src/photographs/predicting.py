@@ -17,6 +17,8 @@ from src.photographs.choosing import open_rows
 from src.photographs.gallery import Gallery
 from src.recipe import Inference, Member, Recipe, Task
 
+TILE, MARGIN = 1024, 128  # pixels: what a network sees at once of a photograph larger than `WHOLE`, and how much of it is context only
+WHOLE = 1 << 22  # pixels: a photograph up to 4 megapixels is predicted at once
 STEPS = 1024  # stored probabilities are multiples of 1/1024, far finer than any threshold: noise would not compress
 
 
@@ -89,8 +91,30 @@ def predict(
         for flip in flips:
             view = x.flip(flip).contiguous(memory_format=memory_format(network, member, device))
             with autocast(member, device):
-                logits = network(view).float()
+                logits = in_tiles(network, view) if member.role == "segment" else network(view).float()
             if member.role == "segment" and member.photograph.resize:
                 logits = functional.interpolate(logits, size, mode="bilinear")
             total = total + probability(logits, member.activation).flip(flip)
     return (total / len(flips) * STEPS).round().div(STEPS).cpu().numpy().astype(np.float16)
+
+
+def in_tiles(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Logits (B, K, H, W) float32 of photographs (B, C, H, W); large ones in overlapping tiles, each pixel from one that has it inside."""
+    height, width = x.shape[2:]
+    if height * width <= WHOLE:
+        return network(x).float()
+    parts = []
+    for top, upper, lower in cuts(height):
+        row = []
+        for left, first, last in cuts(width):
+            tile = network(x[:, :, top : top + TILE, left : left + TILE]).float()
+            row.append(tile[:, :, upper - top : lower - top, first - left : last - left])
+        parts.append(torch.cat(row, dim=3))
+    return torch.cat(parts, dim=2)
+
+
+def cuts(length: int) -> list[tuple[int, int, int]]:
+    """Along one side: where each tile begins, and from where to where its pixels count; these stretches tile the side."""
+    starts = [*range(0, max(length - TILE, 0), TILE - 2 * MARGIN), max(length - TILE, 0)]
+    ends = [start + TILE - MARGIN for start in starts[:-1]]
+    return list(zip(starts, [0, *ends], [*ends, length], strict=True))
