@@ -18,7 +18,7 @@ from src.photographs.gallery import Gallery
 from src.recipe import Member, Recipe
 
 RESIZED, FULL = (256, 256), (256, 1600)  # the sizes of the DeepLabV3+ report's Table 1
-REPEATS = 5
+REPEATS = 3
 
 
 def scores(recipe: Recipe, paths: Paths, seeds: list[int]) -> tuple[float, float]:
