@@ -1,4 +1,6 @@
-"""Folds by group: a well is never split, so that the held-out score is one on wells that nobody has seen."""
+"""Folds by group: a well is never split, so that the held-out score is one on wells that nobody has seen; a video, by stretches."""
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -66,6 +68,43 @@ def at_random(patches: int, count: int) -> np.ndarray:
     return (np.random.default_rng(0).permutation(patches) % count).astype(np.int8)
 
 
+def blocks(frame: np.ndarray, count: int) -> np.ndarray:
+    """The block (N,) int32 of each frame of a video: `count` stretches of consecutive frames, alike in number.
+
+    Args:
+        frame: (N,) int, position along the video, in any order; photographs of one position share a block.
+
+    Raises:
+        UserError: fewer positions than blocks.
+    """
+    positions, place = np.unique(frame, return_inverse=True)
+    if len(positions) < count:
+        raise UserError(f"{count} folds need at least {count} frames, but there are {len(positions)}: lower folds.count in the recipe")
+    return (place * count // len(positions)).astype(np.int32)
+
+
+def near_border(frame: np.ndarray, block: np.ndarray, gap: int) -> np.ndarray:
+    """Whether each frame (N,) is at most `gap` positions from a border, which lies midway between two blocks.
+
+    Such frames are left out, so that none that is trained on shows what the held-out ones show: those that stay are more than twice
+    `gap` from any that stay of another block.
+
+    Args:
+        frame, block: (N,) int, position along the video, and its block by `blocks`.
+
+    Raises:
+        UserError: nothing is left of a block.
+    """
+    ends = [(frame[block == number].min(), frame[block == number].max()) for number in np.unique(block)]
+    borders = np.array([(last + first) / 2 for (_, last), (first, _) in pairwise(ends)])
+    near = (np.abs(frame[:, None] - borders) <= gap).any(1)
+    for number in np.unique(block):
+        if near[block == number].all():
+            advice = "lower folds.gap or folds.count in the recipe"
+            raise UserError(f"folds.gap = {gap} leaves none of the {(block == number).sum()} frames of fold {number}: {advice}")
+    return near
+
+
 def _totals(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
     return np.stack([load[fold == f].sum(0) for f in range(count)])
 
@@ -92,17 +131,31 @@ def _improve(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
         best, cost = neighbours[int(np.argmin(costs))], min(costs)
 
 
-def assign(group: np.ndarray, label: np.ndarray, usable: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
+def assign(
+    group: np.ndarray, label: np.ndarray, usable: np.ndarray, settings: Folds, frame: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The held-out fold (N,) int8 of each patch, -1 where it is excluded, and the reason (N,) str why, empty where it is not.
 
-    A patch without a valid pixel, which is not `usable`, is excluded from training and from scoring. `label` is that of `balance`.
+    A patch without a valid pixel, which is not `usable`, is excluded from training and from scoring, and so is a frame of a video near
+    the border of its fold. `label` is that of `balance`, `frame` that of `blocks`.
+
+    Raises:
+        UserError: there cannot be such folds.
     """
+    excluded = np.where(usable, "", "no valid pixel").astype(object)
     if settings.scheme == "random":
         fold = at_random(len(group), settings.number)
+    elif settings.scheme == "blocks":
+        if frame is None:
+            raise UserError('folds.scheme = "blocks" is for frames of a video, and these are none: choose "group" or "random"')
+        fold = blocks(frame, settings.number).astype(np.int8)
+        near = near_border(frame, fold, settings.gap)
+        excluded[usable & near] = f"at most {settings.gap} frames from a border between folds"
     else:
         fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], label[usable], settings.number)
         fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
+    kept = excluded == ""
     for number in range(settings.number):
-        if not (usable & (fold == number)).any():
+        if not (kept & (fold == number)).any():
             raise UserError(f"fold {number} has no patch with a valid pixel: give it other groups in folds.groups of the recipe")
-    return np.where(usable, fold, np.int8(-1)), np.where(usable, "", "no valid pixel").astype(object)
+    return np.where(kept, fold, np.int8(-1)), excluded

@@ -51,21 +51,25 @@ class Data(Section):
 class Folds(Section):
     """`groups` lists the wells of each held-out fold; without it, `count` folds (5) are balanced by `src.folds.balance`.
 
-    `scheme = "random"` splits by patch instead, as the CorroSeg paper does: a warning of what leaks, not a score. `run` trains only
-    these folds.
+    `scheme = "random"` splits by patch instead, as the CorroSeg paper does: a warning of what leaks, not a score.
+    `scheme = "blocks"` is for frames of a video: each fold is a stretch of it, and what is at most `gap` frames from a border is
+    neither trained on nor scored (`src.folds.blocks`). `run` trains only these folds.
     """
 
-    scheme: Literal["group", "random"] = "group"
+    scheme: Literal["group", "random", "blocks"] = "group"
     count: Annotated[int, Field(ge=2, le=100)] | None = None
     run: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
     groups: list[list[int]] | None = Field(default=None, min_length=2, max_length=100)
+    gap: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
     @model_validator(mode="after")
     def check(self) -> "Folds":
         if self.groups and self.count:
             raise ValueError("folds.count and folds.groups exclude each other")
-        if self.groups and self.scheme == "random":
-            raise ValueError('folds.groups has no meaning with scheme = "random"')
+        if self.groups and self.scheme != "group":
+            raise ValueError(f'folds.groups has no meaning with scheme = "{self.scheme}"')
+        if self.gap and self.scheme != "blocks":
+            raise ValueError(f'folds.gap has no meaning with scheme = "{self.scheme}": it is for scheme = "blocks"')
         if self.run and max(self.run) >= self.number:
             raise ValueError(f"folds.run names fold {max(self.run)}, but there are {self.number}")
         return self

@@ -63,6 +63,11 @@ def magnetic_tile_folder() -> Path:
     return _shared("magnetic_tile")
 
 
+@pytest.fixture(scope="session")
+def nea_folder() -> Path:
+    return _shared("nea")
+
+
 def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"needs the real files in shared/data/{name} beside the repository")

@@ -382,8 +382,8 @@ def test_a_submission_of_unequal_numbers_of_classes_is_not_written(tmp_path: Pat
 
 def test_a_submission_that_does_not_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, whole())
-    read_csv = folder._read_csv
-    monkeypatch.setattr(folder, "_read_csv", lambda path, headers: (folder.BY_CLASS, read_csv(path, headers)[1][:-1]))
+    read_csv = folder.read_csv
+    monkeypatch.setattr(folder, "read_csv", lambda path, headers: (folder.BY_CLASS, read_csv(path, headers)[1][:-1]))
     with pytest.raises(UserError, match="does not read back"):
         folder.write_submission(tmp_path / "part.csv", tmp_path, ["t.png"], [["1 1", ""]])
 

@@ -1,6 +1,6 @@
 """Folds by group."""
 
-from itertools import product
+from itertools import pairwise, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,3 +146,61 @@ def test_random_folds_split_wells_evenly_and_always_alike() -> None:
     assert np.bincount(fold).tolist() == [10] * 5
     assert all(set(fold[group == well]) == set(range(5)) for well in (1, 2))
     np.testing.assert_array_equal(fold, assign(group, mask, valid, settings)[0])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_blocks_are_stretches_of_the_video_alike_in_length(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 7))
+    frame = rng.integers(0, 90, int(rng.integers(20, 80)))  # in no order, some positions twice
+    if len(np.unique(frame)) < count:
+        return
+    block = folds.blocks(frame, count)
+    for number in range(count):
+        own = frame[block == number]
+        assert not ((frame[block != number] >= own.min()) & (frame[block != number] <= own.max())).any()
+    positions = [len(np.unique(frame[block == number])) for number in range(count)]
+    assert max(positions) - min(positions) <= 1
+    assert (np.diff(block[np.argsort(frame, kind="stable")]) >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_frames_near_a_border_are_left_out_so_that_folds_are_apart(seed: int) -> None:
+    """A border is midway between the last frame of a block and the first of the next; positions have holes."""
+    rng = np.random.default_rng(seed)
+    count, gap = int(rng.integers(2, 5)), int(rng.integers(0, 9))
+    frame = rng.permutation(rng.choice(200, 80, replace=False))
+    block = folds.blocks(frame, count)
+    order = sorted(range(80), key=lambda row: frame[row])
+    borders = [(frame[i] + frame[j]) / 2 for i, j in pairwise(order) if block[i] != block[j]]
+    assert len(borders) == count - 1
+    near = folds.near_border(frame, block, gap)
+    assert near.tolist() == [any(abs(frame[row] - border) <= gap for border in borders) for row in range(80)]
+    kept = np.flatnonzero(~near)
+    assert min(abs(int(frame[i]) - int(frame[j])) for i in kept for j in kept if block[i] != block[j]) > 2 * gap
+
+
+def test_blocks_of_frames_are_folds_and_the_gap_is_excluded_with_its_reason() -> None:
+    frame, ones = np.array([8, 0, 2, 4, 6, 10]), np.ones(6, bool)
+    usable = np.array([True, False, True, False, True, True])
+    fold, excluded = folds.assign(np.zeros(6, int), ones, usable, Folds(scheme="blocks", count=2, gap=2), frame)
+    assert fold.dtype == np.int8
+    assert fold.tolist() == [1, -1, 0, -1, -1, 1]
+    near = "at most 2 frames from a border between folds"
+    assert excluded.tolist() == ["", "no valid pixel", "", "no valid pixel", near, ""]
+
+
+def test_blocks_that_cannot_be_are_refused() -> None:
+    frame, ones = np.arange(12), np.ones(12, bool)
+    with pytest.raises(UserError, match=r"folds\.gap = 2 leaves none of the 4 frames of fold 1"):
+        folds.assign(np.zeros(12, int), ones, ones, Folds(scheme="blocks", count=3, gap=2), frame)
+    with pytest.raises(UserError, match="5 folds need at least 5 frames, but there are 4"):
+        folds.blocks(np.array([1, 1, 2, 3, 4, 4]), 5)
+    with pytest.raises(UserError, match="is for frames of a video"):
+        folds.assign(np.zeros(12, int), ones, ones, Folds(scheme="blocks"))
+
+
+@pytest.mark.parametrize("wrong", [{"scheme": "random", "gap": 1}, {"gap": 1}, {"scheme": "blocks", "groups": [[1], [2]]}, {"gap": -1}])
+def test_settings_without_meaning_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"has no meaning|greater than or equal"):
+        Folds(**wrong)

@@ -82,7 +82,7 @@ def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
 
 
 def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
-    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, groups, run, scheme")
+    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, gap, groups, run, scheme")
 
 
 @pytest.mark.parametrize(

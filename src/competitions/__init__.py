@@ -63,6 +63,7 @@ class PhotoSplit:
     read_image: Callable[[int], np.ndarray]  # the i-th, (H, W, C) of `Photographs.dtype`
     read_mask: Callable[[int], np.ndarray] | None = None  # the i-th, (K, H, W) uint8 of 0 and 1; classes may overlap
     group: np.ndarray | None = None  # (N,) int32, never split across folds; None: near-duplicates are looked for (src.duplicates)
+    frame: np.ndarray | None = None  # (N,) int32, where photographs are frames of one video: their position along it
 
 
 @dataclass(frozen=True)

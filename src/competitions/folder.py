@@ -21,12 +21,12 @@ import numpy as np
 from src import rle
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
 from src.competitions.image_files import ENDINGS, Header, decode, decode_labels, header
+from src.competitions.image_pairs import has_ending, listed, matched, visible
 from src.errors import UserError
 from src.recipe import Data
 
 MOST_CLASSES = 64  # larger labels are grey values of a picture rather than numbers of classes
 LARGEST_CSV = 1 << 30  # bytes
-JUNK = ("thumbs.db", "desktop.ini")  # what some systems put beside images
 
 BY_CLASS = ("ImageId", "ClassId", "EncodedPixels")
 JOINED = ("ImageId_ClassId", "EncodedPixels")
@@ -40,7 +40,7 @@ def files(folder: Path, data: Data) -> list[Path]:
     images = [path for part in ("train", "test") for path in _images(folder / part / "images")]
     masks = _masks_at(folder)
     groups = folder / "groups.csv"
-    return [*images, *([masks] if masks.is_file() else _listed(masks, (".png",))), *([groups] if groups.is_file() else [])]
+    return [*images, *([masks] if masks.is_file() else listed(masks, (".png",))), *([groups] if groups.is_file() else [])]
 
 
 def read(folder: Path, data: Data) -> Photographs:
@@ -78,13 +78,18 @@ def write_submission(path: Path, folder: Path, names: Sequence[str], codes: Sequ
     Raises:
         UserError: the names are not those of test/images, or the file does not read back as it was meant.
     """
-    expected = {image.name for image in _images(folder / "test" / "images")}
+    write_codes(path, _images(folder / "test" / "images"), names, codes)
+
+
+def write_codes(path: Path, images: list[Path], names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
+    """As `write_submission`, for the test images at these paths."""
+    expected = {image.name for image in images}
     if len(names) != len(expected) or set(names) != expected or len({len(own) for own in codes}) != 1:
-        raise UserError(f"{path}: not every one of the {len(expected)} images of test/images is predicted once; nothing was written")
+        raise UserError(f"{path}: not every one of the {len(expected)} test images is predicted once; nothing was written")
     rows = [[name, str(k + 1), code] for name, own in zip(names, codes, strict=True) for k, code in enumerate(own)]
     with open(path, "w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([BY_CLASS, *rows])
-    if _read_csv(path, [BY_CLASS]) != (BY_CLASS, rows):
+    if read_csv(path, [BY_CLASS]) != (BY_CLASS, rows):
         raise UserError(f"{path}: the submission does not read back as it was written: see whether the disk is full")
 
 
@@ -143,39 +148,10 @@ def _check_folder(folder: Path, data: Data) -> None:
 
 def _images(folder: Path) -> list[Path]:
     """The images of a folder in natural order of their names."""
-    found = _listed(folder, ENDINGS)
+    found = listed(folder, ENDINGS)
     if not found:
         raise UserError(f"{folder} holds no images: put files there that end in {', '.join(ENDINGS)}")
     return found
-
-
-def _listed(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The files with one of these endings in natural order; no two may share a stem, by which images and masks are matched."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: make that folder and put files there that end in {', '.join(endings)}")
-    found = sorted((path for path in _visible(folder) if _has_ending(path, endings)), key=_natural)
-    first: dict[str, Path] = {}
-    for path in found:
-        if not path.name.isprintable():
-            raise UserError(f"{folder} holds a file called {path.name!a}: give it a name of plain letters and digits")
-        other = first.setdefault(path.stem, path)
-        if other is not path:
-            raise UserError(f"{folder}: {other.name} and {path.name} share the name {path.stem}: rename one, or keep the one that counts")
-    return found
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in JUNK]
-
-
-def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:
-    # A link that leads nowhere is no folder, counts, and is told about when it is opened.
-    return path.suffix.lower() in endings and not path.is_dir()
-
-
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Sorts image2 before image10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.name)], path.name
 
 
 def _notes(folder: Path, masks: Path) -> list[str]:
@@ -183,7 +159,7 @@ def _notes(folder: Path, masks: Path) -> list[str]:
     places = [(folder / "train" / "images", ENDINGS), (folder / "test" / "images", ENDINGS)]
     notes = []
     for place, endings in [*places, *([] if masks.is_file() else [(masks, (".png",))])]:
-        others = [path for path in _visible(place) if not _has_ending(path, endings)]
+        others = [path for path in visible(place) if not has_ending(path, endings)]
         if others:
             kinds = sorted({"folders" if path.is_dir() else path.suffix.lower() or "no ending" for path in others})
             notes.append(f"{place}: {len(others)} other files ignored ({', '.join(kinds)})")
@@ -212,14 +188,7 @@ def _masks_at(folder: Path) -> Path:
 
 def _drawn_masks(folder: Path, images: list[Path], sizes: np.ndarray) -> tuple[int, ReadDrawnMask]:
     """The number of classes and the reader of label maps; every one is decoded once, to see which labels there are."""
-    mask_of = {path.stem: path for path in _listed(folder, (".png",))}
-    for image in images:
-        if image.stem not in mask_of:
-            raise UserError(f"{folder / image.stem}.png is missing: {image} needs a mask, an all-black one where there is no defect")
-    stray = sorted(mask_of.keys() - {image.stem for image in images})
-    if stray:
-        raise UserError(f"{folder / stray[0]}.png belongs to no image in {images[0].parent}: take it away, or give the image its name")
-    masks = [mask_of[image.stem] for image in images]
+    masks = matched(images, folder, (".png",))
     first: dict[int, Path] = {}  # the first file with each label
     for mask, image, size in zip(masks, images, sizes.tolist(), strict=True):
         drawn = decode_labels(mask)
@@ -246,7 +215,7 @@ def _class_labels(first: dict[int, Path], folder: Path) -> list[int]:
 
 def _coded_masks(path: Path, images: list[Path], sizes: np.ndarray) -> tuple[int, ReadCodedMask]:
     """The number of classes and the reader of run-length codes."""
-    columns, rows = _read_csv(path, [BY_CLASS, JOINED, ONE_CLASS])
+    columns, rows = read_csv(path, [BY_CLASS, JOINED, ONE_CLASS])
     index_of = _index_of(images)
     codes: dict[tuple[int, int], str] = {}
     for row in rows:
@@ -269,7 +238,7 @@ def _read_groups(path: Path, images: list[Path]) -> np.ndarray:
     """The group (N,) int32 of each training image, numbered in the order of the groups' names."""
     index_of = _index_of(images)
     texts = [""] * len(images)
-    for name, text in _read_csv(path, [GROUPS])[1]:
+    for name, text in read_csv(path, [GROUPS])[1]:
         if name not in index_of:
             raise UserError(f"{path}: {name[:80]} is no image in {images[0].parent}: list training images only")
         if not text or texts[index_of[name]]:
@@ -287,8 +256,12 @@ def _index_of(images: list[Path]) -> dict[str, int]:
     return {image.stem: index for index, image in enumerate(images)} | {image.name: index for index, image in enumerate(images)}
 
 
-def _read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The header, one of `headers`, and the rows below it, each as long as the header."""
+def read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The header of a CSV, one of `headers`, and the rows below it, each as long as the header.
+
+    Raises:
+        UserError: the file cannot be read, is larger than `LARGEST_CSV`, or has another header or a row of another length.
+    """
     csv.field_size_limit(LARGEST_CSV)  # the code of one large mask may be longer than the default of 128 KiB
     try:
         with open(path, "rb") as stream:

@@ -104,6 +104,8 @@ def _header(path: Path, start: bytes) -> Header:
         return _tiff_header(path)
     if start.startswith(b"\x93NUMPY"):
         return _npy_header(path)
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is only a pointer that Git LFS left in the image's place: fetch the image itself with git lfs pull")
     raise UserError(f"{path} is no PNG, JPEG, TIFF or NPY file: save it again as one of them")
 
 

@@ -14,7 +14,7 @@ from src.cleaning import Scaling
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
 from src.errors import UserError
 from src.photographs import duplicates
-from src.recipe import Recipe
+from src.recipe import Folds, Recipe
 
 FULL = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what counts as white in each type
 
@@ -31,14 +31,17 @@ def prepare(competition: PhotoCompetition, recipe: Recipe, paths: Paths, inputs:
     with artifacts.streaming(paths.prepared(recipe), inputs, classes=raw.classes, white=FULL[np.dtype(raw.dtype).name]) as stream:
         thumbnails, shows = _write_split(stream, "train", train, raw)
         _write_split(stream, "test", raw.test, raw)
-        group = duplicates.groups(thumbnails) if train.group is None else train.group
+        group = _groups(train, thumbnails, recipe.folds)
         label = np.column_stack([shows, ~shows.any(1)])
-        fold, excluded = folds.assign(group, label, np.ones(len(group), bool), recipe.folds)
+        fold, excluded = folds.assign(group, label, np.ones(len(group), bool), recipe.folds, train.frame)
         for name, array in (("group", group), ("shows", shows), ("fold", fold), ("excluded", excluded)):
             stream.put(f"train/{name}", array)
         stream.put("test/group", np.full(len(raw.test.name), -1, np.int32))
     yield from raw.notes
     yield from summary(raw.classes, shows, group, fold, len(raw.test.name))
+    left_out = fold < 0
+    if left_out.any():
+        yield f"{left_out.sum()} training photographs are in no fold: {excluded[left_out][0]}"
 
 
 def first(split: PhotoSplit, count: int | None) -> PhotoSplit:
@@ -46,9 +49,18 @@ def first(split: PhotoSplit, count: int | None) -> PhotoSplit:
     if count is None or count >= len(split.name):
         return split
     rows = np.linspace(0, len(split.name) - 1, count).round().astype(int)
-    group = None if split.group is None else split.group[rows]
+    group, frame = (None if array is None else array[rows] for array in (split.group, split.frame))
     read_mask = None if split.read_mask is None else _Picked(split.read_mask, rows)
-    return PhotoSplit(split.name[rows], split.size[rows], _Picked(split.read_image, rows), read_mask, group)
+    return PhotoSplit(split.name[rows], split.size[rows], _Picked(split.read_image, rows), read_mask, group, frame)
+
+
+def _groups(train: PhotoSplit, thumbnails: np.ndarray, settings: Folds) -> np.ndarray:
+    """What folds never part (N,): the stretches of a video, the competition's own groups, or photographs that look alike."""
+    if train.frame is None:
+        return duplicates.groups(thumbnails) if train.group is None else train.group
+    if settings.scheme == "group":
+        raise UserError('the photographs are frames of one video, which only its order divides: set scheme = "blocks" in [folds]')
+    return folds.blocks(train.frame, settings.number)
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,9 @@ def _write_split(stream: Stream, where: str, split: PhotoSplit, raw: Photographs
     count, (height, width) = len(split.name), split.size.max(0, initial=1)
     stream.put(f"{where}/name", split.name)
     stream.put(f"{where}/size", split.size.astype(np.int32))
-    for name in ("depth", "phase"):
-        stream.put(f"{where}/{name}", np.full(count, -1, np.int32))
+    nowhere = np.full(count, -1, np.int32)
+    stream.put(f"{where}/depth", nowhere if split.frame is None else split.frame)
+    stream.put(f"{where}/phase", nowhere)
     stream.create(f"{where}/image", (count, height, width, raw.channels), raw.dtype)
     if split.read_mask:
         stream.create(f"{where}/mask", (count, len(raw.classes), height, width), np.uint8)
