@@ -69,6 +69,10 @@ class Paths:
     def checkpoint(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "checkpoint.pt"
 
+    def dense(self, digest: str) -> Path:
+        """A network before it is pruned, which several recipes have in common."""
+        return self.data / "dense" / f"{digest[:16]}.pt"
+
     def history(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "history.csv"
 
