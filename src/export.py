@@ -6,7 +6,6 @@ hold the scaling of the input, (value / white - center) / scale, the activation,
 """
 
 import argparse
-import gzip
 import json
 import multiprocessing
 import re
@@ -154,7 +153,7 @@ def measure(file: Path, folder: Path, shape: tuple[int, ...]) -> dict[str, float
     """What a file costs: megabytes, also compressed; milliseconds for one image on two threads; peak megabytes of memory.
 
     Measured in a process of its own, one image at a time. Memory is what the process takes at most beyond what it takes before it has
-    a network. A network whose single weights are pruned is smaller only when it is compressed.
+    a network.
 
     Args:
         file: an ONNX file, or the weights of the run in `folder`, with which torch is measured.
@@ -163,8 +162,7 @@ def measure(file: Path, folder: Path, shape: tuple[int, ...]) -> dict[str, float
         milliseconds, memory = pool.apply(_costs, (file, folder, shape))
     low, _, high = statistics.quantiles(milliseconds, n=4)
     return {
-        "file (MB)": round(file.stat().st_size / 1e6, 3),
-        "gzip (MB)": round(len(gzip.compress(file.read_bytes(), 6)) / 1e6, 3),
+        **artifacts.megabytes(file),
         "latency (ms)": round(statistics.median(milliseconds), 2),
         "middle half (ms)": f"{low:.2f} to {high:.2f}",
         "peak memory (MB)": round(memory, 1),

@@ -3,10 +3,10 @@
 An unknown key, a wrong type or an impossible value is a `UserError` that names the file, the key and the nearest known key.
 """
 
-import itertools
 import json
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -225,7 +225,7 @@ class Member(Section):
     @property
     def dense_phases(self) -> list[Phase]:
         """The phases before anything is pruned."""
-        return list(itertools.takewhile(lambda phase: phase.pruning is None, self.phases))
+        return list(takewhile(lambda phase: phase.pruning is None, self.phases))
 
 
 class Inference(Section):
@@ -391,7 +391,7 @@ def _find(name: str) -> Path:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set `key.path=value` in place; a path through a list without an index means every element of it."""
+    """Set `key.path=value` in place; a path through a list means every element of it, or with an index, as in phase.0, that one."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {override}: write it as key.path=value, for example --set member.phase.epochs=1")
@@ -401,15 +401,21 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = text  # a bare word is a string
     *path, last = key.split(".")
     nodes = [tree]
-    for step in path:
-        nodes = [child for node in nodes for child in _children(node, step, override)]
+    for step, following in pairwise([*path, last]):
+        if not step.isdecimal():  # an index has been followed with the list's name
+            nodes = [child for node in nodes for child in _children(node, step, following, override)]
     for node in nodes:
         node[last] = value
 
 
-def _children(node: dict[str, Any], step: str, override: str) -> list[dict[str, Any]]:
+def _children(node: dict[str, Any], step: str, following: str, override: str) -> list[dict[str, Any]]:
+    """The sections under a name: all of a list, or the one that the following step of the path counts out."""
     child = node.setdefault(step, {})
     children = child if isinstance(child, list) else [child]
+    if isinstance(child, list) and following.isdecimal():
+        if int(following) >= len(child):
+            raise UserError(f"--set {override}: '{step}' has only {len(child)} sections, counted from 0")
+        children = [child[int(following)]]
     if not all(isinstance(item, dict) for item in children):
         raise UserError(f"--set {override}: '{step}' holds a value, not a section")
     return children
