@@ -9,7 +9,8 @@ import torch
 from test_training import fit, tiny, wells
 from torch import nn
 
-from src import artifacts, export, networks, recipe
+from benchmarks import pruning
+from src import artifacts, export, networks, recipe, training
 from src.artifacts import Paths
 from src.recipe import Task
 
@@ -27,7 +28,8 @@ def folder(tmp_path_factory):
     return paths.task(chosen, task)
 
 
-def test_onnx_agrees_with_torch_and_the_table_is_measured(folder, capsys):
+def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, monkeypatch):
+    monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
     export.main(export.parser().parse_args([str(folder), "--onnx", "--int8"]))
     said = capsys.readouterr().out
     assert "1x72x36" in said and all(f"| {name} " in said for name in ("torch", "onnx", "int8"))
@@ -56,6 +58,26 @@ def test_a_file_that_disagrees_with_torch_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(export.UserError, match="differs from torch by"):
         export.to_onnx(nn.Conv2d(1, 1, 1).eval(), torch.randn(1, 1, 4, 4), tmp_path / "network.onnx", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_costs_are_measured(folder):
+    """In this process, which has torch already: one of its own is what `measure` adds."""
+    network = folder / "weights.safetensors"
+    milliseconds, memory = export._costs(network, folder, (1, 1, 72, 36))
+    assert len(milliseconds) == export.REPEATS and min(milliseconds) > 0 and memory >= 0
+
+
+def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
+    """The scores of all forms are those of the same network; in torch, those of its own predictions."""
+    monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
+    (plain, onnx_line, small) = pruning.rows(folder, int8=True)
+    assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
+    assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
+    run, train = export.Run.open(folder), wells(3, 2)
+    _, probability = training.predict_held_out(run.network, run.scaling, train, 0, run.recipe, run.member, export.CPU)
+    marked, truth = probability[:, 0] > 0.5, train["mask"][:3] > 0
+    assert plain["IoU corrosion"] == pytest.approx((marked & truth).sum() / (marked | truth).sum())
+    assert plain["parameters (M)"] == onnx_line["parameters (M)"] and plain["operations (G)"] > 0
 
 
 def test_calibration_sees_other_windows_than_the_held_out_ones(folder):

@@ -285,6 +285,21 @@ def test_channels_pruned_by_a_recipe_load_like_any_other_weights(tmp_path):
         inference.load_network(tiny(), Task("net", 0, 0), Paths(tmp_path / "dense", tmp_path), CPU)
 
 
+def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypatch):
+    """It loses its channels at the end of the first of two epochs."""
+    how = {"method": "linear", "sparsity": 0.5, "steps": 1, "cool_down": 0.5, "channels": True}
+    save, between = training.Fit.save_checkpoint, {}
+
+    def after_each(self, network, *more):
+        between.update({name: tensor.clone().numpy() for name, tensor in network.state_dict().items()})
+        save(self, network, *more)
+
+    monkeypatch.setattr(training.Fit, "save_checkpoint", after_each)
+    final = fit(tiny(phase=[SLOW | {"epochs": 2, "pruning": how}]), wells(3, 2), tmp_path)
+    assert final["encoder.0.0.weight"].shape == between["encoder.0.0.weight"].shape == (2, 1, 3, 3)
+    assert all((final[name] != between[name]).any() for name in final if name in between and "weight" in name)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
