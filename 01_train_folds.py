@@ -14,7 +14,7 @@ def main(options: argparse.Namespace) -> None:
 
     table = chosen.tasks()
     if options.force:
-        training.discard(chosen, paths)
+        training.discard(chosen, paths, prepared)
     to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
     print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
     jobs, threads = parallel.share_out(len(table), options.jobs, device)

@@ -62,4 +62,4 @@ lint: setup ## ruff: errors, imports, formatting
 	$(BIN)/ruff format --check .
 
 clean: ## remove everything that was made, but neither raw data nor submissions
-	rm -rf data/prepared data/runs data/ensembles data/studies data/trials .pytest_cache .ruff_cache
+	rm -rf data/prepared data/runs data/ensembles data/studies data/trials data/dense .pytest_cache .ruff_cache

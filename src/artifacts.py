@@ -6,6 +6,7 @@ its inputs and of the recipe sections that matter to it: when they are what they
 
 import errno
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -68,6 +69,10 @@ class Paths:
 
     def checkpoint(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "checkpoint.pt"
+
+    def dense(self, digest: str) -> Path:
+        """A network before it is pruned, which several recipes have in common."""
+        return self.data / "dense" / f"{digest[:16]}.pt"
 
     def history(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "history.csv"
@@ -311,6 +316,12 @@ def read_weights(path: Path) -> Arrays:
     """Weights as `write_weights` wrote them."""
     with reading(path):
         return load_file(path)
+
+
+def megabytes(path: Path) -> dict[str, float]:
+    """How large a file is, plain and compressed: many zeros make a file smaller only once it is compressed."""
+    content = path.read_bytes()
+    return {"file (MB)": round(len(content) / 1e6, 3), "gzip (MB)": round(len(gzip.compress(content, 6)) / 1e6, 3)}
 
 
 def write_text(path: Path, text: str) -> None:

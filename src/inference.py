@@ -15,6 +15,7 @@ from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.errors import UserError
 from src.networks.layers import probability
+from src.pruning import fit_state
 from src.recipe import Inference, Member, Recipe, Task
 from src.windows import Windows
 
@@ -73,8 +74,11 @@ def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device,
     member = recipe.member(task.member)
     options = member.network if classes is None else networks.for_photographs(member, classes, len(scaling.center))
     network = networks.create(networks.untrained(options))
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if any(pruning.channels for pruning in member.prunings):
+        fit_state(network, state)
     try:
-        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        network.load_state_dict(state)
     except RuntimeError:
         raise UserError(f"{path} holds the weights of another network: run 01_train_folds.py {recipe.name}") from None
     return network.to(device, memory_format=memory_format(network, member, device)).eval(), scaling

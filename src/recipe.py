@@ -6,6 +6,7 @@ An unknown key, a wrong type or an impossible value is a `UserError` that names 
 import json
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -120,10 +121,37 @@ class Photograph(Section):
     weighted: dict[Literal["crop", "vertical_flip", "rotation"], Annotated[float, Field(ge=0)]] = {}
 
 
+class Pruning(Section):
+    """How a phase prunes (`src.pruning`): in `steps` steps evenly spread over it, until a share `sparsity` of every layer is gone.
+
+    "linear" removes as much at every step, "agp" and "movement" more at the first; the first two by Taylor importance, "movement" by how
+    far weights moved towards zero. Nothing is pruned in the phase's first `warm_up` and last `cool_down` share. `channels` removes whole
+    channels instead of single weights, and so makes the network smaller and faster. The layer that gives the logits stays whole unless
+    `head` says otherwise. What is pruned stays so in later phases.
+    """
+
+    method: Literal["linear", "agp", "movement"]
+    sparsity: Fraction
+    steps: Count = 5
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cool_down: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    channels: bool = False
+    head: bool = False
+
+    @model_validator(mode="after")
+    def check(self) -> "Pruning":
+        if self.warm_up + self.cool_down >= 1:
+            raise ValueError("pruning: warm_up and cool_down leave nothing of the phase")
+        if self.channels and (self.method == "movement" or self.head):
+            raise ValueError('pruning: channels are removed by method "linear" or "agp", and never those of the head: they are the classes')
+        return self
+
+
 class Phase(Section):
     """A stretch of training with one loss (a weighted sum), one optimiser and one learning-rate schedule.
 
     "plateau" halves the rate whenever the training loss has not fallen for `patience` epochs; the held-out fold has no say in it.
+    "cyclic" climbs from `lowest_rate` to the learning rate and back, `cycles` times in the phase, of which the last may stay a part.
     `tversky_alpha` is the weight of missed pixels, one minus it that of false ones. `frozen` lists parts of the network, by the
     beginnings of their names, that stay as they are: weights and batch statistics.
     """
@@ -134,13 +162,24 @@ class Phase(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau", "cyclic"] = "cosine"
+    lowest_rate: Annotated[float, Field(ge=0)] = 0.0
+    cycles: Annotated[float, Field(gt=0)] = 1.0
     patience: Count = 3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     focal_alpha: Fraction = 0.25
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
     tversky_alpha: Fraction = 0.5
     frozen: list[str] = []
+    pruning: Pruning | None = None
+
+    @model_validator(mode="after")
+    def check(self) -> "Phase":
+        if self.schedule == "cyclic" and self.lowest_rate >= self.learning_rate:
+            raise ValueError("lowest_rate must be smaller than learning_rate")
+        if self.frozen and self.pruning and self.pruning.channels:
+            raise ValueError("a phase that removes channels cannot freeze parts: their inputs change")
+        return self
 
 
 class Member(Section):
@@ -173,11 +212,24 @@ class Member(Section):
             raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
         if self.patience and self.selection == "last":
             raise ValueError('patience stops on the held-out score and so needs selection = "best_on_held_out"')
+        if self.prunings and self.selection != "last":
+            raise ValueError('pruning needs selection = "last": the best epoch could be one before it')
+        if len({pruning.channels for pruning in self.prunings}) > 1:
+            raise ValueError("a member prunes either channels or single weights")
         return self
 
     @property
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def prunings(self) -> list[Pruning]:
+        return [phase.pruning for phase in self.phases if phase.pruning]
+
+    @property
+    def dense_phases(self) -> list[Phase]:
+        """The phases before anything is pruned."""
+        return list(takewhile(lambda phase: phase.pruning is None, self.phases))
 
 
 class Inference(Section):
@@ -343,7 +395,7 @@ def _find(name: str) -> Path:
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set `key.path=value` in place; a path through a list without an index means every element of it."""
+    """Set `key.path=value` in place; a path through a list means every element of it, or with an index, as in phase.0, that one."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {override}: write it as key.path=value, for example --set member.phase.epochs=1")
@@ -353,15 +405,21 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = text  # a bare word is a string
     *path, last = key.split(".")
     nodes = [tree]
-    for step in path:
-        nodes = [child for node in nodes for child in _children(node, step, override)]
+    for step, following in pairwise([*path, last]):
+        if not step.isdecimal():  # an index has been followed with the list's name
+            nodes = [child for node in nodes for child in _children(node, step, following, override)]
     for node in nodes:
         node[last] = value
 
 
-def _children(node: dict[str, Any], step: str, override: str) -> list[dict[str, Any]]:
+def _children(node: dict[str, Any], step: str, following: str, override: str) -> list[dict[str, Any]]:
+    """The sections under a name: all of a list, or the one that the following step of the path counts out."""
     child = node.setdefault(step, {})
     children = child if isinstance(child, list) else [child]
+    if isinstance(child, list) and following.isdecimal():
+        if int(following) >= len(child):
+            raise UserError(f"--set {override}: '{step}' has only {len(child)} sections, counted from 0")
+        children = [child[int(following)]]
     if not all(isinstance(item, dict) for item in children):
         raise UserError(f"--set {override}: '{step}' holds a value, not a section")
     return children

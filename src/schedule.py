@@ -10,7 +10,8 @@ def learning_rate(phase: Phase, progress: float, losses: Sequence[float] = ()) -
     """The rate at a point of a phase.
 
     The first `warmup` share of the phase climbs linearly; then the rate stays ("constant") or follows half a cosine to zero. "plateau"
-    has no warm-up, and halves the rate whenever the loss stands still.
+    has no warm-up, and halves the rate whenever the loss stands still; "cyclic" has none either, and goes up and down in straight lines
+    (Smith 2017; pruning study, section 3.2).
 
     Args:
         progress: from 0 at the first step to 1 after the last.
@@ -18,6 +19,9 @@ def learning_rate(phase: Phase, progress: float, losses: Sequence[float] = ()) -
     """
     if phase.schedule == "plateau":
         return phase.learning_rate * plateau_factor(losses, phase.patience)
+    if phase.schedule == "cyclic":
+        height = 1 - abs(1 - 2 * (progress * phase.cycles % 1))
+        return phase.lowest_rate + (phase.learning_rate - phase.lowest_rate) * height
     if progress < phase.warmup:
         return phase.learning_rate * progress / phase.warmup
     if phase.schedule == "constant":

@@ -11,12 +11,13 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from src import (
     artifacts,
@@ -35,7 +36,7 @@ from src import (
 )
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
-from src.photographs import comparing
+from src.photographs import comparing, pruned
 from src.recipe import RECIPES, Count, Recipe, Section
 
 STUDIES = RECIPES / "studies"
@@ -56,14 +57,39 @@ class Variation(Section):
     set: list[str] = Field(default=[])
 
 
+class Axis(Section):
+    """One of several choices that are combined with those of every other axis."""
+
+    options: list[Variation] = Field(alias="option", min_length=1)
+
+
 class Study(Section):
-    """`question` heads the table; `set` holds for every variation; `seeds` is how many seeds each gets."""
+    """`question` heads the table; `set` holds for every variation; `seeds` is how many seeds each gets.
+
+    Besides the variations that are listed there is one for each combination of the axes' options, should there be axes.
+    """
 
     question: str
     base: str
     seeds: Count = 1
     set: list[str] = Field(default=[])
-    variations: list[Variation] = Field(alias="variation", min_length=1)
+    listed: list[Variation] = Field(alias="variation", default=[])
+    axes: list[Axis] = Field(alias="axis", default=[])
+
+    @model_validator(mode="after")
+    def check(self) -> "Study":
+        if not self.variations:
+            raise ValueError("a study needs a variation or an axis")
+        return self
+
+    @property
+    def variations(self) -> list[Variation]:
+        return [*self.listed, *(_combined(options) for options in product(*(axis.options for axis in self.axes)) if options)]
+
+
+def _combined(options: Sequence[Variation]) -> Variation:
+    base = next((option.base for option in options if option.base), None)
+    return Variation(name=", ".join(option.name for option in options), base=base, set=[line for option in options for line in option.set])
 
 
 @dataclass(frozen=True)
@@ -101,7 +127,7 @@ def only(study: Study, names: list[str] | None) -> Study:
         if name not in known:
             raise UserError(f"--only {name}: {did_you_mean(name, known)}")
     kept = [variation for variation in study.variations if not names or variation.name in names]
-    return study.model_copy(update={"variations": kept})
+    return study.model_copy(update={"listed": kept, "axes": []})
 
 
 def runs(study: Study, shrink: list[str], seeds: int, protocols: Sequence[str] = tuple(PROTOCOLS)) -> list[Run]:
@@ -131,17 +157,21 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
         stage = [sys.executable, str(RECIPES.parent / "00_prepare_data.py"), str(file), "--data-dir", str(options.data_dir)]
         if subprocess.run(stage, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
-    calls, progress = [], []
+    first, later = {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
     for run in {run.recipe.name: run for run in all_runs}.values():
         prepared = preparation.check(run.recipe, paths)
         training.check(run.recipe, paths)
         to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
-        calls += [(run.recipe, task, paths, prepared, device, threads) for task in to_do]
-        progress += [paths.progress(run.recipe, task) for task in to_do]
-    print(f"{len(table)} tasks on {device}, {len(table) - len(calls)} of them up to date")
-    parallel.run(training.run_task, calls, progress, jobs, threads, "study")
+        for task in to_do:
+            _, dense = training.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
+            call = (run.recipe, task, paths, prepared, device, threads)
+            if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
+                later.append(call)
+    print(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
+    for calls in (list(first.values()), later):
+        parallel.run(training.run_task, calls, [paths.progress(*call[:2]) for call in calls], jobs, threads, "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> float:
@@ -214,9 +244,11 @@ def main(options: argparse.Namespace) -> None:
     train(all_runs, folder, options)
 
     grouped = {v.name: {run.protocol: run for run in all_runs if run.variation == v.name} for v in study.variations}
+    prunes = any(member.prunings for run in all_runs for member in run.recipe.members)
     if photographs:
         device = inference.choose_device(options.device)
-        table = pd.DataFrame([comparing.row(name, own["wells"].recipe, paths, device) for name, own in grouped.items()])
+        row_of = pruned.row if prunes else comparing.row
+        table = pd.DataFrame([row_of(name, own["wells"].recipe, paths, device) for name, own in grouped.items()])
     else:
         table = pd.DataFrame([row(name, own, paths) for name, own in grouped.items()])
     shrunk = ", ".join([*shrink, *options.overrides]) or "as published"
@@ -225,7 +257,7 @@ def main(options: argparse.Namespace) -> None:
     artifacts.write_text(folder / "table.md", f"{note}\n\n{report.markdown(table)}\n")
     histories = {name: curves(own[protocols[0]], paths) for name, own in grouped.items()}
     with artifacts.replacing(folder / "plot.png") as partial:
-        partial.write_bytes(report.png(report.study_plot(histories, table)))
+        partial.write_bytes(report.png(pruned.plot(table) if photographs and prunes else report.study_plot(histories, table)))
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"{folder}/table.csv, table.md, plot.png")
 

@@ -2,17 +2,19 @@
 
 import csv
 import io
+import json
 import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from src import artifacts, competitions, networks
+from src import artifacts, competitions, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -64,10 +66,11 @@ def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
     return artifacts.up_to_date(paths.oof(recipe, task), predictions_from(recipe, task, paths, prepared))
 
 
-def discard(recipe: Recipe, paths: Paths) -> None:
+def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
     """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
     for task in recipe.tasks():
-        for path in (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task)):
+        _, dense = dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
+        for path in (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), dense):
             path.unlink(missing_ok=True)
 
 
@@ -167,19 +170,26 @@ class Fit:
             phase, first = _phase_at(member.phases, epoch)
             if epoch in (first, start):
                 freeze(network, phase.frozen)
-                optimiser = _optimiser(network, phase)
-                if epoch == start and epoch > first:
+                resumed = epoch == start and epoch > first
+                pruner = phase.pruning and pruning.Pruner(network, phase.pruning, state["scores"] if resumed else None)
+                optimiser = _optimiser(network, phase)  # after the pruner, which may have put masks on the weights
+                if resumed:
                     optimiser.load_state_dict(state["optimiser"])
             began = time.monotonic()
             losses = [float(line["loss"]) for line in state["history"][first:]]
-            loss = self.epoch(network, optimiser, source.epoch(epoch, self.seed_of(epoch)), epoch, losses, report)
+            loss = self.epoch(network, optimiser, source.epoch(epoch, self.seed_of(epoch)), epoch, losses, report, pruner)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
+            if member.prunings:
+                line |= {"weights": str(pruning.count_weights(network))}
             if member.selection == "best_on_held_out":
                 line |= self.keep_best(network, held_out, state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
             self.write_history(state["history"])
             if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
+                state |= {"scores": pruner.scores if pruner else {}}
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
+            if member.prunings and epoch + 1 == sum(phase.epochs for phase in member.dense_phases):
+                self.save_dense(network, state["history"])
         self.finish(network, source.scaling, state)
 
     def epoch(
@@ -190,6 +200,7 @@ class Fit:
         epoch: int,
         losses: list[float],
         report: Report,
+        pruner: pruning.Pruner | None = None,
     ) -> float:
         """Train on batches, of which there are so many; returns the mean loss. `losses` are those of the phase's epochs so far."""
         member, (steps, batches) = self.recipe.member(self.task.member), samples
@@ -207,7 +218,11 @@ class Fit:
             loss = loss_of(logits, mask, weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            if pruner:
+                pruner.observe()
             optimiser.step()
+            if pruner and pruner.advance(*((epoch - first + (step + n) / steps) / phase.epochs for n in (0, 1)), image):
+                _renew(optimiser, network)
             total += loss.detach() * len(image)
             seen += len(image)
             if step % 10 == 0:
@@ -228,25 +243,41 @@ class Fit:
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""
-        path = self.paths.checkpoint(self.recipe, self.task)
-        shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-        if path.exists():
-            try:
-                state = torch.load(path, map_location=self.device, weights_only=True)
-                fits = {name: tensor.shape for name, tensor in state["network"].items()} == shapes
-                if state["created_from"] == self.created_from and fits:
-                    network.load_state_dict(state["network"])
-                    return state
-            except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-                print(f"{path} is damaged: this task starts again from its first epoch")
-        return {"epoch": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
+        fresh = {"epoch": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
+        created_from, dense = dense_from(self.recipe, self.task, self.paths, self.created_from)
+        for path, made_from in ((self.paths.checkpoint(self.recipe, self.task), self.created_from), (dense, created_from)):
+            state = self._stored(path, network, made_from)
+            if state:
+                self.write_history(state["history"])
+                return fresh | state
+        return fresh
+
+    def _stored(self, path: Path, network: nn.Module, created_from: CreatedFrom) -> dict[str, Any] | None:
+        """What a checkpoint holds, with its weights in the network; None if there is none of this network and these inputs."""
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if state["created_from"] != created_from:
+                return None
+            if self.recipe.member(self.task.member).prunings:
+                pruning.fit_state(network, state["network"])
+            if {name: tensor.shape for name, tensor in state["network"].items()} != _shapes(network):
+                return None
+            network.load_state_dict(state["network"])
+            return state
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+            print(f"{path} is damaged: this task starts again from its first epoch")
+            return None
 
     def save_checkpoint(self, network: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], epoch: int) -> None:
         state |= {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "created_from": self.created_from}
-        content = io.BytesIO()  # torch's own writing to a file hides why it failed
-        torch.save(state, content)
-        with artifacts.replacing(self.paths.checkpoint(self.recipe, self.task)) as partial:
-            partial.write_bytes(content.getbuffer())
+        _save(state, self.paths.checkpoint(self.recipe, self.task))
+
+    def save_dense(self, network: nn.Module, history: list[dict[str, Any]]) -> None:
+        """Keep the network as it is before pruning, for other recipes that train alike up to here: see `dense_from`."""
+        created_from, path = dense_from(self.recipe, self.task, self.paths, self.created_from)
+        _save({"epoch": len(history), "network": network.state_dict(), "history": history, "created_from": created_from}, path)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
@@ -257,10 +288,39 @@ class Fit:
 
     def finish(self, network: nn.Module, scaling: Scaling, state: dict[str, Any]) -> None:
         """Write the weights with their scaling."""
-        weights = state["best"] or network.state_dict()
+        weights = state["best"] or pruning.plain_state(network)
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.paths.weights(self.recipe, self.task), arrays, self.created_from)
+
+
+def dense_from(recipe: Recipe, task: Task, paths: Paths, created_from: CreatedFrom) -> tuple[CreatedFrom, Path]:
+    """What a task's network is made from before its first pruning phase, and where it is kept then.
+
+    Tasks of the same name, fold and seed whose phases are the same up to there have it in common, whatever their recipes are called: it
+    is trained once. A recipe that prunes nothing may take the whole of its training from there.
+    """
+    member = recipe.member(task.member)
+    dense = member.model_copy(update={"phases": member.dense_phases, "margin": 0})
+    made_from = {**created_from, "member": artifacts.digest(dense)}
+    return made_from, paths.dense(artifacts.digest(json.dumps([made_from, task.fold, task.seed])))
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    content = io.BytesIO()  # torch's own writing to a file hides why it failed
+    torch.save(state, content)
+    with artifacts.replacing(path) as partial:
+        partial.write_bytes(content.getbuffer())
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _renew(optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
+    """Let an optimiser go on with the parameters of a network that has lost channels; it forgets its momenta, which fit no more."""
+    optimiser.param_groups[0]["params"] = [weights for weights in network.parameters() if weights.requires_grad]
+    optimiser.state.clear()
 
 
 def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:
@@ -279,11 +339,11 @@ def freeze(network: nn.Module, frozen: list[str]) -> None:
     Raises:
         UserError: a beginning that no weight has, or nothing left to learn.
     """
-    names = [name for name, _ in network.named_parameters()]
+    names = [name.removesuffix("_orig") for name, _ in network.named_parameters()]  # a weight under a mask
     for beginning in frozen:
         if not any(_within(name, beginning) for name in names):
             raise UserError(f'frozen = "{beginning}": {did_you_mean(beginning, {name.rpartition(".")[0] for name in names})[:200]}')
-    for name, weights in network.named_parameters():
+    for name, weights in zip(names, network.parameters(), strict=True):
         weights.requires_grad = not any(_within(name, beginning) for beginning in frozen)
     if not any(weights.requires_grad for weights in network.parameters()):
         raise UserError("frozen leaves nothing of the network to learn: name fewer parts")

@@ -47,3 +47,23 @@ def test_a_phase_on_a_plateau_halves_its_rate_and_has_no_warm_up():
     phase = Phase(epochs=9, learning_rate=0.1, schedule="plateau", patience=2, warmup=0.5)
     assert learning_rate(phase, 0) == learning_rate(phase, 0.2, [1.0, 1.0]) == 0.1
     assert learning_rate(phase, 0.4, [1.0, 1.0, 1.1]) == 0.05
+
+
+@pytest.mark.parametrize(("cycles", "half"), [(1.0, 100), (2.5, 40), (0.73, 137)])
+def test_cyclic_schedule_agrees_with_torch(cycles, half):
+    """200 steps; torch counts the steps from the lowest rate to the highest."""
+    phase = Phase(epochs=1, learning_rate=1e-2, lowest_rate=1e-4, schedule="cyclic", cycles=cycles)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.CyclicLR(optimiser, 1e-4, 1e-2, step_size_up=half, cycle_momentum=False)
+    rates = []
+    for step in range(200):
+        rates.append(oracle.get_last_lr()[0])
+        assert learning_rate(phase, step / (2 * half * cycles)) == pytest.approx(rates[-1], rel=1e-6)
+        optimiser.step()
+        oracle.step()
+    assert min(rates) == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-2, rel=0.01)
+
+
+def test_a_cycle_that_climbs_nowhere_is_refused():
+    with pytest.raises(ValueError, match="lowest_rate must be smaller"):
+        Phase(epochs=1, learning_rate=1e-4, lowest_rate=1e-4, schedule="cyclic")

@@ -55,7 +55,7 @@ def test_every_study_of_the_project_is_made_of_recipes_that_load(path):
     runs = study.runs(loaded, ["member.phase.epochs=1"], loaded.seeds)
     assert len(runs) == 2 * len(loaded.variations)
     assert {run.recipe.folds.scheme for run in runs if run.protocol == "paper"} == {"random"}
-    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} == {"group"}
+    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} <= {"group", "blocks"}
     assert all(member.selection == "last" for run in runs if run.protocol == "wells" for member in run.recipe.members)
 
 
@@ -94,6 +94,23 @@ def test_a_study_can_run_by_one_protocol_alone(tmp_path):
         table = run(tmp_path, *small, "--protocol", protocol)
         assert list(table[title]) == list(both[title])
         assert not {other for other in study.TITLES.values() if other != title} & set(table.columns)
+
+
+def test_axes_are_combined_and_one_phase_can_be_changed_alone(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE)
+    phase = "{ epochs = 2, loss = { bce = 1.0 } }"
+    options = ["option = [{ name = 'a', set = ['member.height=36'] }, { name = 'b', set = ['member.height=72'] }]"]
+    options += ["option = [{ name = 'c' }, { name = 'd', set = ['member.phase.1.pruning={ method = \"agp\", sparsity = 0.5 }'] }]"]
+    text = [f"question = '?'\nbase = '{tmp_path}/base.toml'\nset = ['member.phase=[{phase}, {phase}]']", *options]
+    (tmp_path / "axes.toml").write_text("\n[[axis]]\n".join(text))
+    loaded = study.load(str(tmp_path / "axes.toml"))
+    assert [variation.name for variation in loaded.variations] == ["a, c", "a, d", "b, c", "b, d"]
+    members = [run.recipe.members[0] for run in study.runs(loaded, [], 1, ["wells"])]
+    assert [member.height for member in members] == [36, 36, 72, 72]
+    assert [[phase.pruning is not None for phase in member.phases] for member in members] == [[False, False], [False, True]] * 2
+    assert [variation.name for variation in study.only(loaded, ["b, d"]).variations] == ["b, d"]
+    with pytest.raises(UserError, match="only 2 sections"):
+        study.runs(loaded, ["member.phase.2.epochs=1"], 1)
 
 
 def test_a_study_can_be_shrunk_and_says_so(tmp_path):

@@ -1,0 +1,95 @@
+"""Exported networks: they say the same as torch's, and the table of what they cost is measured."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_training import fit, tiny, wells
+from torch import nn
+
+from benchmarks import pruning
+from src import artifacts, export, networks, recipe, training
+from src.artifacts import Paths
+from src.recipe import Task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A wells' network with half of its channels gone, trained for an epoch."""
+    place = tmp_path_factory.mktemp("exported")
+    pruning = {"method": "linear", "sparsity": 0.5, "steps": 1, "channels": True}
+    chosen, train = tiny(height=72, phase=[{"epochs": 1, "pruning": pruning}]), wells(3, 2)
+    fit(chosen, train, place / "data")
+    paths, task = Paths(place / "data", place), Task("net", 0, 0)
+    artifacts.write_text(paths.saved_recipe(chosen, task), recipe.to_toml(chosen))
+    artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
+    return paths.task(chosen, task)
+
+
+def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, monkeypatch):
+    monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
+    export.main(export.parser().parse_args([str(folder), "--onnx", "--int8"]))
+    said = capsys.readouterr().out
+    assert "1x72x36" in said and all(f"| {name} " in said for name in ("torch", "onnx", "int8"))
+    run = export.Run.open(folder)
+    image = torch.randn(1, 1, 72, 36)
+    with torch.inference_mode():
+        expected = run.network(image).numpy()
+    plain, small = (export.session(folder / name).run(None, {"image": image.numpy()})[0] for name in ("network.onnx", "network_int8.onnx"))
+    np.testing.assert_allclose(plain, expected, atol=1e-4)
+    assert 0 < np.abs(small - expected).max() < 1
+    props = {entry.key: entry.value for entry in onnx.load(folder / "network.onnx").metadata_props}
+    assert json.loads(props["center"]) == pytest.approx(run.scaling.center.tolist()) and props["activation"] == "sigmoid"
+    types = {initial.data_type for initial in onnx.load(folder / "network_int8.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+
+
+@pytest.mark.parametrize("name", ["fpn", "linknet"])
+def test_networks_for_photographs_can_be_exported(name, tmp_path):
+    network = networks.create({"name": name, "encoder": "test_resnet", "classes": 3, "channels": 3}).eval()
+    difference = export.to_onnx(network, torch.randn(1, 3, 40, 56), tmp_path / "network.onnx", {})
+    assert 0 <= difference < 1e-4
+
+
+def test_a_file_that_disagrees_with_torch_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "disagreement", lambda *_: 2e-4)
+    with pytest.raises(export.UserError, match="differs from torch by"):
+        export.to_onnx(nn.Conv2d(1, 1, 1).eval(), torch.randn(1, 1, 4, 4), tmp_path / "network.onnx", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_costs_are_measured(folder):
+    """In this process, which has torch already: one of its own is what `measure` adds."""
+    network = folder / "weights.safetensors"
+    milliseconds, memory = export._costs(network, folder, (1, 1, 72, 36))
+    assert len(milliseconds) == export.REPEATS and min(milliseconds) > 0 and memory >= 0
+
+
+def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
+    """The scores of all forms are those of the same network; in torch, those of its own predictions."""
+    monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
+    (plain, onnx_line, small) = pruning.rows(folder, int8=True)
+    assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
+    assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
+    run, train = export.Run.open(folder), wells(3, 2)
+    _, probability = training.predict_held_out(run.network, run.scaling, train, 0, run.recipe, run.member, export.CPU)
+    marked, truth = probability[:, 0] > 0.5, train["mask"][:3] > 0
+    assert plain["IoU corrosion"] == pytest.approx((marked & truth).sum() / (marked | truth).sum())
+    assert plain["parameters (M)"] == onnx_line["parameters (M)"] and plain["operations (G)"] > 0
+
+
+def test_calibration_sees_other_windows_than_the_held_out_ones(folder):
+    run = export.Run.open(folder)
+    images = list(run.images(5))
+    assert len(images) == 5 and all(image.shape == (1, 1, 72, 36) for image in images)
+    train = wells(3, 2)
+    strip = run.scaling.apply(train["image"][train["fold"] == 1]).reshape(-1, 36)
+    np.testing.assert_allclose(images[0][0, 0], strip[:72])
+    np.testing.assert_allclose(images[-1][0, 0], strip[-72:])
+
+
+def test_what_is_not_a_run_is_refused_in_one_line(tmp_path):
+    with pytest.raises(export.UserError, match="not the folder of a run"):
+        export.Run.open(tmp_path)

@@ -1,0 +1,319 @@
+"""Pruning: schedules in closed form, which weights go, and that they stay gone; channels that are removed without a trace."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning
+from test_training import digest, fit, history, loaded, only, tiny, wells
+from torch import nn
+
+from src import artifacts, inference, networks, pruning, recipe, training
+from src.artifacts import Paths
+from src.recipe import Pruning, Task
+
+CPU = torch.device("cpu")
+SLOW = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0.0}
+PHASES = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": "agp", "sparsity": 0.6, "steps": 3}}, SLOW | {"epochs": 2}]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("method", "shares"),
+    [
+        ("linear", {0: 0, 1: 0.1, 5: 0.5, 10: 1}),
+        ("agp", {0: 0, 1: 1 - 0.9**3, 5: 1 - 0.5**3, 10: 1}),
+        ("movement", {0: 0, 1: 1 - 0.9**3, 5: 1 - 0.5**3, 10: 1}),
+    ],
+)
+def test_schedules_in_closed_form(method, shares):
+    settings = Pruning(method=method, sparsity=0.9, steps=10)
+    assert {turn: pruning.sparsity_at(settings, turn) for turn in shares} == pytest.approx({t: 0.9 * s for t, s in shares.items()})
+
+
+def test_steps_are_evenly_spread():
+    plain = Pruning(method="linear", sparsity=0.5, steps=10)
+    assert [pruning.turns_due(plain, epoch / 50) for epoch in range(51)] == [epoch // 5 for epoch in range(51)]
+    # Movement in the paper: 50 epochs, 20 of them before and 10 after.
+    late = Pruning(method="movement", sparsity=0.5, steps=10, warm_up=0.4, cool_down=0.2)
+    due = [pruning.turns_due(late, epoch / 50) for epoch in range(51)]
+    assert due[:21] == [0] * 21 and due[21:40] == [(epoch - 20) // 2 for epoch in range(21, 40)] and due[40:] == [10] * 11
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_exactly_k_weights_go_the_least_first(sparsity):
+    score = torch.randn(7, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    mask = pruning.least(score, torch.ones_like(score), sparsity)
+    k = int(315 * sparsity)
+    assert (mask == 0).sum() == k
+    assert k == 0 or score[mask == 0].max() < score[mask == 1].min()
+    assert (pruning.least(torch.zeros(315), torch.ones(315), sparsity) == 0).sum() == k  # equal scores
+
+
+def test_what_is_masked_stays_masked_whatever_its_score():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(200)
+    for sparsity in (0.1, 0.3, 0.2, 0.9):
+        fewer = pruning.least(torch.randn(200, generator=generator), mask, sparsity)
+        assert not ((mask == 0) & (fewer == 1)).any()
+        assert (fewer == 0).sum() == max(int(200 * sparsity), (mask == 0).sum())
+        mask = fewer
+
+
+def two_layers(outputs: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, outputs, bias=False))
+
+
+def test_taylor_importance_by_hand():
+    """The output of one unit is w x, so that the loss c w x has gradient c x: importance (c x w)^2, summed over batches."""
+    network = two_layers()
+    nn.init.ones_(network[1].weight)
+    pruner = pruning.Pruner(network, Pruning(method="agp", sparsity=0.5, steps=1))
+    first = network[0].weight_orig.detach().clone()
+    batches = [torch.tensor([[1.0, 2, 0, -1]]), torch.tensor([[0.5, -3, 1, 0]])]
+    for factor, x in zip((1.0, 2.0), batches, strict=True):
+        network.zero_grad()
+        (factor * network(x)).sum().backward()
+        pruner.observe()
+    expected = sum((factor * x * first) ** 2 for factor, x in zip((1.0, 2.0), batches, strict=True))
+    torch.testing.assert_close(pruner.scores["0"], expected)
+
+
+def test_movement_finds_the_weight_that_is_of_no_use():
+    """The largest weights belong to an input that says nothing; they shrink, and go although magnitude would keep them."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[0.2, 0.2, 0.2, 1.0]]))
+        network[1].weight.fill_(1.0)
+    pruner = pruning.Pruner(network, Pruning(method="movement", sparsity=0.25, steps=1))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.02)
+    x = torch.randn(256, 4)
+    for step in range(30):
+        optimiser.zero_grad()
+        (network(x)[:, 0] - x[:, :3].sum(1)).pow(2).mean().backward()
+        pruner.observe()
+        optimiser.step()
+        pruner.advance(step / 30, (step + 1) / 30, x)
+    assert network[0].weight_mask.tolist() == [[1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("method", ["linear", "agp", "movement"])
+def test_pruned_weights_stay_zero_through_fine_tuning_and_loading(method, tmp_path):
+    phases = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": method, "sparsity": 0.6, "steps": 3}}, SLOW | {"epochs": 2}]
+    chosen, train = tiny(phase=phases), wells(3, 2)
+    kept = {}
+
+    def after_each(self, network, optimiser, state, epoch):
+        kept[epoch] = {name: mask.clone() for name, mask in network.named_buffers() if name.endswith("weight_mask")}
+        save(self, network, optimiser, state, epoch)
+
+    save = training.Fit.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Fit, "save_checkpoint", after_each)
+        fit(chosen, train, tmp_path)
+    network, _ = loaded(chosen, tmp_path)
+    *others, head = pruning.layers(network).items()
+    assert kept[1] == {} and sum(int((mask == 0).sum()) for mask in kept[2].values()) > 0
+    for name, layer in others:
+        mask = kept[3][f"{name}.weight_mask"]
+        assert (mask == 0).sum() == int(mask.numel() * 0.6)
+        assert not ((kept[2][f"{name}.weight_mask"] == 0) & (mask == 1)).any()
+        assert torch.equal(layer.weight != 0, mask == 1)
+        assert not layer.weight[mask == 0].signbit().any()
+    assert (head[1].weight != 0).all()
+    left = history(tmp_path, "weights")
+    assert left[0] > left[1] > left[2] == left[3] == left[4] == sum((w != 0).sum() for w in network.parameters())
+
+
+def test_the_head_is_pruned_if_asked_for():
+    for head in (False, True):
+        network = two_layers(8)
+        pruning.Pruner(network, Pruning(method="agp", sparsity=0.5, head=head))
+        assert hasattr(network[1], "weight_mask") == head
+
+
+@pytest.mark.parametrize("name", sorted(networks.REGISTRY))
+def test_the_last_layer_of_every_network_gives_the_logits(name):
+    options = {"encoder": "resnet18"} if "encoder" in networks.inspect.signature(networks.REGISTRY[name]).parameters else {}
+    photographs = networks.takes_photographs(name)
+    network = networks.sketch({"name": name, **options, **({"classes": 5, "channels": 3} if photographs else {})}).eval()
+    called = []
+    for layer in pruning.layers(network).values():
+        layer.register_forward_hook(lambda layer, inputs, output: called.append(layer))
+    network(torch.empty(1, 3, 64, 64, device="meta") if photographs else torch.empty(1, 1, 36, 36, device="meta"))
+    assert called[-1] is list(pruning.layers(network).values())[-1]
+
+
+def killed_after(chosen: recipe.Recipe, train, folder, epoch: int) -> None:
+    save = training.Fit.save_checkpoint
+
+    def save_and_die(self, network, optimiser, state, done):
+        save(self, network, optimiser, state, done)
+        if done == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Fit, "save_checkpoint", save_and_die)
+        fit(chosen, train, folder)
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+@pytest.mark.parametrize("how", [{"method": "agp"}, {"method": "movement"}, {"method": "agp", "channels": True}])
+def test_a_training_killed_while_or_after_it_prunes_goes_on_to_the_same_bytes(how, epoch, tmp_path):
+    phases = [SLOW, SLOW | {"epochs": 2, "pruning": how | {"sparsity": 0.5, "steps": 5}}, SLOW | {"epochs": 2}]
+    chosen, train = tiny(phase=phases), wells(3, 2)
+    fit(chosen, train, tmp_path / "whole")
+    killed_after(chosen, train, tmp_path / "killed", epoch)
+    (only(tmp_path / "killed", "dense/*")).unlink()
+    fit(chosen, train, tmp_path / "killed")
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_recipes_that_train_alike_before_they_prune_train_that_once(tmp_path):
+    train = wells(3, 2)
+    pruned = [tiny(phase=[SLOW, SLOW | {"pruning": {"method": method, "sparsity": 0.5}}]) for method in ("agp", "linear")]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    fit(pruned[1], train, alone)
+    fit(pruned[0], train, shared)
+    with pytest.MonkeyPatch.context() as patch:
+        epochs, epoch = [], training.Fit.epoch
+        patch.setattr(training.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call))
+        fit(pruned[1], train, shared)
+        assert epochs == [1] and digest(shared) == digest(alone)
+        dense = fit(tiny(phase=[SLOW]), train, shared)
+        assert epochs == [1] and len(history(shared, "loss")) == 1
+        fit(pruned[1], train, shared, seed=1)
+        assert epochs == [1, 0, 1]
+    expected = fit(tiny(phase=[SLOW]), train, tmp_path / "dense")
+    assert dense.keys() == expected.keys() and all(np.array_equal(dense[name], expected[name]) for name in dense)
+
+
+CHANNELS = [{"name": "ring_unet", "channels": [8, 16, 16]}] + [
+    {"name": name, "encoder": "resnet18", "classes": 3, "channels": 3} for name in ("unet", "unet_plus_plus", "linknet", "fpn")
+]
+
+
+def trained_a_little(options: dict) -> tuple[nn.Module, torch.Tensor, dict[str, torch.Tensor]]:
+    """A network whose batch norms have seen something, an image for it, and the importance of its weights."""
+    torch.manual_seed(0)
+    network = networks.create(options)
+    image = torch.randn(2, 3, 64, 64) if "encoder" in options else torch.randn(2, 1, 36, 36)
+    network.train()(image).square().mean().backward()
+    scores = {name: (layer.weight * layer.weight.grad).detach() ** 2 for name, layer in pruning.layers(network).items()}
+    return network.eval(), image, scores
+
+
+def masked(network: nn.Module, image: torch.Tensor, removed: list) -> nn.Module:
+    """A copy with all weights zero that make the channels which Torch-Pruning removed from the original."""
+    network = copy.deepcopy(network)
+    with pruning._without_rings(network):
+        graph = torch_pruning.DependencyGraph().build_dependency(network, image)
+    with torch.no_grad():
+        for name, is_output, channels in removed:
+            assert is_output
+            layer = network.get_submodule(name)
+            for dependency, own in graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, channels):
+                if graph.is_out_channel_pruning_fn(dependency.handler):
+                    transposed = getattr(dependency.layer, "transposed", False)
+                    for tensor in dependency.layer.parameters():
+                        (tensor.transpose(0, 1) if transposed and tensor.dim() > 1 else tensor)[own] = 0
+    return network
+
+
+@pytest.mark.parametrize("options", CHANNELS[:-1], ids=lambda options: options["name"])
+def test_masked_and_compact_networks_agree(options):
+    network, image, scores = trained_a_little(options)
+    dense, parameters = copy.deepcopy(network), sum(w.numel() for w in network.parameters())
+    *_, head = pruning.layers(network).values()
+    removed = pruning.remove_channels(network, scores, 0.5, [head], image[:1])
+    twin = masked(dense, image, removed)
+    with torch.no_grad():
+        expected = twin(image)
+        torch.testing.assert_close(network(image), expected, atol=1e-4, rtol=0)
+        assert (expected - dense(image)).abs().max() > 1e-2
+    assert sum(w.numel() for w in network.parameters()) < 0.3 * parameters
+    assert head.out_channels == expected.shape[1]
+
+
+@pytest.mark.parametrize("options", CHANNELS, ids=lambda options: options["name"])
+def test_a_compact_network_is_rebuilt_from_its_weights_alone(options):
+    network, image, scores = trained_a_little(options)
+    *_, head = pruning.layers(network).values()
+    pruning.remove_channels(network, scores, 0.3, [head], image[:1])
+    again = networks.create(options)
+    pruning.fit_state(again, network.state_dict())
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again.eval()(image), network(image))
+    for one, other in zip(again.modules(), network.modules(), strict=True):
+        for key in ("in_channels", "out_channels", "groups", "num_features", "num_channels"):
+            assert getattr(one, key, None) == getattr(other, key, None)
+
+
+def test_the_least_important_channels_go_with_all_that_hangs_on_them():
+    network, image, scores = trained_a_little(CHANNELS[0])
+    for layer in ("encoder.0.0", "encoder.0.3"):
+        scores[layer] = torch.ones_like(scores[layer])
+    scores["encoder.0.0"][[2, 5]] = 0
+    scores["encoder.0.3"][:, [2, 5]] = 0
+    before = network.encoder[0][0].weight.detach().clone()
+    *_, head = pruning.layers(network).values()
+    removed = pruning.remove_channels(network, scores, 0.25, [head], image[:1])
+    assert ["encoder.0.0", True, [2, 5]] in [[name, out, sorted(channels)] for name, out, channels in removed]
+    assert torch.equal(network.encoder[0][0].weight, before[[0, 1, 3, 4, 6, 7]])
+
+
+def test_channels_pruned_by_a_recipe_load_like_any_other_weights(tmp_path):
+    phases = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": "linear", "sparsity": 0.5, "steps": 2, "channels": True}}, SLOW]
+    chosen, train = tiny(phase=phases), wells(3, 2)
+    dense = fit(tiny(phase=[SLOW]), train, tmp_path / "dense")
+    weights = fit(chosen, train, tmp_path / "pruned")
+    assert sum(map(np.size, weights.values())) < 0.4 * sum(map(np.size, dense.values()))
+    network, _ = inference.load_network(chosen, Task("net", 0, 0), Paths(tmp_path / "pruned", tmp_path), CPU)
+    assert network(torch.randn(2, 1, 36, 36)).shape == (2, 1, 36, 36)
+    with pytest.raises(inference.UserError, match="another network"):
+        path = artifacts.Paths(tmp_path / "dense", tmp_path).weights(chosen, Task("net", 0, 0))
+        artifacts.write_weights(path, weights, {})
+        inference.load_network(tiny(), Task("net", 0, 0), Paths(tmp_path / "dense", tmp_path), CPU)
+
+
+def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypatch):
+    """It loses its channels at the end of the first of two epochs."""
+    how = {"method": "linear", "sparsity": 0.5, "steps": 1, "cool_down": 0.5, "channels": True}
+    save, between = training.Fit.save_checkpoint, {}
+
+    def after_each(self, network, *more):
+        between.update({name: tensor.clone().numpy() for name, tensor in network.state_dict().items()})
+        save(self, network, *more)
+
+    monkeypatch.setattr(training.Fit, "save_checkpoint", after_each)
+    final = fit(tiny(phase=[SLOW | {"epochs": 2, "pruning": how}]), wells(3, 2), tmp_path)
+    assert final["encoder.0.0.weight"].shape == between["encoder.0.0.weight"].shape == (2, 1, 3, 3)
+    assert all((final[name] != between[name]).any() for name in final if name in between and "weight" in name)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 1.0}}]}, "sparsity"),
+        ({"phase": [SLOW | {"pruning": {"method": "movement", "sparsity": 0.5, "channels": True}}]}, "linear"),
+        ({"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 0.5, "warm_up": 0.5, "cool_down": 0.5}}]}, "nothing of the phase"),
+        ({"phase": PHASES, "selection": "best_on_held_out"}, "best epoch could be one before"),
+    ],
+)
+def test_prunings_that_make_no_sense_are_refused(change, said):
+    with pytest.raises(training.UserError, match=said):
+        tiny(**change)
+
+
+def test_ma_net_loses_no_channels():
+    with pytest.raises(training.UserError, match="ma_net"):
+        pruning.Pruner(networks.sketch({"name": "ma_net", "encoder": "resnet18"}), Pruning(method="agp", sparsity=0.5, channels=True))
