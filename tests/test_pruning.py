@@ -266,7 +266,8 @@ def test_the_least_important_channels_go_with_all_that_hangs_on_them():
     scores["encoder.0.3"][:, [2, 5]] = 0
     before = network.encoder[0][0].weight.detach().clone()
     *_, head = pruning.layers(network).values()
-    removed = pruning.remove_channels(network, scores, 0.25, [head], image[:1])
+    removed = pruning.remove_channels(network.train(), scores, 0.25, [head], image[:1])
+    assert all(layer.training for layer in network.modules())
     assert ["encoder.0.0", True, [2, 5]] in [[name, out, sorted(channels)] for name, out, channels in removed]
     assert torch.equal(network.encoder[0][0].weight, before[[0, 1, 3, 4, 6, 7]])
 
