@@ -232,13 +232,24 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def of_photographs(study: Study) -> bool:
+    return isinstance(competitions.get(recipe.load(study.base).competition), competitions.PhotoCompetition)
+
+
+def protocols_of(study: Study) -> list[str]:
+    """Photographs have the honest protocol alone; the other one is that of the CorroSeg paper."""
+    return ["wells"] if of_photographs(study) else list(PROTOCOLS)
+
+
 def main(options: argparse.Namespace) -> None:
     study, paths = only(load(options.recipe), options.only), command.paths(options)
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
     shrink += [f"data.patches={options.patches}"] if options.patches else []
     seeds = options.seeds or study.seeds
-    photographs = isinstance(competitions.get(recipe.load(study.base).competition), competitions.PhotoCompetition)
-    protocols = ["wells"] if photographs else [options.protocol] if options.protocol else list(PROTOCOLS)
+    photographs, known = of_photographs(study), protocols_of(study)
+    if options.protocol and options.protocol not in known:
+        raise UserError(f"--protocol {options.protocol}: a study of photographs has the protocol {known[0]} alone")
+    protocols = [options.protocol] if options.protocol else known
     all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
     train(all_runs, folder, options)
