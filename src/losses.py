@@ -27,6 +27,20 @@ def _smooth_ratio(intersection: torch.Tensor, union: torch.Tensor) -> torch.Tens
     return 1 - (intersection + 1) / (union + 1)
 
 
+def lovasz(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The Lovasz hinge over the whole batch, a convex stand-in for 1 - IoU (Berman et al. 2018, equations 8 and 11).
+
+    Errors, the largest first, weigh what each adds to the Jaccard loss of those before it.
+    """
+    seen = weight.flatten() > 0
+    logits, truth = (x.flatten()[seen].to(torch.promote_types(logits.dtype, torch.float32)) for x in (logits, truth))
+    errors, order = (1 - logits * (2 * truth - 1)).sort(descending=True, stable=True)
+    corroded = truth[order]
+    union = corroded.sum() + (1 - corroded).cumsum(0)
+    jaccard = 1 - (corroded.sum() - corroded.cumsum(0)) / union.clamp(min=1)  # the first sound pixel of a batch without corrosion: 1
+    return (errors.relu() * jaccard.diff(prepend=jaccard.new_zeros(1))).sum()
+
+
 def bce(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, mean over the weighted pixels (CorroSeg paper, section 4.1)."""
     return _mean(_cross_entropy(logits, truth), weight)
@@ -59,6 +73,7 @@ def of_phase(phase: Phase) -> Loss:
         "smooth_iou": smooth_iou,
         "smooth_iou_per_patch": smooth_iou_per_patch,
         "bce": bce,
+        "lovasz": lovasz,
         "focal": focal(phase.focal_alpha, phase.focal_gamma),
     }
     return lambda logits, truth, weight: sum(factor * known[name](logits, truth, weight) for name, factor in phase.loss.items())
