@@ -20,7 +20,7 @@ def main(options: argparse.Namespace) -> None:
     raw = competition.read(paths.raw(competition.name))
     train, test = preparation.clean(preparation.subset(raw.train, chosen.data.patches)), preparation.clean(raw.test)
     preparation.add_folds(train, chosen)
-    scaling = preparation.scale(train, test, chosen.data.scaling == "per_pixel")
+    scaling = preparation.scale(train, test, chosen.data.scaling)
     artifacts.write_splits(target, {"train": train, "test": test}, inputs, center=scaling.center.tolist(), scale=scaling.scale.tolist())
 
     print(*raw.notes, preparation.summary(train, test), sep="\n")

@@ -179,8 +179,13 @@ class Member(Section):
             raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
         if any(rows % 2 == 0 for rows in self.depth_averages):
             raise ValueError(f"depth_averages must be odd, so that a row is the middle of its average: {self.depth_averages}")
+        inputs = 1 + len(self.depth_averages)
+        if self.network.get("inputs", 1) != inputs:
+            raise ValueError(f"depth_averages has {inputs - 1} entries: network needs inputs = {inputs}, the pipe itself among them")
         if self.augment.drop_averages and not self.depth_averages:
             raise ValueError("augment.drop_averages drops depth_averages, and there are none")
+        if self.augment.grooves and self.depth_averages:
+            raise ValueError("augment.grooves simulates no averages along depth: it excludes depth_averages")
         if self.patience and self.selection == "last":
             raise ValueError('patience stops on the held-out score and so needs selection = "best_on_held_out"')
         return self

@@ -143,19 +143,27 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
     parallel.run(training.run_task, calls, progress, jobs, threads, "study")
 
 
-def scores(run: Run, paths: Paths, seeds: list[int]) -> float:
-    """The score of the average of some seeds: soft IoU under the paper's protocol, else the official score with nested choices."""
+def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
+    """The score of the average of some seeds: soft IoU under the paper's protocol, else the official score with nested choices.
+
+    It is called by the protocol's title; where whole wells are held out, each fold's own score follows, called by its wells.
+    """
     chosen = run.recipe.model_copy(update={"seeds": seeds})
     oof = ensemble.average(ensemble.oof_files(chosen, paths))
     arrays = inference.read_split(paths, chosen, "train", "mask", "fold")
     arrays = inference.rows_of(arrays, np.isin(arrays["fold"], chosen.folds.run or range(chosen.folds.number)))
     arrays = ensemble.scored(arrays, oof["name"], paths.task(chosen, chosen.tasks()[0]))
     if run.protocol == "paper":
-        return metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])
+        return {TITLES[run.protocol]: metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])}
     score_of = competitions.get(chosen.competition).score
     choice = ensemble.choose(ensemble.threshold_scores(oof["probability"], arrays["mask"], score_of), arrays["fold"])
     thresholds = ensemble.describe_thresholds(choice)
-    return float(refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score.mean())
+    score = refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score
+    result = {TITLES[run.protocol]: float(score.mean())}
+    for fold in np.unique(arrays["fold"]) if chosen.folds.scheme == "group" else ():
+        own = arrays["fold"] == fold
+        result["wells " + ", ".join(map(str, np.unique(arrays["group"][own])))] = float(score[own].mean())
+    return result
 
 
 def curves(run: Run, paths: Paths) -> pd.DataFrame:
@@ -165,21 +173,27 @@ def curves(run: Run, paths: Paths) -> pd.DataFrame:
 
 
 def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
-    """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds."""
+    """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds.
+
+    The scores of the folds come last, mean and deviation in one cell.
+    """
     any_run = next(iter(own.values())).recipe
     seeds = any_run.seeds
     parameters = sum(w.numel() for member in any_run.members for w in networks.sketch(member.network).parameters())
     line: dict[str, Any] = {"variation": variation, "parameters (M)": f"{parameters / 1e6:.3f}"}
+    folds: dict[str, str] = {}
     for protocol in own:
         title = TITLES[protocol]
-        single = [scores(own[protocol], paths, [seed]) for seed in seeds]
-        line[title] = float(np.mean(single))
-        line[f"{title}, deviation over seeds"] = float(np.std(single, ddof=1)) if len(seeds) > 1 else float("nan")
-        line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))
+        single = pd.DataFrame([scores(own[protocol], paths, [seed]) for seed in seeds])
+        mean, deviation = single.mean(), single.std(ddof=1)  # of one seed: not a number
+        line[title], line[f"{title}, deviation over seeds"] = float(mean[title]), float(deviation[title])
+        line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))[title]
+        spread = {name: f" ± {deviation[name]:.4f}" if len(seeds) > 1 else "" for name in single}
+        folds |= {name: f"{mean[name]:.4f}{spread[name]}" for name in single if name != title}
     line["seeds"] = len(seeds)
     line["training operations for a patch (G)"] = round(training_operations(any_run) / 1e9, 1)
     line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
-    return line
+    return line | folds
 
 
 def training_operations(recipe: Recipe) -> float:

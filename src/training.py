@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from src import artifacts, augment, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
@@ -38,7 +39,7 @@ def check(recipe: Recipe, paths: Paths) -> None:
     for member in recipe.members:
         network = networks.sketch(member.network)
         try:
-            network(torch.empty(2, 1, member.height, width, device="meta"))
+            network(torch.empty(2, 1 + len(member.depth_averages), member.height, width, device="meta"))
         except Exception as error:
             raise UserError(
                 f"member '{member.name}': network '{member.network['name']}' cannot take windows of "
@@ -121,12 +122,13 @@ class Fit:
         weight = train["valid"] & trained_on[:, None, None]
         known = np.isin(train["group"], train["group"][trained_on])
         scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        windows = Windows.of(scaled, member.height, self.device, weight[known])
+        windows = Windows.of(scaled, member.height, self.device, weight[known], member.depth_averages)
 
         torch.manual_seed(self.seed_of(-1))
         network = networks.create(member.network)
         network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
+        average = _average_of(network, member.ema, state)
         start = state["epoch"]
         for epoch in range(start, member.epochs):
             if member.patience and epoch - state["best_epoch"] > member.patience:
@@ -138,24 +140,34 @@ class Fit:
                 if epoch == start and epoch > first:
                     optimiser.load_state_dict(state["optimiser"])
             began = time.monotonic()
-            loss = self.epoch(network, optimiser, windows, epoch, report)
+            loss = self.epoch(network, optimiser, windows, epoch, report, average)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.selection == "best_on_held_out":
-                line |= self.keep_best(network, scaling, train, state, epoch)
+                line |= self.keep_best(average.module if average else network, scaling, train, state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
             self.write_history(state["history"])
+            if average:
+                state["average"] = average.state_dict()
             if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
-        self.finish(network, scaling, state)
+        self.finish(average.module if average else network, scaling, state)
 
-    def epoch(self, network: nn.Module, optimiser: torch.optim.Optimizer, windows: Windows, epoch: int, report: Report) -> float:
-        """Train on every window once; returns the mean loss."""
+    def epoch(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        windows: Windows,
+        epoch: int,
+        report: Report,
+        average: AveragedModel | None = None,
+    ) -> float:
+        """Train on every window once, and let `average` follow the weights; returns the mean loss."""
         member, seed = self.recipe.member(self.task.member), self.seed_of(epoch)
         phase, first = _phase_at(member.phases, epoch)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         starts, symmetries = _epoch_windows(windows, member.augment, generator)
-        sound = windows.sound() if member.augment.texture else torch.empty(0, dtype=torch.int64)
+        sound = windows.sound() if member.augment.texture or member.augment.grooves else torch.empty(0, dtype=torch.int64)
         loss_of = of_phase(phase)
         _train_mode(network, phase.frozen)
         total = torch.zeros((), device=self.device)
@@ -165,20 +177,26 @@ class Fit:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs)
             batch = slice(step * member.batch_size, (step + 1) * member.batch_size)
-            image, mask, weight = (
-                symmetries[batch].apply(windows.take(tensor, starts[batch])) for tensor in (windows.image, windows.mask, windows.weight)
-            )
+            seen = windows.inputs(starts[batch]), *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight))
+            image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
+            if member.augment.grooves:
+                grooves = augment.draw_grooves(member.augment, len(image), windows, sound, generator)
+                image, mask, weight = grooves.apply(image, mask, weight, windows)
             if member.augment.gain or member.augment.texture:
                 image = augment.draw_intensities(member.augment, len(image), windows, sound, generator).apply(image, windows)
             if member.augment.cutmix:
                 cuts = augment.draw_cuts(member.augment.cutmix, len(image), *image.shape[2:], generator).to(self.device)
                 image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
+            if member.augment.drop_averages:
+                image = augment.drop_averages(image, member.augment.drop_averages, generator)
             with autocast(member, self.device):
                 logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
             loss = loss_of(logits, mask, weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            if average:
+                average.update_parameters(network)
             total += loss.detach() * len(image)
             if step % 10 == 0:
                 report((epoch + share) / member.epochs)
@@ -235,6 +253,16 @@ class Fit:
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.paths.weights(self.recipe, self.task), arrays, self.created_from)
+
+
+def _average_of(network: nn.Module, decay: float, state: dict[str, Any]) -> AveragedModel | None:
+    """The running average of a network's weights and batch statistics, continued from `state` where it has one; None without decay."""
+    if not decay:
+        return None
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    if "average" in state:
+        average.load_state_dict(state["average"])
+    return average
 
 
 def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:

@@ -1,9 +1,12 @@
 """Studies: every one of the project loads, and one runs through, resumes, and shrinks."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from src import study, training
+from src import artifacts, study, training
 from src.errors import UserError
 
 BASE = """
@@ -85,6 +88,21 @@ def test_only_some_variations_can_be_run(tmp_path):
     assert list(table["variation"]) == ["wider"]
     with pytest.raises(UserError, match="did you mean 'wider'"):
         run(tmp_path, "--only", "widr")
+
+
+def test_each_fold_has_a_column_named_by_its_wells(tmp_path):
+    """The score is the mean over patches, and so over folds by their patches; and a fold's own is that of its patches."""
+    small = ("--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells")
+    two, one = run(tmp_path, *small, "--seeds", "2"), run(tmp_path, *small, "--seeds", "1")
+    (file,) = (tmp_path / "data/prepared").glob("*.h5")
+    train = artifacts.read_split(file, "train", ["group", "fold"], [])
+    mean = 0.0
+    for fold in (0, 1):
+        own = train["fold"] == fold
+        title = "wells " + ", ".join(map(str, np.unique(train["group"][own])))
+        mean += float(one[title][0]) * own.sum() / (train["fold"] >= 0).sum()
+        assert re.fullmatch(r"\d\.\d{4} ± \d\.\d{4}", two[title][0])
+    assert mean == pytest.approx(one[study.TITLES["wells"]][0], abs=1e-4)
 
 
 def test_a_study_can_run_by_one_protocol_alone(tmp_path):
