@@ -377,13 +377,16 @@ def test_batch_statistics_are_averaged_like_weights():
 
 
 def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
-    chosen = tiny(selection="best_on_held_out", ema=0.9, phase=[{"epochs": 3, "learning_rate": 0.1, "schedule": "constant"}])
-    train = wells(6, 2)
-    fit(chosen, train, tmp_path)
-    network, scaling = loaded(chosen, tmp_path)
+    phase, train = [{"epochs": 3, "learning_rate": 0.1, "schedule": "constant"}], wells(6, 2)
+    chosen = tiny(selection="best_on_held_out", ema=0.9, phase=phase)
+    fit(chosen, train, tmp_path / "with")
+    fit(tiny(selection="best_on_held_out", phase=phase), train, tmp_path / "without")
+    scores = history(tmp_path / "with", "held_out_soft_iou")
+    assert scores != history(tmp_path / "without", "held_out_soft_iou")
+    network, scaling = loaded(chosen, tmp_path / "with")
     p = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)[1][:, 0].astype(float)
     y = train["mask"][train["fold"] == 0]
-    assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(history(tmp_path, "held_out_soft_iou")), abs=1e-5)
+    assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
 
 
 def test_an_epoch_of_copies_holds_each_window_once_a_copy():
