@@ -1,8 +1,9 @@
-"""Stage 00: the organisers' raw patches -> data/prepared/<competition>.h5, clean arrays keyed by name."""
+"""Stage 00: the organisers' raw patches or photographs -> data/prepared/<competition>.h5, clean arrays keyed by name."""
 
 import argparse
 
 from src import artifacts, command, competitions, preparation, recipe
+from src.photographs import gallery
 
 
 def main(options: argparse.Namespace) -> None:
@@ -17,13 +18,9 @@ def main(options: argparse.Namespace) -> None:
         print(f"{target} is up to date")
         return
 
-    raw = competition.read(paths.raw(competition.name))
-    train, test = preparation.clean(preparation.subset(raw.train, chosen.data.patches)), preparation.clean(raw.test)
-    preparation.add_folds(train, chosen)
-    scaling = preparation.scale(train, test, chosen.data.scaling)
-    artifacts.write_splits(target, {"train": train, "test": test}, inputs, center=scaling.center.tolist(), scale=scaling.scale.tolist())
-
-    print(*raw.notes, preparation.summary(train, test), sep="\n")
+    prepare = gallery.prepare if isinstance(competition, competitions.PhotoCompetition) else preparation.prepare
+    for line in prepare(competition, chosen, paths, inputs):
+        print(line)
     print(f"{target} written; {command.then('01_train_folds.py')}")
 
 

@@ -2,30 +2,21 @@
 
 import argparse
 
-from src import artifacts, command, competitions, ensemble, inference, preparation, recipe
+from src import artifacts, command, competitions, ensemble, preparation, recipe
+from src.photographs import ensembling
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     prepared = preparation.check(chosen, paths)
-    inputs = ensemble.created_from(chosen, paths, prepared)
+    stage = ensembling if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else ensemble
+    inputs = stage.created_from(chosen, paths, prepared)
     target = paths.ensemble(chosen)
     if not options.force and artifacts.up_to_date(target, inputs):
         print(f"{target} is up to date")
         return
-
-    oof = ensemble.average(ensemble.oof_files(chosen, paths))
-    test = ensemble.average(ensemble.test_files(chosen, paths))
-    train = inference.read_split(paths, chosen, "train", "mask", "fold")
-    train = ensemble.scored(train, oof["name"], target)
-    scores = ensemble.threshold_scores(oof["probability"], train["mask"], competitions.get(chosen.competition).score)
-    choice = ensemble.choose(scores, train["fold"])
-    notes = ensemble.describe_thresholds(choice)
-    artifacts.write_splits(target, {"oof": oof, "test": test}, inputs, **notes)
-
-    print(f"{target}: {len(oof['name'])} out-of-fold and {len(test['name'])} test patches from {len(chosen.tasks())} tasks")
-    print(f"threshold {notes['threshold']:.2f}; out-of-fold score {choice.score.mean():.4f}, each fold at the threshold of the others")
+    print(stage.write(chosen, paths, prepared, inputs))
     print(command.then("04_postprocess.py"))
 
 

@@ -3,18 +3,20 @@
 import argparse
 
 from src import artifacts, baselines, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
+from src.photographs import submitting
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     competition = competitions.get(chosen.competition)
-    inputs = postprocessing.created_from(chosen, paths, preparation.check(chosen, paths))
-    if options.force or not postprocessing.is_done(chosen, paths, inputs):
-        postprocess(chosen, competition, paths, inputs)
+    stage = submitting if isinstance(competition, competitions.PhotoCompetition) else postprocessing
+    inputs = stage.created_from(chosen, paths, preparation.check(chosen, paths))
+    if options.force or not submission.is_done(chosen, paths, inputs):
+        (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
     else:
         print(f"{paths.submission(chosen)} is up to date")
-    print(postprocessing.table(postprocessing.read(chosen, paths)))
+    print(stage.table(submission.read_scores(chosen, paths)))
     print(f"submission: {paths.submission(chosen)} (run-length), {paths.submission(chosen, '_official.csv')} (the organisers' layout)")
     print(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
 

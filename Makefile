@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup all prepare train predict ensemble submit study trial networks test lint clean
+.PHONY: help setup all prepare train predict ensemble submit study trial bench networks test lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -14,7 +14,7 @@ help: ## list what make can do
 	@echo "make all RECIPE=corroseg_quick   the same on the challenge's files in data/raw/corroseg/"
 	@echo "make train ARGS='--jobs 1'  one stage, with options; RECIPE is demo unless given"
 	@echo
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "recipes: $(basename $(notdir $(wildcard recipes/*.toml)))"
 
@@ -47,6 +47,9 @@ study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1
 
 trial: setup ## does the forecast hold? many generated challenges: make trial ARGS="--challenges 24"
 	$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
+
+bench: setup ## photographs a second, input pipeline and networks, after prepare: RECIPE=magnetic_tile
+	$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
 
 networks: setup ## every network with its parameters and operations
 	$(BIN)/python -m src.networks

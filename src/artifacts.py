@@ -51,8 +51,8 @@ class Paths:
         return self.data / "truth" / f"{competition}.csv.gz"
 
     def prepared(self, recipe: Recipe) -> Path:
-        """The prepared file: one a competition, unless the recipe names another for other folds or fewer patches."""
-        return self.data / "prepared" / f"{recipe.prepared or recipe.competition}.h5"
+        """The prepared file: one a competition or folder, unless the recipe names another for other folds or fewer patches."""
+        return self.data / "prepared" / f"{recipe.prepared or recipe.data.folder or recipe.competition}.h5"
 
     def task(self, recipe: Recipe, task: Task) -> Path:
         return self.data / "runs" / recipe.name / task.member / f"fold{task.fold}_seed{task.seed}"
@@ -88,6 +88,10 @@ class Paths:
     def trial(self, recipe_name: str) -> Path:
         """Where a trial of the forecast keeps what it measured."""
         return self.data / "trials" / recipe_name
+
+    def choice(self, recipe: Recipe) -> Path:
+        """What was chosen out of fold for photographs: thresholds, sizes and the gate's verdict."""
+        return self.data / "ensembles" / f"{recipe.name}_choice.json"
 
     def submission(self, recipe: Recipe, ending: str = ".csv") -> Path:
         return self.submissions / f"{recipe.name}{ending}"
@@ -205,12 +209,16 @@ def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) 
     content = digest(*(part for name, array in arrays.items() for part in (name, array)), json.dumps(notes))
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         for name, array in arrays.items():
-            if array.dtype.kind in "OU":
-                array = np.char.encode(array.astype(str), "utf-8")
-                array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
-            file.create_dataset(name, data=array)
+            _create(file, name, array)
         file.attrs.update(created_from=json.dumps(inputs), digest=content, notes=json.dumps(notes))
     return content
+
+
+def _create(file: h5py.File, name: str, array: np.ndarray) -> None:
+    if array.dtype.kind in "OU":
+        array = np.char.encode(array.astype(str), "utf-8")
+        array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
+    file.create_dataset(name, data=array)
 
 
 def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **notes: Any) -> str:
@@ -218,6 +226,39 @@ def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **n
     return write_arrays(
         path, {f"{split}/{name}": array for split, arrays in splits.items() for name, array in arrays.items()}, inputs, **notes
     )
+
+
+class Stream:
+    """An HDF5 artifact that is written a row at a time, for arrays that do not fit in memory; compressed, a chunk a row."""
+
+    def __init__(self, file: h5py.File, notes: dict[str, Any]) -> None:
+        self.file, self.notes, self.state = file, notes, hashlib.sha256()
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        """Room for an array of rows, zero until written."""
+        chunks = (1, *shape[1:]) if shape[0] else None
+        compression = "lzf" if chunks else None
+        self.file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression, shuffle=np.dtype(dtype).itemsize > 1 or None)
+
+    def write(self, name: str, row: int, array: np.ndarray) -> None:
+        """One row; a smaller array fills its upper left corner."""
+        self.file[name][(row, *(slice(length) for length in array.shape))] = array
+        self.state.update(f"{name} {row} {digest(array)}".encode())
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """A whole array."""
+        _create(self.file, name, array)
+        self.state.update(f"{name} {digest(array)}".encode())
+
+
+@contextmanager
+def streaming(path: Path, inputs: CreatedFrom, **notes: Any) -> Iterator[Stream]:
+    """`write_arrays`, a row at a time; `Stream.notes` may be added to until the block ends."""
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        stream = Stream(file, notes)
+        yield stream
+        stream.state.update(json.dumps(stream.notes).encode())
+        file.attrs.update(created_from=json.dumps(inputs), digest=stream.state.hexdigest(), notes=json.dumps(stream.notes))
 
 
 def read_split(path: Path, split: str, names: Iterable[str], if_there: Iterable[str] = ()) -> Arrays:

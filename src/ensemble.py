@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, read_arrays, up_to_date
+from src import competitions
+from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, read_arrays, up_to_date, write_splits
 from src.errors import UserError
-from src.inference import predictions_from
+from src.inference import predictions_from, read_split
 from src.metrics import Score
 from src.recipe import Recipe
 
@@ -44,6 +45,21 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
                 raise UserError(f"{file} is missing or of other weights or settings: run {stage} with the same arguments first")
             files.append(file)
     return {"prepared": prepared, "predictions": digest(*map(content_digest, files))}
+
+
+def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> str:
+    """Write data/ensembles/<recipe>.h5 with the threshold chosen out of fold; returns what the user should know."""
+    target = paths.ensemble(recipe)
+    oof, test = average(oof_files(recipe, paths)), average(test_files(recipe, paths))
+    train = scored(read_split(paths, recipe, "train", "mask", "fold"), oof["name"], target)
+    scores = threshold_scores(oof["probability"], train["mask"], competitions.get(recipe.competition).score)
+    choice = choose(scores, train["fold"])
+    notes = describe_thresholds(choice)
+    write_splits(target, {"oof": oof, "test": test}, inputs, **notes)
+    return (
+        f"{target}: {len(oof['name'])} out-of-fold and {len(test['name'])} test patches from {len(recipe.tasks())} tasks\n"
+        f"threshold {notes['threshold']:.2f}; out-of-fold score {choice.score.mean():.4f}, each fold at the threshold of the others"
+    )
 
 
 def average(files: list[list[Path]]) -> Arrays:

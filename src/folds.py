@@ -5,16 +5,18 @@ import numpy as np
 from src.errors import UserError
 from src.recipe import Folds
 
+SWAPS_UP_TO = 60  # groups; with more of them, none of which can be large, the greedy deal is even already
 
-def balance(group: np.ndarray, corroded: np.ndarray, count: int) -> dict[int, int]:
-    """Deal groups into `count` folds, even in patches and in corroded patches.
 
-    The largest group goes first, each into the fold where it leaves the least imbalance; then groups are moved and swapped while
-    that improves the balance. Imbalance is the sum over folds of the squared shares of patches and of corroded patches.
+def balance(group: np.ndarray, label: np.ndarray, count: int) -> dict[int, int]:
+    """Deal groups into `count` folds, even in patches and in each label.
+
+    The largest group goes first, each into the fold where it leaves the least imbalance; then, where they are few, groups are moved and
+    swapped while that improves the balance. Imbalance is the sum over folds of the squared shares of patches and of each label's.
 
     Args:
-        group: (N,) group of each patch.
-        corroded: (N,) bool, whether its mask has any corrosion.
+        group: (N,) group of each patch or photograph.
+        label: (N,) or (N, L) bool, such as whether its mask has any corrosion, or which classes of defects it shows.
         count: number of folds.
 
     Returns:
@@ -26,15 +28,17 @@ def balance(group: np.ndarray, corroded: np.ndarray, count: int) -> dict[int, in
     names, place = np.unique(group, return_inverse=True)
     if len(names) < count:
         raise UserError(f"{count} folds need at least {count} groups, but there are {len(names)}: lower folds.count in the recipe")
-    load = np.stack([np.bincount(place), np.bincount(place, weights=corroded)], axis=1)
+    columns = label.reshape(len(label), -1).T
+    load = np.stack([np.bincount(place), *(np.bincount(place, weights=column) for column in columns)], axis=1)
     load = load / np.maximum(load.sum(0), 1)
 
     fold = np.full(len(names), -1)
-    for item in np.argsort(-load[:, 0], kind="stable"):
+    for item in np.lexsort((-load.sum(1), -load[:, 0])):  # of equal size, the rarest labels first
         totals = _totals(load, fold, count)
         cost = [_imbalance(totals + load[item] * np.eye(count)[f][:, None]) for f in range(count)]
         fold[item] = int(np.argmin(cost))
-    fold = _improve(load, fold, count)
+    if len(names) <= SWAPS_UP_TO:
+        fold = _improve(load, fold, count)
     return {int(name): int(f) for name, f in zip(names, fold, strict=True)}
 
 
@@ -88,17 +92,15 @@ def _improve(load: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
         best, cost = neighbours[int(np.argmin(costs))], min(costs)
 
 
-def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
+def assign(group: np.ndarray, label: np.ndarray, usable: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
     """The held-out fold (N,) int8 of each patch, -1 where it is excluded, and the reason (N,) str why, empty where it is not.
 
-    A patch without a valid pixel is excluded, from training and from scoring.
+    A patch without a valid pixel, which is not `usable`, is excluded from training and from scoring. `label` is that of `balance`.
     """
-    corroded = mask.reshape(len(mask), -1).any(1)
-    usable = valid.reshape(len(valid), -1).any(1)
     if settings.scheme == "random":
         fold = at_random(len(group), settings.number)
     else:
-        fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], corroded[usable], settings.number)
+        fold_of = explicit(group, settings.groups) if settings.groups else balance(group[usable], label[usable], settings.number)
         fold = np.array([fold_of.get(int(name), -1) for name in group], np.int8)
     for number in range(settings.number):
         if not (usable & (fold == number)).any():

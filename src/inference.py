@@ -59,8 +59,11 @@ def _has_bfloat16(device: torch.device) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
 
 
-def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device) -> tuple[nn.Module, Scaling]:
+def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device, classes: int | None = None) -> tuple[nn.Module, Scaling]:
     """The trained network of a task, in evaluation mode, and the scaling of its input.
+
+    Args:
+        classes: of a network for photographs.
 
     Raises:
         UserError: the weights are missing, damaged, or of another network.
@@ -69,7 +72,8 @@ def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device)
     arrays = artifacts.read_weights(path)
     scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
     member = recipe.member(task.member)
-    network = networks.create(networks.untrained(member.network))
+    options = member.network if classes is None else networks.for_photographs(member, classes, len(scaling.center))
+    network = networks.create(networks.untrained(options))
     try:
         network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except RuntimeError:
@@ -173,8 +177,13 @@ def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) ->
     return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": how}
 
 
+def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
+    """What a task's test predictions are made from."""
+    return predictions_from(recipe, task, paths, prepared)
+
+
 def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
-    """Predict the test set with one task's network; `inputs` is what `predictions_from` says of it."""
+    """Predict the test set with one task's network; `inputs` is what `test_from` says of it."""
     set_up_torch(threads)
     network, scaling = load_network(recipe, task, paths, device)
     test = read_split(paths, recipe, "test")

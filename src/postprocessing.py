@@ -1,17 +1,18 @@
 """What stage 04 knows about its submission: where it comes from, its scores, and how both are told."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src import artifacts, baselines, ensemble, forecast, report
+from src import artifacts, baselines, ensemble, forecast, report, submission
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition
 from src.errors import UserError
 from src.recipe import Recipe
 from src.refine import Chosen, Refinement
+
+FILES = (".csv", "_official.csv", ".html", ".png")
 
 
 def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
@@ -123,23 +124,7 @@ def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedF
     artifacts.write_text(paths.submission(recipe, ".html"), report.page(result, table(result), pictures))
     with artifacts.replacing(paths.submission(recipe, ".png")) as partial:
         partial.write_bytes(next(iter(pictures.values())))
-    files = {path.name: artifacts.digest_files([path]) for path in _files(recipe, paths)}
-    artifacts.write_text(paths.submission(recipe, ".json"), json.dumps({**result, "files": files, "created_from": inputs}, indent=1))
-
-
-def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
-    """Whether scores and submission files are there, undamaged and up to date."""
-    scores = paths.submission(recipe, ".json")
-    if not artifacts.up_to_date(scores, inputs) or not all(path.is_file() for path in _files(recipe, paths)):
-        return False
-    files = json.loads(scores.read_text(encoding="utf-8"))["files"]
-    return all(artifacts.digest_files([path]) == files.get(path.name) for path in _files(recipe, paths))
-
-
-def read(recipe: Recipe, paths: Paths) -> dict[str, Any]:
-    """The scores that `write` wrote."""
-    with artifacts.reading(paths.submission(recipe, ".json")):
-        return json.loads(paths.submission(recipe, ".json").read_text(encoding="utf-8"))
+    submission.write_scores(recipe, paths, result, inputs, FILES)
 
 
 def pictures(
@@ -160,10 +145,6 @@ def pictures(
     for well in np.unique(test["group"]).tolist():
         drawn[f"test well {well}"] = report.png(report.well_picture(test, predicted, well))
     return drawn
-
-
-def _files(recipe: Recipe, paths: Paths) -> list[Path]:
-    return [paths.submission(recipe, ending) for ending in (".csv", "_official.csv", ".html", ".png")]
 
 
 def _how(chosen: Chosen) -> str:

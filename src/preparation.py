@@ -1,21 +1,35 @@
 """From the organisers' raw splits to the arrays of the prepared file."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from src import artifacts, cleaning, folds, pipe
 from src.artifacts import Arrays, CreatedFrom, Paths
-from src.competitions import Competition, RawSplit
+from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
 from src.recipe import Recipe, dump
 
 
-def generate_raw(competition: Competition, recipe: Recipe, paths: Paths, force: bool) -> None:
+def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> Iterator[str]:
+    """Write the prepared file of a competition of pipes; yields what the user should know."""
+    raw = competition.read(paths.raw(competition.name))
+    train, test = clean(subset(raw.train, recipe.data.patches)), clean(raw.test)
+    add_folds(train, recipe)
+    scaling = scale(train, test, recipe.data.scaling)
+    notes = {"center": scaling.center.tolist(), "scale": scaling.scale.tolist()}
+    artifacts.write_splits(paths.prepared(recipe), {"train": train, "test": test}, inputs, **notes)
+    yield from raw.notes
+    yield summary(train, test)
+
+
+def generate_raw(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths, force: bool) -> None:
     """Let a competition that can generate its raw files do so, unless they are there with the recipe's settings.
 
     Raises:
         UserError: the raw folder holds files that were not generated.
     """
-    if competition.generate is None:
+    if isinstance(competition, PhotoCompetition) or competition.generate is None:
         return
     folder, settings = paths.raw(competition.name), dump(recipe.generate)
     marker, truth = paths.generated(competition.name), paths.truth(competition.name)
@@ -30,10 +44,13 @@ def generate_raw(competition: Competition, recipe: Recipe, paths: Paths, force: 
     print(f"{folder}: wells generated from seed {recipe.generate.seed}")
 
 
-def created_from(competition: Competition, recipe: Recipe, paths: Paths) -> CreatedFrom:
+def created_from(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths) -> CreatedFrom:
     """What the prepared file is made from."""
-    raw = artifacts.digest_files(competition.files(paths.raw(competition.name)))
-    return {"raw": raw, **_settings(recipe)}
+    if isinstance(competition, PhotoCompetition):
+        files = competition.files(paths.raw(recipe.data.folder or competition.name), recipe.data)
+    else:
+        files = competition.files(paths.raw(competition.name))
+    return {"raw": artifacts.digest_files(files), **_settings(recipe)}
 
 
 def check(recipe: Recipe, paths: Paths) -> str:
@@ -79,7 +96,8 @@ def subset(split: RawSplit, patches: int | None) -> RawSplit:
 
 
 def add_folds(train: Arrays, recipe: Recipe) -> None:
-    train["fold"], train["excluded"] = folds.assign(train["group"], train["mask"], train["valid"], recipe.folds)
+    corroded, usable = (train[name].reshape(len(train["name"]), -1).any(1) for name in ("mask", "valid"))
+    train["fold"], train["excluded"] = folds.assign(train["group"], corroded, usable, recipe.folds)
 
 
 def scale(train: Arrays, test: Arrays, how: str) -> cleaning.Scaling:

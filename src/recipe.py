@@ -289,6 +289,11 @@ class Recipe(Section):
             for fold in self.folds.run or range(self.folds.number)
         ]
 
+    def rounds(self) -> list[list[Task]]:
+        """The task table in the order of prediction: gates, if there are any, then what they decide about."""
+        gates = [task for task in self.tasks() if self.member(task.member).role == "gate"]
+        return [table for table in (gates, [task for task in self.tasks() if task not in gates]) if table]
+
 
 def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """The recipe called `name` in recipes/ (or the file at that path), with `key.path=value` overrides applied.

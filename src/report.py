@@ -49,6 +49,23 @@ def well_picture(arrays: Arrays, panels: dict[str, np.ndarray], well: int) -> Fi
     return figure
 
 
+def photo_picture(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, mask: np.ndarray) -> Figure:
+    """A photograph (H, W, C), white being 1, and its maps (K, H, W): below each other where it is wide, else beside each other."""
+    height, width, _ = image.shape
+    wide = width > 1.5 * height
+    size = (10, min(12, 0.6 + 4 * (10 * height / width + 0.3))) if wide else (12, 12 / 4 * height / width + 0.4)
+    figure, axes = plt.subplots(*((4, 1) if wide else (1, 4)), figsize=size, constrained_layout=True)
+    number = np.arange(1, len(truth) + 1)[:, None, None]
+    axes[0].imshow(image.squeeze(2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    for axis, classes in ((axes[1], truth), (axes[3], mask)):
+        axis.imshow((classes * number).max(0), cmap="nipy_spectral", vmin=0, vmax=len(truth), interpolation="nearest")
+    axes[2].imshow(probability.max(0), cmap="inferno", vmin=0, vmax=1)
+    for axis, title in zip(axes, ("photograph", "truth", "probability", "mask"), strict=True):
+        axis.set_title(title, loc="left", fontsize=9)
+        axis.axis("off")
+    return figure
+
+
 def _busiest(strip: Strip, mask: np.ndarray) -> int:
     """First row, at a patch's edge, of the stretch of `ROWS` rows with the most marked pixels."""
     marked = np.append(0, strip.stack(mask).sum(1, dtype=np.float64).cumsum())
@@ -113,7 +130,7 @@ def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figur
     else:
         left.set(title="training", xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8)
-    score = next(title for title in (WELLS_HELD_OUT, RANDOM_SPLIT) if title in table)
+    score = next(title for title in (WELLS_HELD_OUT, RANDOM_SPLIT, "mIoU") if title in table)
     right.barh(table["variation"], table[score], xerr=table[f"{score}, deviation over seeds"].fillna(0))
     right.invert_yaxis()
     right.set(title=score, xlabel="score")

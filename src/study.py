@@ -35,6 +35,7 @@ from src import (
 )
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
+from src.photographs import comparing
 from src.recipe import RECIPES, Count, Recipe, Section
 
 STUDIES = RECIPES / "studies"
@@ -220,13 +221,18 @@ def main(options: argparse.Namespace) -> None:
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
     shrink += [f"data.patches={options.patches}"] if options.patches else []
     seeds = options.seeds or study.seeds
-    protocols = [options.protocol] if options.protocol else list(PROTOCOLS)
+    photographs = isinstance(competitions.get(recipe.load(study.base).competition), competitions.PhotoCompetition)
+    protocols = ["wells"] if photographs else [options.protocol] if options.protocol else list(PROTOCOLS)
     all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
     train(all_runs, folder, options)
 
     grouped = {v.name: {run.protocol: run for run in all_runs if run.variation == v.name} for v in study.variations}
-    table = pd.DataFrame([row(name, own, paths) for name, own in grouped.items()])
+    if photographs:
+        device = inference.choose_device(options.device)
+        table = pd.DataFrame([comparing.row(name, own["wells"].recipe, paths, device) for name, own in grouped.items()])
+    else:
+        table = pd.DataFrame([row(name, own, paths) for name, own in grouped.items()])
     shrunk = ", ".join([*shrink, *options.overrides]) or "as published"
     note = f"{study.question}\n\nSettings: {shrunk}; {seeds} seed(s); device {inference.choose_device(options.device)}."
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))

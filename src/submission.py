@@ -1,13 +1,18 @@
 """The submission files: written, read back, and checked before they get their final names."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from src import artifacts, rle
+from src.artifacts import CreatedFrom, Paths
 from src.competitions import Competition
 from src.errors import UserError
+from src.recipe import Recipe
 
 
 def write(path: Path, official: Path, names: np.ndarray, masks: np.ndarray, competition: Competition) -> None:
@@ -41,3 +46,24 @@ def _check(path: Path, read_names: np.ndarray, read_masks: np.ndarray, names: np
         raise UserError(f"{path}: the submission does not hold the {len(names)} test patches in order; nothing was written")
     if read_masks.shape != masks.shape or (read_masks != masks).any():
         raise UserError(f"{path}: the submission's masks do not read back as predicted; nothing was written")
+
+
+def write_scores(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom, endings: Sequence[str]) -> None:
+    """Write submissions/<recipe>.json: the scores, with the digests of the submission's files; the last of them to be written."""
+    files = {path.name: artifacts.digest_files([path]) for path in (paths.submission(recipe, ending) for ending in endings)}
+    artifacts.write_text(paths.submission(recipe, ".json"), json.dumps({**result, "files": files, "created_from": inputs}, indent=1))
+
+
+def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
+    """Whether the scores and the submission's files are there, undamaged and up to date."""
+    scores = paths.submission(recipe, ".json")
+    if not artifacts.up_to_date(scores, inputs):
+        return False
+    files = read_scores(recipe, paths)["files"]
+    return all((scores.parent / name).is_file() and artifacts.digest_files([scores.parent / name]) == own for name, own in files.items())
+
+
+def read_scores(recipe: Recipe, paths: Paths) -> dict[str, Any]:
+    """The scores that `write_scores` wrote."""
+    with artifacts.reading(paths.submission(recipe, ".json")):
+        return json.loads(paths.submission(recipe, ".json").read_text(encoding="utf-8"))

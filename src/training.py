@@ -4,9 +4,8 @@ import csv
 import io
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,29 +13,41 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, augment, competitions, networks
+from src import artifacts, competitions, networks
 from src.artifacts import Arrays, CreatedFrom, Paths
-from src.cleaning import Scaling, fit_scaling
+from src.cleaning import Scaling
+from src.competitions import PhotoCompetition
 from src.errors import UserError, did_you_mean
 from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
-from src.recipe import Augment, Member, Phase, Recipe, Task, to_toml
+from src.photographs import gallery, predicting
+from src.photographs.gallery import Gallery
+from src.photographs.samples import PhotoSource
+from src.recipe import Member, Phase, Photograph, Recipe, Task, to_toml
+from src.samples import Batch, PipeSource
 from src.schedule import learning_rate
-from src.windows import Windows
 
 Report = Callable[[float], None]  # told the finished share of a task, 0 to 1
-OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+HeldOut = Callable[[nn.Module], tuple[float, float]]  # soft IoU and official score of a network on the held-out fold
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 def check(recipe: Recipe, paths: Paths) -> None:
     """Let every network see a window once, without memory, so that what cannot work is found before anything is trained.
 
     Raises:
-        UserError: an unknown network or option, or windows that a network cannot take.
+        UserError: an unknown network or option, windows or photographs that a network cannot take, or a loss that does not fit.
     """
+    for member in recipe.members:
+        for phase in member.phases:
+            of_phase(phase, member.activation)
+    if isinstance(competitions.get(recipe.competition), PhotoCompetition):
+        return gallery.check(recipe, paths)
     width = artifacts.read_shape(paths.prepared(recipe), "train/image")[2]
     for member in recipe.members:
+        if member.photograph != Photograph() or member.role != "segment" or member.activation != "sigmoid":
+            raise UserError(f"member '{member.name}': photograph, role and activation are for photographs; {recipe.competition} has pipes")
         network = networks.sketch(member.network)
         try:
             network(torch.empty(2, 1 + len(member.depth_averages), member.height, width, device="meta"))
@@ -69,25 +80,54 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
         threads: CPU threads to use.
     """
     set_up_torch(threads)
+    photographs = isinstance(competitions.get(recipe.competition), PhotoCompetition)
     with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
         inputs = weights_from(recipe, task, prepared)
         if not artifacts.up_to_date(paths.weights(recipe, task), inputs):
             artifacts.write_text(paths.saved_recipe(recipe, task), to_toml(recipe))
+            fit = Fit(recipe, task, paths, inputs, device)
             progress = paths.progress(recipe, task)
-            train = read_split(paths, recipe, "train", "mask", "fold")
-            Fit(recipe, task, paths, inputs, device).run(train, lambda share: _write_share(progress, share))
+
+            def report(share: float) -> None:
+                progress.write_text(f"{share:.4f}", encoding="utf-8")
+
+            if photographs:
+                fit_photographs(fit, Gallery.open(paths, recipe, "train"), threads, report)
+            else:
+                fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
         paths.checkpoint(recipe, task).unlink(missing_ok=True)  # it has served
         inputs = predictions_from(recipe, task, paths, prepared)
         if not artifacts.up_to_date(paths.oof(recipe, task), inputs):
-            train = read_split(paths, recipe, "train", "fold")
-            network, scaling = load_network(recipe, task, paths, device)
-            name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
-            artifacts.write_arrays(paths.oof(recipe, task), {"name": name, "probability": probability}, inputs)
+            (predicting.predict_held_out if photographs else _predict_held_out)(recipe, task, paths, inputs, device)
         paths.progress(recipe, task).unlink(missing_ok=True)
 
 
-def _write_share(path: Path, share: float) -> None:
-    path.write_text(f"{share:.4f}", encoding="utf-8")
+def fit_pipes(fit: "Fit", train: Arrays, report: Report) -> None:
+    """Fit on every patch of the prepared training split that is in another fold."""
+    recipe, task, member = fit.recipe, fit.task, fit.recipe.member(fit.task.member)
+    source = PipeSource.of(train, task.fold, member, recipe.data.scaling == "per_pixel", fit.device)
+    score_of = competitions.get(recipe.competition).score
+    truth = train["mask"][train["fold"] == task.fold]
+
+    def held_out(network: nn.Module) -> tuple[float, float]:
+        _, probability = predict_held_out(network, source.scaling, train, task.fold, recipe, member, fit.device)
+        return soft_iou(probability[:, 0], truth), float(score_of(probability[:, 0] > 0.5, truth).mean())
+
+    fit.run(source, report, held_out)
+
+
+def fit_photographs(fit: "Fit", train: Gallery, threads: int, report: Report) -> None:
+    """Fit on every photograph that is in another fold."""
+    rows = np.flatnonzero((train.fold >= 0) & (train.fold != fit.task.fold))
+    workers = threads if fit.device.type == "cuda" else 0  # on a CPU they would take the cores from the training itself
+    fit.run(PhotoSource(train, rows, fit.recipe.member(fit.task.member), fit.device, workers, train.scaling(rows)), report)
+
+
+def _predict_held_out(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device) -> None:
+    train = read_split(paths, recipe, "train", "fold")
+    network, scaling = load_network(recipe, task, paths, device)
+    name, probability = predict_held_out(network, scaling, train, task.fold, recipe, recipe.member(task.member), device)
+    artifacts.write_arrays(paths.oof(recipe, task), {"name": name, "probability": probability}, inputs)
 
 
 def predict_held_out(
@@ -114,18 +154,11 @@ class Fit:
     created_from: CreatedFrom
     device: torch.device
 
-    def run(self, train: Arrays, report: Report) -> None:
-        """Train on every patch of the prepared training split that is in another fold, and write weights and history."""
+    def run(self, source: PipeSource | PhotoSource, report: Report, held_out: HeldOut | None = None) -> None:
+        """Train and write weights and history; `held_out` scores an epoch where the recipe selects one."""
         member = self.recipe.member(self.task.member)
-        trained_on = (train["fold"] >= 0) & (train["fold"] != self.task.fold)
-        scaling = fit_scaling(train["image"][trained_on], train["valid"][trained_on], self.recipe.data.scaling == "per_pixel")
-        weight = train["valid"] & trained_on[:, None, None]
-        known = np.isin(train["group"], train["group"][trained_on])
-        scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        windows = Windows.of(scaled, member.height, self.device, weight[known], member.depth_averages)
-
         torch.manual_seed(self.seed_of(-1))
-        network = networks.create(member.network)
+        network = source.network()
         network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
@@ -140,55 +173,44 @@ class Fit:
                 if epoch == start and epoch > first:
                     optimiser.load_state_dict(state["optimiser"])
             began = time.monotonic()
-            loss = self.epoch(network, optimiser, windows, epoch, report, average)
+            losses = [float(line["loss"]) for line in state["history"][first:]]
+            loss = self.epoch(network, optimiser, source.epoch(epoch, self.seed_of(epoch)), epoch, losses, report, average)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.selection == "best_on_held_out":
-                line |= self.keep_best(average.module if average else network, scaling, train, state, epoch)
+                line |= self.keep_best(average.module if average else network, held_out, state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
             self.write_history(state["history"])
             if average:
                 state["average"] = average.state_dict()
             if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
-        self.finish(average.module if average else network, scaling, state)
+        self.finish(average.module if average else network, source.scaling, state)
 
     def epoch(
         self,
         network: nn.Module,
         optimiser: torch.optim.Optimizer,
-        windows: Windows,
+        samples: tuple[int, Iterable[Batch]],
         epoch: int,
+        losses: list[float],
         report: Report,
         average: AveragedModel | None = None,
     ) -> float:
-        """Train on every window once, and let `average` follow the weights; returns the mean loss."""
-        member, seed = self.recipe.member(self.task.member), self.seed_of(epoch)
+        """Train on batches, of which there are so many, and let `average` follow the weights; returns the mean loss.
+
+        Args:
+            losses: those of the phase's epochs so far.
+        """
+        member, (steps, batches) = self.recipe.member(self.task.member), samples
         phase, first = _phase_at(member.phases, epoch)
-        torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
-        starts, symmetries = _epoch_windows(windows, member.augment, generator)
-        sound = windows.sound() if member.augment.texture or member.augment.grooves else torch.empty(0, dtype=torch.int64)
-        loss_of = of_phase(phase)
+        torch.manual_seed(self.seed_of(epoch))
+        loss_of = of_phase(phase, member.activation)
         _train_mode(network, phase.frozen)
-        total = torch.zeros((), device=self.device)
-        steps = -(-len(starts) // member.batch_size)
-        for step in range(steps):
+        total, seen = torch.zeros((), device=self.device), 0
+        for step, (image, mask, weight) in enumerate(batches):
             share = (step + 0.5) / steps  # half way through the step, so that neither the first nor the last learns nothing
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs)
-            batch = slice(step * member.batch_size, (step + 1) * member.batch_size)
-            seen = windows.inputs(starts[batch]), *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight))
-            image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
-            if member.augment.grooves:
-                grooves = augment.draw_grooves(member.augment, len(image), windows, sound, generator)
-                image, mask, weight = grooves.apply(image, mask, weight, windows)
-            if member.augment.gain or member.augment.texture:
-                image = augment.draw_intensities(member.augment, len(image), windows, sound, generator).apply(image, windows)
-            if member.augment.cutmix:
-                cuts = augment.draw_cuts(member.augment.cutmix, len(image), *image.shape[2:], generator).to(self.device)
-                image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
-            if member.augment.drop_averages:
-                image = augment.drop_averages(image, member.augment.drop_averages, generator)
+                group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
             with autocast(member, self.device):
                 logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
             loss = loss_of(logits, mask, weight)
@@ -198,21 +220,18 @@ class Fit:
             if average:
                 average.update_parameters(network)
             total += loss.detach() * len(image)
+            seen += len(image)
             if step % 10 == 0:
                 report((epoch + share) / member.epochs)
-        return float(total) / len(starts)
+        return float(total) / seen
 
     def seed_of(self, epoch: int) -> int:
         """A seed for this member, fold, seed and epoch (-1: the initial weights)."""
         return int(artifacts.digest(f"{self.task.member} {self.task.fold} {self.task.seed} {epoch}")[:15], 16)
 
-    def keep_best(self, network: nn.Module, scaling: Scaling, train: Arrays, state: dict[str, Any], epoch: int) -> dict[str, str]:
+    def keep_best(self, network: nn.Module, held_out: HeldOut, state: dict[str, Any], epoch: int) -> dict[str, str]:
         """Score the held-out fold and keep the weights of its best soft IoU so far, as the CorroSeg paper picks its epoch."""
-        member = self.recipe.member(self.task.member)
-        score_of = competitions.get(self.recipe.competition).score
-        _, probability = predict_held_out(network, scaling, train, self.task.fold, self.recipe, member, self.device)
-        truth = train["mask"][train["fold"] == self.task.fold]
-        soft, official = soft_iou(probability[:, 0], truth), float(score_of(probability[:, 0] > 0.5, truth).mean())
+        soft, official = held_out(network)
         if soft > state["best_score"]:
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             state |= {"best_score": soft, "best_epoch": epoch, "best": best}
@@ -275,16 +294,6 @@ def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:
     raise IndexError(epoch)
 
 
-def _epoch_windows(windows: Windows, settings: Augment, generator: torch.Generator) -> tuple[torch.Tensor, augment.Symmetries]:
-    """The windows of an epoch in random order, by their first rows, and a symmetry for each."""
-    starts, width = windows.shuffled(settings.depth_shift, generator), windows.image.shape[1]
-    if settings.copies is None:
-        return starts, augment.draw(settings, len(starts), windows.height, width, generator).to(starts.device)
-    symmetries = augment.copies(settings.copies, len(starts), windows.height, width, generator).to(starts.device)
-    order = torch.randperm(len(starts) * len(settings.copies), generator=generator).to(starts.device)
-    return starts.repeat(len(settings.copies))[order], symmetries[order]
-
-
 def freeze(network: nn.Module, frozen: list[str]) -> None:
     """Let only those weights learn whose names begin with none of `frozen`.
 
@@ -315,4 +324,5 @@ def _within(name: str, beginning: str) -> bool:
 
 def _optimiser(network: nn.Module, phase: Phase) -> torch.optim.Optimizer:
     learning = [weights for weights in network.parameters() if weights.requires_grad]
-    return OPTIMISERS[phase.optimiser](learning, lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True)
+    more = {"momentum": phase.momentum} if phase.optimiser == "sgd" else {}
+    return OPTIMISERS[phase.optimiser](learning, lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True, **more)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts, command, competitions, ensemble, forecast, inference, postprocessing, recipe, refine, report
+from src import artifacts, command, competitions, ensemble, forecast, inference, recipe, refine, report, submission
 from src.artifacts import Paths
 from src.errors import UserError
 from src.recipe import RECIPES, Recipe
@@ -61,7 +61,7 @@ def scores(chosen: Recipe, paths: Paths) -> Measured:
     train = ensemble.scored(inference.read_split(paths, chosen, "train", "mask", "fold"), oof["name"], source)
     score = refine.choose(train, oof["probability"][:, 0], artifacts.read_notes(source), chosen.postprocess, rule).score
     wells = {str(name): train["group"] == name for name in np.unique(train["group"])}
-    told = postprocessing.read(chosen, paths)
+    told = submission.read_scores(chosen, paths)
     return {
         "train": {name: score[own].round(5).tolist() for name, own in wells.items()},
         "fold": {name: int(train["fold"][own][0]) for name, own in wells.items()},
@@ -131,7 +131,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
-    if competitions.get(chosen.competition).generate is None:
+    competition = competitions.get(chosen.competition)
+    if isinstance(competition, competitions.PhotoCompetition) or competition.generate is None:
         raise UserError(f"{chosen.competition} is not generated: a trial needs challenges whose truth is known, as recipe demo has them")
     folder, rows = command.paths(options).trial(chosen.name), []
     for seed in range(options.first_seed, options.first_seed + options.challenges):

@@ -58,6 +58,11 @@ def severstal_folder() -> Path:
     return _shared("severstal_mini")
 
 
+@pytest.fixture(scope="session")
+def magnetic_tile_folder() -> Path:
+    return _shared("magnetic_tile")
+
+
 def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"needs the real files in shared/data/{name} beside the repository")

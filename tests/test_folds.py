@@ -1,11 +1,12 @@
 """Folds by group."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from src import folds
+from src import folds, preparation
 from src.errors import UserError
 from src.recipe import Folds
 
@@ -97,11 +98,17 @@ def patches_of(group: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(group), np.ones((len(group), 2, 2), np.uint8), np.ones((len(group), 2, 2), bool)
 
 
+def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
+    train = {"name": group.astype(str), "group": group, "mask": mask, "valid": valid}
+    preparation.add_folds(train, SimpleNamespace(folds=settings))
+    return train["fold"], train["excluded"]
+
+
 @pytest.mark.parametrize("settings", [Folds(groups=[[1], [2, 3]]), Folds(count=2)], ids=["listed", "balanced"])
 def test_a_patch_without_a_valid_pixel_is_excluded_with_its_reason(settings: Folds) -> None:
     group, mask, valid = patches_of([1, 1, 2, 3, 3])
     valid[1], valid[3, 0] = False, False  # one wholly corrupt, one by half
-    fold, excluded = folds.assign(group, mask, valid, settings)
+    fold, excluded = assign(group, mask, valid, settings)
     assert fold.dtype == np.int8
     assert fold[1] == -1
     assert (fold[[0, 2, 3, 4]] >= 0).all()
@@ -112,30 +119,30 @@ def test_a_patch_without_a_valid_pixel_is_excluded_with_its_reason(settings: Fol
 def test_a_group_of_excluded_patches_only_does_not_count_as_a_group() -> None:
     group, mask, valid = patches_of([1, 2, 3])
     valid[2] = False
-    assert folds.assign(group, mask, valid, Folds(count=2))[0].tolist()[2] == -1
+    assert assign(group, mask, valid, Folds(count=2))[0].tolist()[2] == -1
     with pytest.raises(UserError, match="need at least 3 groups, but there are 2"):
-        folds.assign(group, mask, valid, Folds(count=3))
+        assign(group, mask, valid, Folds(count=3))
 
 
 def test_a_listed_fold_of_excluded_patches_only_is_refused() -> None:
     group, mask, valid = patches_of([1, 1, 2])
     valid[2] = False
     with pytest.raises(UserError, match="fold 1 has no patch with a valid pixel"):
-        folds.assign(group, mask, valid, Folds(groups=[[1], [2]]))
+        assign(group, mask, valid, Folds(groups=[[1], [2]]))
 
 
 def test_corroded_means_any_pixel_of_the_mask() -> None:
     group, mask, valid = patches_of([1, 2, 3, 4])
     mask[:] = 0
     mask[0, 1, 1] = mask[2, 0, 1] = 1
-    fold, _ = folds.assign(group, mask, valid, Folds(count=2))
+    fold, _ = assign(group, mask, valid, Folds(count=2))
     assert fold[0] != fold[2]
 
 
 def test_random_folds_split_wells_evenly_and_always_alike() -> None:
     group, mask, valid = patches_of([1] * 30 + [2] * 20)
     settings = Folds(scheme="random", count=5)
-    fold, _ = folds.assign(group, mask, valid, settings)
+    fold, _ = assign(group, mask, valid, settings)
     assert np.bincount(fold).tolist() == [10] * 5
     assert all(set(fold[group == well]) == set(range(5)) for well in (1, 2))
-    np.testing.assert_array_equal(fold, folds.assign(group, mask, valid, settings)[0])
+    np.testing.assert_array_equal(fold, assign(group, mask, valid, settings)[0])

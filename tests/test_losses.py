@@ -1,24 +1,44 @@
-"""Losses against closed forms and finite differences; schedules at their ends."""
+"""Losses against closed forms, finite differences and other libraries."""
 
 import math
 from itertools import product
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
+from torch.nn import functional
 
-from src.losses import bce, focal, lovasz, of_phase, smooth_iou, smooth_iou_per_patch
+from src.errors import UserError
+from src.losses import bce, cross_entropy, dice, focal, lovasz, of_phase, smooth_iou, smooth_iou_per_patch, tversky
+from src.networks.layers import probability
 from src.recipe import Phase
-from src.schedule import learning_rate
 
-LOSSES = {"smooth_iou": smooth_iou, "smooth_iou_per_patch": smooth_iou_per_patch, "bce": bce, "focal": focal(0.25, 2.0), "lovasz": lovasz}
+LOSSES = {
+    "smooth_iou": smooth_iou,
+    "smooth_iou_per_patch": smooth_iou_per_patch,
+    "dice": dice,
+    "tversky": tversky(0.3),
+    "bce": bce,
+    "focal": focal(0.25, 2.0),
+    "lovasz": lovasz,
+}
 
 
-def example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def example(seed: int = 0, classes: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    logits = torch.randn(2, classes, 3, 4, generator=generator, dtype=torch.float64)
     truth = (torch.rand(logits.shape, generator=generator) < 0.3).double()
-    weight = (torch.rand(logits.shape, generator=generator) < 0.8).double()
+    weight = (torch.rand(2, 1, 3, 4, generator=generator) < 0.8).double()
     return logits, truth, weight
+
+
+def exclusive_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (2, 4, 5, 6) for a background and three classes, a truth without overlaps, its labels, and weights."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    label = torch.randint(4, (2, 5, 6), generator=generator)
+    truth = torch.stack([label == k for k in (1, 2, 3)], dim=1).double()
+    return logits, truth, label, (torch.rand(2, 1, 5, 6, generator=generator) < 0.8).double()
 
 
 def test_smooth_iou_by_hand():
@@ -111,12 +131,105 @@ def test_a_phase_combines_its_losses_by_weight():
     assert of_phase(phase)(logits, truth, weight) == expected
 
 
-def test_cosine_schedule_climbs_then_falls_to_zero():
-    phase = Phase(epochs=1, learning_rate=0.1, schedule="cosine", warmup=0.2)
-    rates = [learning_rate(phase, progress) for progress in (0, 0.1, 0.2, 0.6, 1)]
-    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+def test_dice_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]], [[0.0, 0.0]]]])  # probabilities 1/2, 3/4; 1/2, 1/2
+    truth = torch.tensor([[[[0.0, 1.0]], [[0.0, 0.0]]]])
+    # First class: I = 3/4, P = 5/4, T = 1; second: I = 0, P = 1, T = 0.
+    expected = ((1 - 2.5 / 3.25) + (1 - 1 / 2)) / 2
+    assert dice(logits, truth, torch.ones(1, 1, 1, 2)).item() == pytest.approx(expected)
 
 
-def test_constant_schedule_stays():
-    phase = Phase(epochs=1, learning_rate=0.1, schedule="constant", warmup=0)
-    assert [learning_rate(phase, progress) for progress in (0, 0.5, 1)] == [0.1, 0.1, 0.1]
+def test_tversky_by_hand():
+    logits = torch.tensor([[[[0.0, math.log(3.0)]]]])
+    truth = torch.tensor([[[[0.0, 1.0]]]])
+    # TP = 3/4, FN = 1/4, FP = 1/2
+    expected = 1 - 1.75 / (0.75 + 0.3 * 0.25 + 0.7 * 0.5 + 1)
+    assert tversky(0.3)(logits, truth, torch.ones_like(truth)).item() == pytest.approx(expected)
+
+
+def test_dice_and_tversky_agree_with_the_library():
+    logits, truth, _ = example(classes=3)
+    assert truth.sum((0, 2, 3)).all()  # the library leaves absent classes out
+    everywhere = torch.ones(2, 1, 3, 4)
+    library = smp.losses.DiceLoss("multilabel", smooth=0.5)(logits, truth)  # there it is added to half of numerator and denominator
+    assert dice(logits, truth, everywhere).item() == pytest.approx(library.item())
+    library = smp.losses.TverskyLoss("multilabel", smooth=1, alpha=0.7, beta=0.3)(logits, truth)  # there alpha is that of false pixels
+    assert tversky(0.3)(logits, truth, everywhere).item() == pytest.approx(library.item())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_several_classes_count_alike(name):
+    """Two equal classes lose as much as one of them; two that differ, but not more than the worse one."""
+    logits, truth, weight = example()
+    twice = LOSSES[name](logits.repeat(1, 2, 1, 1), truth.repeat(1, 2, 1, 1), weight).item()
+    if name.startswith("smooth_iou"):  # over all classes together: the one is added once, not for each class
+        p, y = weight * torch.sigmoid(logits), weight * truth
+        dims = (1, 2, 3) if name == "smooth_iou_per_patch" else (0, 1, 2, 3)
+        shared, union = (2 * (p * y).sum(dims), 2 * (p + y - p * y).sum(dims))
+        assert twice == pytest.approx((1 - (shared + 1) / (union + 1)).mean().item())
+    else:
+        assert twice == pytest.approx(LOSSES[name](logits, truth, weight).item())
+    logits, truth, weight = example(classes=2)
+    single = [LOSSES[name](logits[:, k : k + 1], truth[:, k : k + 1], weight).item() for k in (0, 1)]
+    assert min(single) < LOSSES[name](logits, truth, weight).item() < max(single)
+
+
+def test_a_class_absent_and_not_predicted_costs_nothing():
+    logits, truth = torch.full((2, 1, 8, 8), -50.0), torch.zeros(2, 1, 8, 8)
+    for loss in (dice, tversky(0.3)):
+        assert loss(logits, truth, torch.ones(2, 1, 8, 8)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_cross_entropy_is_torchs_over_the_weighted_pixels():
+    logits, truth, label, weight = exclusive_example()
+    of_pixel = functional.cross_entropy(logits, label, reduction="none")
+    assert cross_entropy(logits, truth, weight).item() == pytest.approx(of_pixel[weight[:, 0] > 0].mean().item())
+    hidden = weight == 0
+    assert hidden.any()
+    assert cross_entropy(torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight) == cross_entropy(
+        logits, truth, weight
+    )
+    assert cross_entropy(logits, truth, 0 * weight) == 0
+    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, truth, weight), logits.requires_grad_())
+
+
+def test_where_classes_overlap_cross_entropy_takes_the_first_and_where_none_is_sure_the_background():
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+    everywhere = torch.ones(1, 1, 1, 1)
+    for truth, label in (([0, 1, 1], 2), ([1, 1, 1], 1), ([0.6, 0.9, 0], 2), ([0.5, 0.2, 0], 0), ([0, 0, 0], 0)):
+        expected = functional.cross_entropy(logits, torch.tensor([[[label]]]))
+        assert cross_entropy(logits, torch.tensor(truth).reshape(1, 3, 1, 1), everywhere).item() == pytest.approx(expected.item())
+
+
+def test_with_softmax_the_background_is_no_class():
+    logits, truth, _, weight = exclusive_example()
+    p = probability(logits, "softmax")
+    torch.testing.assert_close(p, logits.exp()[:, 1:] / logits.exp().sum(1, keepdim=True))
+    alike = torch.logit(p)  # with a sigmoid these give the same probabilities
+    for name in ("smooth_iou", "smooth_iou_per_patch", "dice", "tversky"):
+        phase = Phase(epochs=1, loss={name: 1.0}, tversky_alpha=0.3)
+        loss = of_phase(phase, "softmax")(logits, truth, weight).item()
+        assert loss == pytest.approx(LOSSES[name](alike, truth, weight).item()) == of_phase(phase)(alike, truth, weight).item()
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "instead"),
+    [("bce", "softmax", "cross_entropy"), ("focal", "softmax", "cross_entropy"), ("cross_entropy", "sigmoid", "bce")],
+)
+def test_a_loss_of_the_other_activation_is_one_line(loss, activation, instead):
+    with pytest.raises(UserError, match=f'"{loss}".*{instead}'):
+        of_phase(Phase(epochs=1, loss={"dice": 1.0, loss: 1.0}), activation)
+
+
+@pytest.mark.parametrize("value", [-200.0, 200.0])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_sure_logits_give_finite_losses_and_gradients(value, kind):
+    truth, weight = torch.zeros(2, 2, 4, 4), torch.ones(2, 1, 4, 4)
+    truth[:, 0, :2] = 1
+    for activation, names, channels in (("sigmoid", [*LOSSES], 2), ("softmax", ["dice", "tversky", "cross_entropy"], 3)):
+        for name in names:
+            logits = torch.full((2, channels, 4, 4), value, dtype=kind)
+            logits[:, 0] *= -1
+            loss = of_phase(Phase(epochs=1, loss={name: 1.0}), activation)(logits.requires_grad_(), truth, weight)
+            loss.backward()
+            assert loss.dtype == torch.float32 and torch.isfinite(loss) and torch.isfinite(logits.grad).all(), (activation, name)

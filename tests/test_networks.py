@@ -143,7 +143,9 @@ def test_weights_from_a_file_are_loaded_and_never_replaced_by_random_ones(tmp_pa
     loaded = networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / "weights.safetensors")})
     assert torch.equal(loaded.encoder.features.state_dict()["layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
     (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
-    for name in ("missing", "damaged"):
+    save_file({f"model.{key}": value for key, value in source.state_dict().items()}, tmp_path / "renamed.safetensors")
+    save_file({key: value for key, value in source.state_dict().items() if "layer4.1" not in key}, tmp_path / "cut.safetensors")
+    for name in ("missing", "damaged", "renamed", "cut"):
         with pytest.raises(UserError, match=name):
             networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / f"{name}.safetensors")})
 

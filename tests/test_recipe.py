@@ -102,7 +102,7 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("member.network={ channels = [1] }", "network needs a name"),
         ("member.margin=18", "two margins of 18 rows leave nothing of a window of 36 rows"),
         ("member.phase=[]", "member.0.phase: "),
-        ("member.phase.loss={ dice = 1.0 }", "member.0.phase.0.loss.dice"),
+        ("member.phase.loss={ jaccard = 1.0 }", "member.0.phase.0.loss.jaccard"),
         ("member.phase.loss={}", "member.0.phase.0.loss: "),
         ("postprocess.seed_above=0.05", "seed_below must be smaller than seed_above"),
         ("inference.rolls=[0.5]", "inference.rolls.0: "),

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, augment, inference, pipe, preparation, recipe, training
+from src import artifacts, augment, inference, pipe, preparation, recipe, samples, training
 from src.artifacts import Paths
 from src.augment import Cuts, Symmetries
 from src.cleaning import Scaling
 from src.recipe import Augment, Task
+from src.samples import PipeSource
 from src.windows import Windows, averaged
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def tiny(**member: object) -> recipe.Recipe:
 def fit(chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None, made="here"):
     """The weights of one task, trained in a folder of its own."""
     task, paths = Task("net", fold, seed), Paths(folder, folder)
-    training.Fit(chosen, task, paths, {"made": made}, CPU).run(train, report)
+    training.fit_pipes(training.Fit(chosen, task, paths, {"made": made}, CPU), train, report)
     return artifacts.read_weights(paths.weights(chosen, task))
 
 
@@ -293,12 +294,13 @@ def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, m
         seen.append([tensor.detach().clone() for tensor in (logits, mask, weight)])
         return logits.sum()
 
-    monkeypatch.setattr(training, "of_phase", lambda phase: loss)
+    monkeypatch.setattr(training, "of_phase", lambda phase, activation: loss)
     for cutmix in (0.0, 0.7):
         chosen = tiny(augment={"cutmix": cutmix, "depth_shift": False}, batch_size=6)
         fitting, network = training.Fit(chosen, Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU), Same(1, 1, 1)
         seen.clear()
-        fitting.epoch(network, torch.optim.Adam(network.parameters()), windows, 0, lambda share: None)
+        batches = PipeSource(windows, chosen.members[0], Scaling(np.zeros(()), np.ones(()))).epoch(0, 0)
+        fitting.epoch(network, torch.optim.Adam(network.parameters()), batches, 0, [], lambda share: None)
         image, mask, weight = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
         part = (image % 1 * 4).round()
         assert torch.equal(mask, part % 2) and torch.equal(weight, (part > 1).float())
@@ -393,7 +395,7 @@ def test_an_epoch_of_copies_holds_each_window_once_a_copy():
     train = wells(patches=5, groups=2)
     windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
     settings = Augment(depth_shift=False, copies=["none", "both_flips", "flip_depth"])
-    starts, symmetries = training._epoch_windows(windows, settings, torch.Generator().manual_seed(0))
+    starts, symmetries = samples._epoch_windows(windows, settings, torch.Generator().manual_seed(0))
     seen = sorted(zip(starts.tolist(), symmetries.flip_depth.tolist(), symmetries.flip_azimuth.tolist(), strict=True))
     assert seen == sorted((start, *flips) for start in set(starts.tolist()) for flips in ((0, 0), (1, 1), (1, 0)))
     assert len(seen) == 30

@@ -1,6 +1,7 @@
 """Networks by name. Each takes windows (B, 1, H, W) and returns logits (B, 1, H, W).
 
-Adding one is a function decorated with `register` in a file of this folder that is imported below.
+Those with the options `classes` and `channels` take photographs: (B, channels, H, W) to (B, classes, H, W), or (B, classes, 1, 1) from
+a classifier. Adding one is a function decorated with `register` in a file of this folder that is imported below.
 """
 
 import inspect
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.errors import UserError, did_you_mean
+from src.recipe import Member
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {}
 
@@ -44,6 +46,11 @@ def create(network: dict[str, Any]) -> nn.Module:
         raise UserError(f"network '{network['name']}': {error}") from None
 
 
+def takes_photographs(name: str) -> bool:
+    """Whether a network wants to be told the `classes` to segment and the `channels` of the photographs."""
+    return {"classes", "channels"} <= inspect.signature(REGISTRY[name]).parameters.keys()
+
+
 def sketch(network: dict[str, Any]) -> nn.Module:
     """The network without memory, on torch's meta device: shapes and names, weights neither drawn nor fetched."""
     with torch.device("meta"):
@@ -53,6 +60,20 @@ def sketch(network: dict[str, Any]) -> nn.Module:
 def untrained(network: dict[str, Any]) -> dict[str, Any]:
     """A recipe's `network` table without its pretrained weights, for a network that gets others."""
     return {key: value for key, value in network.items() if key != "pretrained"}
+
+
+def for_photographs(member: Member, classes: int, channels: int) -> dict[str, Any]:
+    """A member's `network` table with what the data say: photographs of so many channels and K classes of defects.
+
+    A gate has one output; softmax has one more than there are classes, for the background.
+
+    Raises:
+        UserError: the network is one for pipes.
+    """
+    if member.network["name"] in REGISTRY and not takes_photographs(str(member.network["name"])):
+        raise UserError(f"member '{member.name}': network '{member.network['name']}' is for pipes, not for photographs")
+    outputs = 1 if member.role == "gate" else classes + (member.activation == "softmax")
+    return {**member.network, "classes": outputs, "channels": channels}
 
 
 def operations(network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False) -> float:
@@ -66,4 +87,4 @@ def operations(network: dict[str, Any], height: int = 36, width: int = 36, train
     return counter.get_total_flops() / windows
 
 
-from src.networks import corroseg, library, published, ring_unet  # noqa: E402, F401  (they register themselves)
+from src.networks import classifier, corroseg, library, photographs, published, ring_unet  # noqa: E402, F401  (they register themselves)

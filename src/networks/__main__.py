@@ -1,9 +1,17 @@
-"""Print every network with its parameters and its operations for one 36x36 patch: python -m src.networks."""
+"""Print every network with its parameters and its operations for one image: python -m src.networks."""
 
 from src import networks
 
-if __name__ == "__main__":
-    print(f"{'network':16}{'parameters':>14}{'operations for one 36x36 patch':>34}")
-    for name in sorted(networks.REGISTRY):
+
+def table(names: list[str], image: str, size: int) -> None:
+    """One line a network, for an image of `size` rows and columns in one channel."""
+    print(f"{'network':16}{'parameters':>14}{f'operations for one {size}x{size} {image}':>38}")
+    for name in names:
         parameters = sum(weights.numel() for weights in networks.sketch({"name": name}).parameters())
-        print(f"{name:16}{parameters / 1e6:12.3f} M{networks.operations({'name': name}) / 1e6:32.1f} M")
+        print(f"{name:16}{parameters / 1e6:12.3f} M{networks.operations({'name': name}, size, size) / 1e6:36.1f} M")
+
+
+if __name__ == "__main__":
+    table([name for name in sorted(networks.REGISTRY) if not networks.takes_photographs(name)], "patch", 36)
+    print()
+    table([name for name in sorted(networks.REGISTRY) if networks.takes_photographs(name)], "photograph", 256)

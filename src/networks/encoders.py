@@ -30,10 +30,8 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str, pretrained: Pretrained, copies: int) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            raise UserError(f"no encoder '{name}' in timm: {did_you_mean(name, timm.list_models())[:200]}")
         self.copies = copies
-        self.features = _create(name, pretrained, copies)
+        self.features = features(name, pretrained, copies)
         self.channels: list[int] = self.features.feature_info.channels()
         self.drops = nn.ModuleList()
 
@@ -48,21 +46,65 @@ class Encoder(nn.Module):
         return self.features(x.expand(-1, self.copies, -1, -1) if self.copies > 1 else x)
 
 
-def _create(name: str, pretrained: Pretrained, copies: int) -> nn.Module:
-    options: dict[str, Any] = {"features_only": True, "in_chans": copies}
+def features(name: str, pretrained: Pretrained, channels: int, output_stride: int = 32) -> nn.Module:
+    """timm's network for features: (B, channels, H, W) to a list of them, finest first, the last at 1 / output_stride of the size.
+
+    Raises:
+        UserError: an unknown name, or weights that cannot be had or do not fit; never a random start instead.
+    """
+    check_name(name)
+    dilated = output_stride != 32
+    by_hand = dilated and name.startswith("densenet")  # timm refuses to dilate these
+    options: dict[str, Any] = {"features_only": True, "in_chans": channels}
+    options |= {"output_stride": output_stride} if dilated and not by_hand else {}
+    network = _create(name, pretrained, options)
+    if by_hand:
+        assert output_stride == 16, f"a DenseNet is dilated to 16, not {output_stride}"
+        _dilate_densenet(network)
+    return network
+
+
+def check_name(name: str) -> None:
+    """Raises a `UserError` where timm has no network of this name."""
+    if not timm.is_model(name):
+        raise UserError(f"no encoder '{name}' in timm: {did_you_mean(name, timm.list_models())[:200]}")
+
+
+def _dilate_densenet(network: nn.Module) -> None:
+    """Leave out the last halving; the 3x3 convolutions behind it then look at every second pixel, as far as before."""
+    network.features_transition3.pool = nn.Identity()
+    for layer in network.features_denseblock4.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            layer.dilation = layer.padding = (2, 2)
+
+
+def _create(name: str, pretrained: Pretrained, options: dict[str, Any]) -> nn.Module:
     if isinstance(pretrained, str):
-        path = Path(pretrained)
-        if not path.is_file():
-            raise UserError(f"pretrained weights {path} are missing: put them there, or set pretrained = false")
-        try:
-            load_file(path)
-            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
-        except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
-            raise UserError(f"pretrained weights {path} do not fit encoder '{name}' ({str(error)[:120]})") from None
+        return _from_file(name, Path(pretrained), options)
     if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
     with fetching(name):
         return timm.create_model(name, pretrained=True, **options)
+
+
+def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+    if not path.is_file():
+        raise UserError(f"pretrained weights {path} are missing: put them there, or set pretrained = false")
+    try:
+        held = {_plain(key) for key in load_file(path)}
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
+    except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
+        raise UserError(f"pretrained weights {path} do not fit encoder '{name}' ({str(error)[:120]})") from None
+    # timm leaves random what a file lacks, and says nothing.
+    lacking = [key for key in network.state_dict() if _plain(key) not in held and not key.endswith("num_batches_tracked")]
+    if lacking:
+        raise UserError(f"pretrained weights {path} do not fit encoder '{name}' (they lack {len(lacking)} arrays, as {lacking[0]})")
+    return network
+
+
+def _plain(key: str) -> str:
+    """A weight's name without the dots and underscores in which timm's networks and files of one encoder differ."""
+    return key.replace(".", "").replace("_", "")
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """Layers that several networks share."""
 
+from typing import Literal
+
 import torch
 from torch import nn
+
+Activation = Literal["sigmoid", "softmax"]
 
 
 class RingConv2d(nn.Conv2d):
@@ -26,6 +30,14 @@ def double_ring_conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def probability(logits: torch.Tensor) -> torch.Tensor:
-    """What logits mean: the one place where the sigmoid is."""
-    return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+def probability(logits: torch.Tensor, activation: Activation = "sigmoid") -> torch.Tensor:
+    """What logits mean: the one place where the sigmoid and the softmax are.
+
+    Args:
+        logits: (B, K, H, W) for K classes, each by itself; with "softmax" (B, K + 1, H, W), the background first.
+
+    Returns:
+        (B, K, H, W) float32, or float64 from float64.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.sigmoid(logits) if activation == "sigmoid" else torch.softmax(logits, dim=1)[:, 1:]

@@ -1,0 +1,49 @@
+"""Learning-rate schedules, at their ends and against torch's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from src.recipe import Phase
+from src.schedule import learning_rate, plateau_factor
+
+
+def test_cosine_schedule_climbs_then_falls_to_zero():
+    phase = Phase(epochs=1, learning_rate=0.1, schedule="cosine", warmup=0.2)
+    rates = [learning_rate(phase, progress) for progress in (0, 0.1, 0.2, 0.6, 1)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+
+
+def test_constant_schedule_stays():
+    phase = Phase(epochs=1, learning_rate=0.1, schedule="constant", warmup=0)
+    assert [learning_rate(phase, progress) for progress in (0, 0.5, 1)] == [0.1, 0.1, 0.1]
+
+
+def test_plateau_by_hand():
+    losses = [5, 4, 4, 4, 4, 3, 3.5, 3.2, 3.1, 3.1, 3, 3, 2]
+    # With a patience of 3, halved after the third loss that is not below 4, then after every third that is not below 3.
+    factors = [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
+    assert [plateau_factor(losses[:epochs], 3) for epochs in range(len(losses) + 1)] == factors
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_plateau_agrees_with_torch(patience, seed):
+    losses = np.random.default_rng(seed).integers(0, 30, size=60) / 30 + np.linspace(1, 0, 60).round(1)
+    losses[40] = math.nan
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=patience - 1, threshold=0, eps=0)
+    halved = set()
+    for epoch, loss in enumerate(losses, start=1):
+        oracle.step(loss)
+        halved.add(oracle.get_last_lr()[0])
+        assert plateau_factor(losses[:epoch].tolist(), patience) == oracle.get_last_lr()[0]
+    assert len(halved) > 2
+
+
+def test_a_phase_on_a_plateau_halves_its_rate_and_has_no_warm_up():
+    phase = Phase(epochs=9, learning_rate=0.1, schedule="plateau", patience=2, warmup=0.5)
+    assert learning_rate(phase, 0) == learning_rate(phase, 0.2, [1.0, 1.0]) == 0.1
+    assert learning_rate(phase, 0.4, [1.0, 1.0, 1.1]) == 0.05
