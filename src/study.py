@@ -49,18 +49,25 @@ TITLES = {"paper": report.RANDOM_SPLIT, "wells": report.WELLS_HELD_OUT}
 
 
 class Variation(Section):
-    """A name for the table, and what it changes in the base recipe, as for --set; it may start from another base."""
+    """A name for the table, and what it changes in the base recipe, as for --set; it may start from another base.
+
+    `members` keeps only those members of the base.
+    """
 
     name: str
     base: str | None = None
+    members: list[str] | None = Field(default=None, min_length=1)
     set: list[str] = Field(default=[])
 
 
 class Study(Section):
-    """`question` heads the table; `set` holds for every variation; `seeds` is how many seeds each gets."""
+    """`question` heads the table; `set` and `members` hold for every variation, unless one names `members` of its own; `seeds` is
+    how many seeds each gets.
+    """
 
     question: str
     base: str
+    members: list[str] | None = Field(default=None, min_length=1)
     seeds: Count = 1
     set: list[str] = Field(default=[])
     variations: list[Variation] = Field(alias="variation", min_length=1)
@@ -114,12 +121,26 @@ def runs(study: Study, shrink: list[str], seeds: int, protocols: Sequence[str] =
         base = variation.base or study.base
         for protocol in protocols:
             own = [*study.set, *variation.set, *PROTOCOLS[protocol], *shrink, f"seeds={list(range(seeds))}"]
-            chosen = recipe.load(base, own)
+            chosen = _with_members(recipe.load(base, own), variation.members or study.members)
             data = artifacts.digest(chosen.data, chosen.folds)[:8]
             trained = artifacts.digest(data, chosen.inference, *chosen.members)[:8]
             names = [f"name=study_{chosen.name}_{trained}", f"prepared={chosen.competition}_{data}"]
-            result.append(Run(variation.name, protocol, recipe.load(base, [*own, *names])))
+            named = recipe.load(base, [*own, *names]).model_copy(update={"members": chosen.members})
+            result.append(Run(variation.name, protocol, named))
     return result
+
+
+def _with_members(base: Recipe, names: list[str] | None) -> Recipe:
+    """The recipe with no other members than `names`.
+
+    Raises:
+        UserError: a name that no member has.
+    """
+    known = [member.name for member in base.members]
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"recipe {base.name} has no member '{name}': {did_you_mean(name, known)}")
+    return base.model_copy(update={"members": [member for member in base.members if not names or member.name in names]})
 
 
 def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:

@@ -81,6 +81,19 @@ def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch
     assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
 
 
+def test_a_variation_keeps_only_the_members_it_names(tmp_path):
+    base = BASE + '[[member]]\nname = "other"\nnetwork = { name = "ring_unet", channels = [2, 4] }\n[[member.phase]]\nepochs = 4\n'
+    (tmp_path / "two.toml").write_text(base)
+    said = {"question": "Who?", "base": str(tmp_path / "two.toml"), "members": ["net"]}
+    parts = [{"name": "net"}, {"name": "other", "members": ["other"]}, {"name": "both", "members": ["other", "net"]}]
+    runs = study.runs(study.Study.model_validate(said | {"variation": parts}), [], 1)
+    assert [[m.name for m in run.recipe.members] for run in runs[::2]] == [["net"], ["other"], ["net", "other"]]
+    assert {task.member for task in runs[0].recipe.tasks()} == {"net"}
+    assert len({run.recipe.name for run in runs}) == 6
+    with pytest.raises(UserError, match="has no member 'ned': did you mean 'net'"):
+        study.runs(study.Study.model_validate(said | {"variation": [{"name": "wrong", "members": ["ned"]}]}), [], 1)
+
+
 def test_only_some_variations_can_be_run(tmp_path):
     table = run(tmp_path, "--epochs", "1", "--patches", "40", "--seeds", "1", "--only", "wider")
     assert list(table["variation"]) == ["wider"]
