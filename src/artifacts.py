@@ -91,7 +91,7 @@ class Paths:
 
     def choice(self, recipe: Recipe) -> Path:
         """What was chosen out of fold for photographs: thresholds, sizes and the gate's verdict."""
-        return self.data / "ensembles" / f"{recipe.name}_choice.json"
+        return self.data / "ensembles" / f"{recipe.name}_choice.h5"
 
     def submission(self, recipe: Recipe, ending: str = ".csv") -> Path:
         return self.submissions / f"{recipe.name}{ending}"

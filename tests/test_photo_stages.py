@@ -13,7 +13,7 @@ from test_stages import STAGES, Workplace
 
 from src import artifacts, metrics, recipe, rle
 from src.artifacts import Paths
-from src.photographs import choosing
+from src.photographs import choosing, comparing
 from src.photographs.gallery import Gallery
 
 RECIPE = """
@@ -153,7 +153,8 @@ def test_the_submission_is_what_the_ensemble_says(finished):
         np.testing.assert_array_equal(rle.decode([code], *shape, "column")[0], wanted)
 
 
-def test_everything_is_up_to_date_the_second_time(finished):
+def test_everything_is_up_to_date_the_second_time_and_nothing_is_chosen_anew(finished, monkeypatch):
+    monkeypatch.delattr(choosing, "score_rows")
     before = finished.files("**/*.h5")
     for stage in STAGES:
         assert "up to date" in finished.run(stage)
@@ -212,3 +213,20 @@ def test_what_pipes_cannot_have_is_refused_before_training(tmp_path):
     settings = ["--set", "generate.train_patches=60", "--set", "generate.test_patches=16"]
     place.run(STAGES[0], *settings)
     assert "for photographs; demo has pipes" in place.refused(STAGES[1], *settings, "--set", "member.photograph.flips=false")
+
+
+def test_a_study_scores_segmentation_alone_as_stage_04_does_and_counts_pixels_that_agree(finished):
+    chosen, paths = opened(finished)
+    train, average = Gallery.open(paths, chosen, "train"), choosing.oof_average(chosen, paths, "segment")
+    dice, iou = comparing.scores(chosen, paths, [0])
+    assert dice == pytest.approx(json.loads((finished.folder / "submissions/tiny.json").read_text())["oof_score_without_gate"])
+    all_dice = np.stack([choosing.overlaps(average.of(n), train.mask(r), [0, 4]) for r, n in enumerate(train.name)], axis=2)
+    single = []
+    for row, name in enumerate(train.name):
+        others = train.fold != train.fold[row]
+        rule = choosing.best_rule(all_dice[:, :, others], train.shows[others], None)
+        mask = choosing.mask_of(average.of(name), choosing.THRESHOLDS[list(rule.threshold)], [[0, 4][s] for s in rule.size]) > 0
+        truth = train.mask(row) > 0
+        agree, either = (mask & truth).any(0).sum(), (mask | truth).any(0).sum()
+        single.append(agree / either if either else 1.0)
+    assert iou == pytest.approx(np.mean(single))

@@ -57,7 +57,7 @@ def test_photographs_that_look_alike_share_a_group_and_others_do_not():
     rng = np.random.default_rng(0)
     scenes = [ndimage.gaussian_filter(rng.normal(0, 1, (64, 256)), 6) for _ in range(6)]
     again = [3 * scenes[4] + 1, scenes[1] + rng.normal(0, 0.005, (64, 256))]  # brighter; noisier
-    thumbnails = np.array([duplicates.thumbnail((100 + 500 * scene)[:, :, None].astype(np.float32)) for scene in scenes + again])
+    thumbnails = np.array([duplicates.thumbnail((400 + 500 * scene)[:, :, None].astype(np.float32)) for scene in scenes + again])
     assert duplicates.groups(thumbnails).tolist() == [0, 1, 2, 3, 4, 5, 4, 1]
 
 

@@ -152,7 +152,8 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
 def score_rows(train: Gallery, average: Average, rows: np.ndarray, sizes: list[int]) -> np.ndarray:
     """`overlaps` (T, S, N, K) of training photographs, on all cores."""
     chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-    parts = joblib.Parallel(n_jobs=-1)(joblib.delayed(_score)(train, average, chunk, sizes) for chunk in chunks)
+    jobs = min(joblib.cpu_count(), len(chunks))  # a process takes seconds to start, a small set takes less to score
+    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_score)(train, average, chunk, sizes) for chunk in chunks)
     return np.concatenate(parts, axis=2)
 
 

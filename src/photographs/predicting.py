@@ -67,6 +67,7 @@ def _predict(
                 stream.write("probability", done, p)
                 done += 1
             paths.progress(recipe, task).write_text(f"{done / len(rows):.4f}", encoding="utf-8")
+    paths.progress(recipe, task).unlink(missing_ok=True)
 
 
 def batches(gallery: Gallery, rows: np.ndarray, most: int) -> Iterator[np.ndarray]:

@@ -41,9 +41,12 @@ def codes(recipe: Recipe, paths: Paths) -> tuple[list[str], list[list[str]]]:
     """Names of all test photographs and, for each, its K run-length codes, column-major; one mask in memory at a time."""
     test, notes = Gallery.open(paths, recipe, "test"), artifacts.read_notes(paths.ensemble(recipe))
     average = _ensemble(recipe, paths, "test")
+    lacking = set(test.name) - average.names
+    if lacking and not tasks_of(recipe, "gate"):
+        raise UserError(f"{paths.ensemble(recipe)}: lacks {min(lacking)}: run 03_ensemble.py with --force")
     result = []
     for name in test.name:
-        found = name in average.names  # or else the gate called it clean
+        found = name not in lacking  # by the gate
         masks = mask_of(average.of(name), notes["threshold"], notes["min_size"]) if found else None
         result.append(rle.encode(masks, "column") if found else [""] * len(test.classes))
     return test.name.tolist(), result
