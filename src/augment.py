@@ -1,8 +1,10 @@
-"""What is drawn for each window of a batch and applied on its device: the symmetries of an unrolled pipe, other intensities, CutMix."""
+"""What is drawn for each window of a batch and applied on its device: the symmetries of an unrolled pipe, simulated
+grooves, other intensities, CutMix."""
 
 from dataclasses import dataclass, fields
 
 import torch
+from torch.nn.functional import pad
 
 from src.errors import UserError
 from src.recipe import Augment, Copy
@@ -29,7 +31,7 @@ class Symmetries:
         return Symmetries(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The windows (B, 1, H, W) transformed, each by its own symmetry."""
+        """The windows (B, C, H, W) transformed, each by its own symmetry."""
         height, width = x.shape[2:]
         rows = (torch.arange(height, device=x.device) - self.roll_depth[:, None]) % height
         rows = torch.where(self.flip_depth[:, None] == 1, height - 1 - rows, rows)
@@ -37,7 +39,7 @@ class Symmetries:
         columns = (torch.arange(width, device=x.device) - self.roll[:, None, None] - leaning[:, :, None]) % width
         columns = torch.where(self.flip_azimuth[:, None, None] == 1, width - 1 - columns, columns)
         which = torch.arange(len(x), device=x.device)[:, None, None]
-        return x[which, 0, rows[:, :, None], columns].unsqueeze(1)
+        return x[which, :, rows[:, :, None], columns].permute(0, 3, 1, 2)
 
 
 def draw(settings: Augment, count: int, height: int, width: int, generator: torch.Generator) -> Symmetries:
@@ -85,8 +87,12 @@ class Intensities:
     symmetries: Symmetries
 
     def apply(self, image: torch.Tensor, windows: Windows) -> torch.Tensor:
-        """The images (B, 1, H, W); texture makes a defect fainter against the rest, and what is corroded stays what it was."""
+        """The images (B, C, H, W); texture makes a defect fainter against the rest, and what is corroded stays what it was.
+
+        Averages along depth, all channels but the first, get none: texture averages out.
+        """
         texture = self.symmetries.apply(windows.take(windows.image, self.source))
+        texture = pad(texture, (0, 0, 0, 0, 0, image.shape[1] - 1))
         gain, strength = self.gain[:, None, None, None], self.strength[:, None, None, None]
         return gain * (image + strength * texture) / (1 + strength**2).sqrt()
 
@@ -114,6 +120,75 @@ def draw_intensities(settings: Augment, count: int, windows: Windows, sound: tor
     symmetries = draw(settings, count, windows.height, windows.image.shape[1], generator)
     device = windows.image.device
     return Intensities(gain.to(device), strength.to(device), source.to(device), symmetries.to(device))
+
+
+@dataclass(frozen=True)
+class Grooves:
+    """For each window (B,) whether it gives way to sound pipe, from the row `source` downwards, with a straight groove.
+
+    In the middle of the window the groove is at `column`, in every next row `lean` columns further. It is `width` columns wide where
+    half of its `depth` is reached, and goes from row `top` to row `bottom`.
+    """
+
+    chosen: torch.Tensor
+    source: torch.Tensor
+    symmetries: Symmetries
+    column: torch.Tensor
+    lean: torch.Tensor
+    width: torch.Tensor
+    depth: torch.Tensor
+    top: torch.Tensor
+    bottom: torch.Tensor
+
+    def apply(
+        self, image: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, windows: Windows
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, masks and weights (B, 1, H, W); a pixel is corroded where the groove is more than half as deep as in its middle."""
+        height, turn = image.shape[2:]
+        pipe = self.symmetries.apply(windows.take(windows.image, self.source))
+        rows, columns = torch.arange(height, device=image.device), torch.arange(turn, device=image.device)
+        middle = self.column[:, None] + self.lean[:, None] * (rows - height // 2)
+        away = ((columns - middle[:, :, None] + turn / 2) % turn - turn / 2).abs()
+        width, depth = self.width[:, None, None], self.depth[:, None, None]
+        inside = ((rows >= self.top[:, None]) & (rows < self.bottom[:, None]))[:, :, None] & (away < width)
+        groove = torch.where(inside, depth / 2 * (1 + torch.cos(torch.pi * away / width)), 0.0)
+        chosen = self.chosen[:, None, None, None]
+        corroded = (inside & (away < width / 2))[:, None].to(mask.dtype)
+        return torch.where(chosen, pipe - groove[:, None], image), torch.where(chosen, corroded, mask), torch.where(chosen, 1.0, weight)
+
+
+def draw_grooves(settings: Augment, count: int, windows: Windows, sound: torch.Tensor, generator: torch.Generator) -> Grooves:
+    """Grooves for a batch of `count` windows, each with probability `settings.grooves`; drawn on the CPU.
+
+    Grooves are 1 to 5 columns wide and .5 to 3 scaled units deep, the logarithm uniform, as most in the training wells are; they drift
+    by a normal deviation of .02 columns a row. Half of them go through the whole window, the others from one random row to another.
+
+    Args:
+        sound: first rows of windows without corrosion (`Windows.sound`).
+
+    Raises:
+        UserError: there is no sound window.
+    """
+    if not len(sound):
+        raise UserError(
+            f"augment.grooves: the training wells have no {windows.height} rows free of corrosion: lower member.height or set it to 0"
+        )
+    height, turn = windows.height, windows.image.shape[1]
+    chance, through, column, width, depth, first, second = torch.rand(7, count, generator=generator)
+    ends = (torch.stack([first, second]) * (height + 1)).long().sort(0).values
+    source = sound[torch.randint(len(sound), (count,), generator=generator)]
+    device = windows.image.device
+    return Grooves(
+        chosen=(chance < settings.grooves).to(device),
+        source=source.to(device),
+        symmetries=draw(settings, count, height, turn, generator).to(device),
+        column=(column * turn).to(device),
+        lean=(0.02 * torch.randn(count, generator=generator)).to(device),
+        width=(1 + 4 * width).to(device),
+        depth=(0.5 * 6**depth).to(device),
+        top=torch.where(through < 0.5, 0, ends[0]).to(device),
+        bottom=torch.where(through < 0.5, height, ends[1]).to(device),
+    )
 
 
 @dataclass(frozen=True)
@@ -156,3 +231,9 @@ def draw_cuts(probability: float, count: int, height: int, width: int, generator
     bottom = (centre - rows // 2 + rows).clamp(max=height)
     left = torch.randint(width, (count,), generator=generator)
     return Cuts(source, top, left, bottom - top, columns)
+
+
+def drop_averages(image: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """The images (B, C, H, W), in some of which, with this probability, all channels but the first are zeros; drawn on the CPU."""
+    kept = (torch.rand(len(image), generator=generator) >= probability).to(image.device)
+    return torch.cat([image[:, :1], image[:, 1:] * kept[:, None, None, None]], dim=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from src import artifacts, networks, pipe
 from src.artifacts import Arrays, CreatedFrom, Paths
@@ -111,19 +112,20 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
             layer.reset_running_stats()
             layer.momentum = None  # the plain mean over all batches
             layer.train()
-    windows = Windows.of(arrays, member.height, device)
+    windows = Windows.of(arrays, member.height, device, averages=member.depth_averages)
     starts = torch.from_numpy(windows.canvas.windows(member.height, member.margin)).to(device)
     # In random order: batches of neighbours would each lack the variance that lies between distant places.
     order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), autocast(member, device):
         for batch in starts[order].split(member.batch_size):
-            network(windows.take(windows.image, batch).contiguous(memory_format=memory_format(network, member, device)))
+            x = torch.cat(_as_trained(windows.inputs(batch), member))
+            network(x.contiguous(memory_format=memory_format(network, member, device)))
     return network.eval()
 
 
 def _predict(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
     """Probabilities (N, H, W) float32, each row from the windows that have it inside."""
-    windows = Windows.of(arrays, member.height, device)
+    windows = Windows.of(arrays, member.height, device, averages=member.depth_averages)
     starts = torch.from_numpy(windows.canvas.windows(member.height, member.margin)).to(device)
     total = torch.zeros_like(windows.image)
     count = torch.zeros_like(windows.image[:, :1])
@@ -131,7 +133,8 @@ def _predict(network: nn.Module, arrays: Arrays, member: Member, inference: Infe
     network.eval()
     with torch.inference_mode():
         for batch in starts.split(member.batch_size):
-            mean = _average_views(network, windows.take(windows.image, batch), member, inference)[:, 0, inner]
+            seen = [_average_views(network, x, member, inference) for x in _as_trained(windows.inputs(batch), member)]
+            mean = (sum(seen) / len(seen))[:, 0, inner]
             rows = (batch[:, None] + inner).flatten()
             total.index_add_(0, rows, mean.flatten(0, 1))
             count.index_add_(0, rows, torch.ones_like(mean.flatten(0, 1)[:, :1]))
@@ -139,11 +142,16 @@ def _predict(network: nn.Module, arrays: Arrays, member: Member, inference: Infe
     return (total[place] / count[place]).cpu().numpy().reshape(arrays["image"].shape)
 
 
+def _as_trained(x: torch.Tensor, member: Member) -> list[torch.Tensor]:
+    """The windows (B, C, H, W) as they are; and without their averages along depth too, if those were dropped in training."""
+    return [x, pad(x[:, :1], (0, 0, 0, 0, 0, x.shape[1] - 1))] if member.augment.drop_averages else [x]
+
+
 def _average_views(network: nn.Module, x: torch.Tensor, member: Member, inference: Inference) -> torch.Tensor:
     """Mean probability over flips and rolls, each view turned back."""
     flips = [[], [2], [3], [2, 3]] if inference.flips else [[]]
     views = list(product(flips, inference.rolls))
-    total = torch.zeros_like(x)
+    total = torch.zeros_like(x[:, :1])
     for flip, roll in views:
         view = x.flip(flip).roll(roll, dims=3).contiguous(memory_format=memory_format(network, member, x.device))
         with autocast(member, x.device):

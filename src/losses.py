@@ -14,7 +14,7 @@ from src.networks.layers import Activation, probability
 from src.recipe import Phase
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-OF_ONE_ACTIVATION: dict[str, Activation] = {"bce": "sigmoid", "focal": "sigmoid", "cross_entropy": "softmax"}
+OF_ONE_ACTIVATION: dict[str, Activation] = {"bce": "sigmoid", "focal": "sigmoid", "lovasz": "sigmoid", "cross_entropy": "softmax"}
 
 
 def smooth_iou(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor, activation: Activation = "sigmoid") -> torch.Tensor:
@@ -61,6 +61,20 @@ def _of_class(pixels: torch.Tensor) -> torch.Tensor:
 
 def _smooth_ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return 1 - (part + 1) / (whole + 1)
+
+
+def lovasz(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The Lovasz hinge over the whole batch and all classes, a convex stand-in for 1 - IoU (Berman et al. 2018, equations 8 and 11).
+
+    Errors, the largest first, weigh what each adds to the Jaccard loss of those before it.
+    """
+    seen = weight.expand_as(logits).flatten() > 0
+    logits, truth = (x.flatten()[seen].to(torch.promote_types(logits.dtype, torch.float32)) for x in (logits, truth))
+    errors, order = (1 - logits * (2 * truth - 1)).sort(descending=True, stable=True)
+    corroded = truth[order]
+    union = corroded.sum() + (1 - corroded).cumsum(0)
+    jaccard = 1 - (corroded.sum() - corroded.cumsum(0)) / union.clamp(min=1)  # the first sound pixel of a batch without corrosion: 1
+    return (errors.relu() * jaccard.diff(prepend=jaccard.new_zeros(1))).sum()
 
 
 def bce(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -120,6 +134,7 @@ def of_phase(phase: Phase, activation: Activation = "sigmoid") -> Loss:
         "dice": partial(dice, activation=activation),
         "tversky": tversky(phase.tversky_alpha, activation),
         "bce": bce,
+        "lovasz": lovasz,
         "focal": focal(phase.focal_alpha, phase.focal_gamma),
         "cross_entropy": cross_entropy,
     }

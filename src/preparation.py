@@ -16,7 +16,7 @@ def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: Crea
     raw = competition.read(paths.raw(competition.name))
     train, test = clean(subset(raw.train, recipe.data.patches)), clean(raw.test)
     add_folds(train, recipe)
-    scaling = scale(train, test, recipe.data.scaling == "per_pixel")
+    scaling = scale(train, test, recipe.data.scaling)
     notes = {"center": scaling.center.tolist(), "scale": scaling.scale.tolist()}
     artifacts.write_splits(paths.prepared(recipe), {"train": train, "test": test}, inputs, **notes)
     yield from raw.notes
@@ -100,12 +100,29 @@ def add_folds(train: Arrays, recipe: Recipe) -> None:
     train["fold"], train["excluded"] = folds.assign(train["group"], corroded, usable, recipe.folds)
 
 
-def scale(train: Arrays, test: Arrays, per_pixel: bool) -> cleaning.Scaling:
-    """Scale both splits in place by a fit on the valid training pixels; returns the fit."""
-    scaling = cleaning.fit_scaling(train["image"], train["valid"], per_pixel)
+def scale(train: Arrays, test: Arrays, how: str) -> cleaning.Scaling:
+    """Scale both splits in place by a fit on the valid training pixels; returns the fit.
+
+    `how` is the recipe's `data.scaling`. With "per_well" each well is first scaled by a fit on its own valid pixels, which takes no
+    labels and nothing of other wells.
+    """
+    if how == "per_well":
+        for split in (train, test):
+            split["image"] = scale_wells(split)
+    scaling = cleaning.fit_scaling(train["image"], train["valid"], how == "per_pixel")
     for split in (train, test):
         split["image"] = scaling.apply(split["image"])
     return scaling
+
+
+def scale_wells(split: Arrays) -> np.ndarray:
+    """The images (N, H, W) of a split, each well less its median and over its interquartile range."""
+    image = split["image"].copy()
+    for well in np.unique(split["group"]):
+        own = split["group"] == well
+        counted = split["valid"][own] | ~split["valid"][own].any()  # a well that is valid nowhere counts its repaired pixels
+        image[own] = cleaning.fit_scaling(image[own], counted, False).apply(image[own])
+    return image
 
 
 def summary(train: Arrays, test: Arrays) -> str:

@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Value = bool | int | float | str
-LossName = Literal["smooth_iou", "smooth_iou_per_patch", "bce", "focal", "dice", "tversky", "cross_entropy"]
+LossName = Literal["smooth_iou", "smooth_iou_per_patch", "bce", "focal", "dice", "tversky", "cross_entropy", "lovasz"]
 Copy = Literal["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
 
 
@@ -39,11 +39,13 @@ class Generate(Section):
 class Data(Section):
     """`patches` keeps only about so many training patches, from every well its share (`src.preparation`).
 
+    "per_well" scales each well, of training or test, by the median and interquartile range of its own pixels.
+
     For photographs: `folder` is the one in data/raw that competition "folder" reads; `missing_test` says what becomes of test
     photographs that the organisers list and that are not at hand: an error, or empty masks.
     """
 
-    scaling: Literal["global", "per_pixel"] = "global"
+    scaling: Literal["global", "per_pixel", "per_well"] = "global"
     patches: Count | None = None
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     missing_test: Literal["error", "empty"] = "error"
@@ -86,7 +88,8 @@ class Augment(Section):
     With `copies` nothing is drawn: each epoch holds one full copy of the data for each name, as in the CorroSeg paper, section 5.1.
     `lean` is the deviation, in columns a row, by which half of the windows lean; `gain` that of the logarithm of a factor on a window's
     intensities; `texture` the most by which the texture of sound pipe, of any training well, is laid over half of the windows; `cutmix`
-    the probability that a window gets a rectangle of another window of its batch, after all else.
+    the probability that a window gets a rectangle of another window of its batch, after all else; `grooves` that with which a window
+    gives way to sound pipe with a simulated groove; `drop_averages` that with which its `depth_averages` are zeros.
     """
 
     flip_azimuth: bool = True
@@ -98,6 +101,8 @@ class Augment(Section):
     gain: Annotated[float, Field(ge=0)] = 0.0
     texture: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    grooves: Annotated[float, Field(ge=0, le=1)] = 0.0
+    drop_averages: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Photograph(Section):
@@ -188,6 +193,9 @@ class Member(Section):
     On a pipe the network sees windows of `height` rows of a strip; at prediction the outer `margin` rows at both ends are context only.
     A photograph reaches it as `photograph` says. The role "gate" is that of a classifier: it tells which photographs show any defect.
     "softmax" adds a background class, and every pixel belongs to one class; with "sigmoid" classes may overlap.
+
+    `depth_averages` gives the network one more channel for each of these odd numbers of rows: the pipe averaged over so many
+    (`src.windows`). With `ema` other than 0 what is kept is a running average of the weights, in which each step weighs 1 - `ema`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -197,10 +205,12 @@ class Member(Section):
     photograph: Photograph = Photograph()
     height: Count = 36
     margin: Annotated[int, Field(ge=0)] = 0
+    depth_averages: list[Count] = []
     batch_size: Count = 128
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: Augment = Augment()
     phases: list[Phase] = Field(alias="phase", min_length=1)
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     selection: Literal["last", "best_on_held_out"] = "last"
     patience: Count | None = None
 
@@ -210,10 +220,21 @@ class Member(Section):
             raise ValueError('network needs a name, as in network = { name = "ring_unet" }')
         if 2 * self.margin >= self.height:
             raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
+        if any(rows % 2 == 0 for rows in self.depth_averages):
+            raise ValueError(f"depth_averages must be odd, so that a row is the middle of its average: {self.depth_averages}")
+        inputs = 1 + len(self.depth_averages)
+        if self.network.get("inputs", 1) != inputs:
+            raise ValueError(f"depth_averages has {inputs - 1} entries: network needs inputs = {inputs}, the pipe itself among them")
+        if self.augment.drop_averages and not self.depth_averages:
+            raise ValueError("augment.drop_averages drops depth_averages, and there are none")
+        if self.augment.grooves and self.depth_averages:
+            raise ValueError("augment.grooves simulates no averages along depth: it excludes depth_averages")
         if self.patience and self.selection == "last":
             raise ValueError('patience stops on the held-out score and so needs selection = "best_on_held_out"')
         if self.prunings and self.selection != "last":
             raise ValueError('pruning needs selection = "last": the best epoch could be one before it')
+        if self.prunings and self.ema:
+            raise ValueError("pruning and ema exclude each other: an average of weights before and after pruning is not pruned")
         if len({pruning.channels for pruning in self.prunings}) > 1:
             raise ValueError("a member prunes either channels or single weights")
         return self

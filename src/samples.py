@@ -14,7 +14,7 @@ from src.inference import rows_of
 from src.recipe import Augment, Member
 from src.windows import Windows
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # image, mask, weight, (B, 1, H, W) each
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # image (B, C, H, W), mask, weight, (B, 1, H, W) each
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PipeSource:
         weight = train["valid"] & trained_on[:, None, None]
         known = np.isin(train["group"], train["group"][trained_on])
         scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        return PipeSource(Windows.of(scaled, member.height, device, weight[known]), member, scaling)
+        return PipeSource(Windows.of(scaled, member.height, device, weight[known], member.depth_averages), member, scaling)
 
     def network(self) -> nn.Module:
         return networks.create(self.member.network)
@@ -46,17 +46,21 @@ class PipeSource:
 
     def _batches(self, starts: torch.Tensor, symmetries: augment.Symmetries, generator: torch.Generator) -> Iterator[Batch]:
         settings, windows, size = self.member.augment, self.windows, self.member.batch_size
-        sound = windows.sound() if settings.texture else torch.empty(0, dtype=torch.int64)
+        sound = windows.sound() if settings.texture or settings.grooves else torch.empty(0, dtype=torch.int64)
         for first in range(0, len(starts), size):
             batch = slice(first, first + size)
-            image, mask, weight = (
-                symmetries[batch].apply(windows.take(tensor, starts[batch])) for tensor in (windows.image, windows.mask, windows.weight)
-            )
+            seen = windows.inputs(starts[batch]), *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight))
+            image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
+            if settings.grooves:
+                grooves = augment.draw_grooves(settings, len(image), windows, sound, generator)
+                image, mask, weight = grooves.apply(image, mask, weight, windows)
             if settings.gain or settings.texture:
                 image = augment.draw_intensities(settings, len(image), windows, sound, generator).apply(image, windows)
             if settings.cutmix:
                 cuts = augment.draw_cuts(settings.cutmix, len(image), *image.shape[2:], generator).to(image.device)
                 image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
+            if settings.drop_averages:
+                image = augment.drop_averages(image, settings.drop_averages, generator)
             yield image, mask, weight
 
 

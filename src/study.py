@@ -50,10 +50,14 @@ TITLES = {"paper": report.RANDOM_SPLIT, "wells": report.WELLS_HELD_OUT}
 
 
 class Variation(Section):
-    """A name for the table, and what it changes in the base recipe, as for --set; it may start from another base."""
+    """A name for the table, and what it changes in the base recipe, as for --set; it may start from another base.
+
+    `members` keeps only those members of the base.
+    """
 
     name: str
     base: str | None = None
+    members: list[str] | None = Field(default=None, min_length=1)
     set: list[str] = Field(default=[])
 
 
@@ -64,13 +68,15 @@ class Axis(Section):
 
 
 class Study(Section):
-    """`question` heads the table; `set` holds for every variation; `seeds` is how many seeds each gets.
+    """`question` heads the table; `set` and `members` hold for every variation, unless one names `members` of its own; `seeds` is
+    how many seeds each gets.
 
     Besides the variations that are listed there is one for each combination of the axes' options, should there be axes.
     """
 
     question: str
     base: str
+    members: list[str] | None = Field(default=None, min_length=1)
     seeds: Count = 1
     set: list[str] = Field(default=[])
     listed: list[Variation] = Field(alias="variation", default=[])
@@ -140,12 +146,26 @@ def runs(study: Study, shrink: list[str], seeds: int, protocols: Sequence[str] =
         base = variation.base or study.base
         for protocol in protocols:
             own = [*study.set, *variation.set, *PROTOCOLS[protocol], *shrink, f"seeds={list(range(seeds))}"]
-            chosen = recipe.load(base, own)
+            chosen = _with_members(recipe.load(base, own), variation.members or study.members)
             data = artifacts.digest(chosen.data, chosen.folds)[:8]
             trained = artifacts.digest(data, chosen.inference, *chosen.members)[:8]
             names = [f"name=study_{chosen.name}_{trained}", f"prepared={chosen.competition}_{data}"]
-            result.append(Run(variation.name, protocol, recipe.load(base, [*own, *names])))
+            named = recipe.load(base, [*own, *names]).model_copy(update={"members": chosen.members})
+            result.append(Run(variation.name, protocol, named))
     return result
+
+
+def _with_members(base: Recipe, names: list[str] | None) -> Recipe:
+    """The recipe with no other members than `names`.
+
+    Raises:
+        UserError: a name that no member has.
+    """
+    known = [member.name for member in base.members]
+    for name in names or []:
+        if name not in known:
+            raise UserError(f"recipe {base.name} has no member '{name}': {did_you_mean(name, known)}")
+    return base.model_copy(update={"members": [member for member in base.members if not names or member.name in names]})
 
 
 def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
@@ -174,19 +194,27 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
         parallel.run(training.run_task, calls, [paths.progress(*call[:2]) for call in calls], jobs, threads, "study")
 
 
-def scores(run: Run, paths: Paths, seeds: list[int]) -> float:
-    """The score of the average of some seeds: soft IoU under the paper's protocol, else the official score with nested choices."""
+def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
+    """The score of the average of some seeds: soft IoU under the paper's protocol, else the official score with nested choices.
+
+    It is called by the protocol's title; where whole wells are held out, each fold's own score follows, called by its wells.
+    """
     chosen = run.recipe.model_copy(update={"seeds": seeds})
     oof = ensemble.average(ensemble.oof_files(chosen, paths))
     arrays = inference.read_split(paths, chosen, "train", "mask", "fold")
     arrays = inference.rows_of(arrays, np.isin(arrays["fold"], chosen.folds.run or range(chosen.folds.number)))
     arrays = ensemble.scored(arrays, oof["name"], paths.task(chosen, chosen.tasks()[0]))
     if run.protocol == "paper":
-        return metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])
+        return {TITLES[run.protocol]: metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])}
     score_of = competitions.get(chosen.competition).score
     choice = ensemble.choose(ensemble.threshold_scores(oof["probability"], arrays["mask"], score_of), arrays["fold"])
     thresholds = ensemble.describe_thresholds(choice)
-    return float(refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score.mean())
+    score = refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score
+    result = {TITLES[run.protocol]: float(score.mean())}
+    for fold in np.unique(arrays["fold"]) if chosen.folds.scheme == "group" else ():
+        own = arrays["fold"] == fold
+        result["wells " + ", ".join(map(str, np.unique(arrays["group"][own])))] = float(score[own].mean())
+    return result
 
 
 def curves(run: Run, paths: Paths) -> pd.DataFrame:
@@ -196,21 +224,27 @@ def curves(run: Run, paths: Paths) -> pd.DataFrame:
 
 
 def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
-    """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds."""
+    """A line of the table: each score as mean and standard deviation over single seeds, and for the average of all seeds.
+
+    The scores of the folds come last, mean and deviation in one cell.
+    """
     any_run = next(iter(own.values())).recipe
     seeds = any_run.seeds
     parameters = sum(w.numel() for member in any_run.members for w in networks.sketch(member.network).parameters())
     line: dict[str, Any] = {"variation": variation, "parameters (M)": f"{parameters / 1e6:.3f}"}
+    folds: dict[str, str] = {}
     for protocol in own:
         title = TITLES[protocol]
-        single = [scores(own[protocol], paths, [seed]) for seed in seeds]
-        line[title] = float(np.mean(single))
-        line[f"{title}, deviation over seeds"] = float(np.std(single, ddof=1)) if len(seeds) > 1 else float("nan")
-        line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))
+        single = pd.DataFrame([scores(own[protocol], paths, [seed]) for seed in seeds])
+        mean, deviation = single.mean(), single.std(ddof=1)  # of one seed: not a number
+        line[title], line[f"{title}, deviation over seeds"] = float(mean[title]), float(deviation[title])
+        line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))[title]
+        spread = {name: f" ± {deviation[name]:.4f}" if len(seeds) > 1 else "" for name in single}
+        folds |= {name: f"{mean[name]:.4f}{spread[name]}" for name in single if name != title}
     line["seeds"] = len(seeds)
     line["training operations for a patch (G)"] = round(training_operations(any_run) / 1e9, 1)
     line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
-    return line
+    return line | folds
 
 
 def training_operations(recipe: Recipe) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from src import artifacts, competitions, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
@@ -51,7 +52,7 @@ def check(recipe: Recipe, paths: Paths) -> None:
             raise UserError(f"member '{member.name}': photograph, role and activation are for photographs; {recipe.competition} has pipes")
         network = networks.sketch(member.network)
         try:
-            network(torch.empty(2, 1, member.height, width, device="meta"))
+            network(torch.empty(2, 1 + len(member.depth_averages), member.height, width, device="meta"))
         except Exception as error:
             raise UserError(
                 f"member '{member.name}': network '{member.network['name']}' cannot take windows of "
@@ -163,6 +164,7 @@ class Fit:
         network = source.network()
         network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
+        average = _average_of(network, member.ema, state)
         start = state["epoch"]
         for epoch in range(start, member.epochs):
             if member.patience and epoch - state["best_epoch"] > member.patience:
@@ -177,20 +179,22 @@ class Fit:
                     optimiser.load_state_dict(state["optimiser"])
             began = time.monotonic()
             losses = [float(line["loss"]) for line in state["history"][first:]]
-            loss = self.epoch(network, optimiser, source.epoch(epoch, self.seed_of(epoch)), epoch, losses, report, pruner)
+            loss = self.epoch(network, optimiser, source.epoch(epoch, self.seed_of(epoch)), epoch, losses, report, pruner, average)
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.prunings:
                 line |= {"weights": str(pruning.count_weights(network))}
             if member.selection == "best_on_held_out":
-                line |= self.keep_best(network, held_out, state, epoch)
+                line |= self.keep_best(average.module if average else network, held_out, state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
             self.write_history(state["history"])
+            if average:
+                state["average"] = average.state_dict()
             if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
                 state |= {"scores": pruner.scores if pruner else {}}
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
             if member.prunings and epoch + 1 == sum(phase.epochs for phase in member.dense_phases):
                 self.save_dense(network, state["history"])
-        self.finish(network, source.scaling, state)
+        self.finish(average.module if average else network, source.scaling, state)
 
     def epoch(
         self,
@@ -201,8 +205,13 @@ class Fit:
         losses: list[float],
         report: Report,
         pruner: pruning.Pruner | None = None,
+        average: AveragedModel | None = None,
     ) -> float:
-        """Train on batches, of which there are so many; returns the mean loss. `losses` are those of the phase's epochs so far."""
+        """Train on batches, of which there are so many, and let `average` follow the weights; returns the mean loss.
+
+        Args:
+            losses: those of the phase's epochs so far.
+        """
         member, (steps, batches) = self.recipe.member(self.task.member), samples
         phase, first = _phase_at(member.phases, epoch)
         torch.manual_seed(self.seed_of(epoch))
@@ -223,6 +232,8 @@ class Fit:
             optimiser.step()
             if pruner and pruner.advance(*((epoch - first + (step + n) / steps) / phase.epochs for n in (0, 1)), image):
                 _renew(optimiser, network)
+            if average:
+                average.update_parameters(network)
             total += loss.detach() * len(image)
             seen += len(image)
             if step % 10 == 0:
@@ -321,6 +332,16 @@ def _renew(optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
     """Let an optimiser go on with the parameters of a network that has lost channels; it forgets its momenta, which fit no more."""
     optimiser.param_groups[0]["params"] = [weights for weights in network.parameters() if weights.requires_grad]
     optimiser.state.clear()
+
+
+def _average_of(network: nn.Module, decay: float, state: dict[str, Any]) -> AveragedModel | None:
+    """The running average of a network's weights and batch statistics, continued from `state` where it has one; None without decay."""
+    if not decay:
+        return None
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    if "average" in state:
+        average.load_state_dict(state["average"])
+    return average
 
 
 def _phase_at(phases: list[Phase], epoch: int) -> tuple[Phase, int]:

@@ -1,6 +1,7 @@
 """Losses against closed forms, finite differences and other libraries."""
 
 import math
+from itertools import product
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from src.errors import UserError
-from src.losses import bce, cross_entropy, dice, focal, of_phase, smooth_iou, smooth_iou_per_patch, tversky
+from src.losses import bce, cross_entropy, dice, focal, lovasz, of_phase, smooth_iou, smooth_iou_per_patch, tversky
 from src.networks.layers import probability
 from src.recipe import Phase
 
@@ -19,6 +20,7 @@ LOSSES = {
     "tversky": tversky(0.3),
     "bce": bce,
     "focal": focal(0.25, 2.0),
+    "lovasz": lovasz,
 }
 
 
@@ -78,6 +80,36 @@ def test_smooth_iou_per_patch_is_the_mean_over_patches():
     alone = [smooth_iou(logits[i : i + 1], truth[i : i + 1], weight[i : i + 1]) for i in range(len(logits))]
     assert smooth_iou_per_patch(logits, truth, weight).item() == pytest.approx(sum(map(float, alone)) / len(alone))
     assert smooth_iou_per_patch(logits, truth, weight) != smooth_iou(logits, truth, weight)
+
+
+def jaccard_loss(wrong: set[int], truth: list[float]) -> float:
+    """1 - IoU of a prediction that is wrong at these pixels."""
+    real = {pixel for pixel, value in enumerate(truth) if value}
+    predicted = real ^ wrong
+    return 1 - len(predicted & real) / len(predicted | real) if predicted | real else 0.0
+
+
+def test_lovasz_is_the_jaccard_loss_where_errors_are_0_or_1():
+    """A pixel with a logit of 0 is wrong by 1, one with a logit of 1 on its own side is right."""
+    for truth in product((0.0, 1.0), repeat=5):
+        for wrong in product((False, True), repeat=5):
+            logits = [0.0 if miss else 2 * value - 1 for value, miss in zip(truth, wrong, strict=True)]
+            x, y = (torch.tensor(values).reshape(1, 1, 1, 5) for values in (logits, truth))
+            expected = jaccard_loss({pixel for pixel, miss in enumerate(wrong) if miss}, list(truth))
+            assert lovasz(x, y, torch.ones_like(y)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lovasz_weighs_each_error_by_what_it_adds_to_the_jaccard_loss(seed):
+    logits, truth, weight = example(seed)
+    seen = weight.flatten() > 0
+    z, y = logits.flatten()[seen].tolist(), truth.flatten()[seen].tolist()
+    errors = [1 - value * (1 if real else -1) for value, real in zip(z, y, strict=True)]
+    total, before = 0.0, set()
+    for pixel in sorted(range(len(errors)), key=lambda pixel: -errors[pixel]):
+        total += max(errors[pixel], 0) * (jaccard_loss(before | {pixel}, y) - jaccard_loss(before, y))
+        before.add(pixel)
+    assert lovasz(logits, truth, weight).item() == pytest.approx(total)
 
 
 def test_focal_with_gamma_0_is_bce():

@@ -1,9 +1,10 @@
 """Studies: every one of the project loads, and one runs through, resumes, and shrinks."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from src import study, training
+from src import artifacts, refine, study, training
 from src.errors import UserError
 
 BASE = """
@@ -81,11 +82,40 @@ def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch
     assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
 
 
+def test_a_variation_keeps_only_the_members_it_names(tmp_path):
+    base = BASE + '[[member]]\nname = "other"\nnetwork = { name = "ring_unet", channels = [2, 4] }\n[[member.phase]]\nepochs = 4\n'
+    (tmp_path / "two.toml").write_text(base)
+    said = {"question": "Who?", "base": str(tmp_path / "two.toml"), "members": ["net"]}
+    parts = [{"name": "net"}, {"name": "other", "members": ["other"]}, {"name": "both", "members": ["other", "net"]}]
+    runs = study.runs(study.Study.model_validate(said | {"variation": parts}), [], 1)
+    assert [[m.name for m in run.recipe.members] for run in runs[::2]] == [["net"], ["other"], ["net", "other"]]
+    assert {task.member for task in runs[0].recipe.tasks()} == {"net"}
+    assert len({run.recipe.name for run in runs}) == 6
+    with pytest.raises(UserError, match="has no member 'ned': did you mean 'net'"):
+        study.runs(study.Study.model_validate(said | {"variation": [{"name": "wrong", "members": ["ned"]}]}), [], 1)
+
+
 def test_only_some_variations_can_be_run(tmp_path):
     table = run(tmp_path, "--epochs", "1", "--patches", "40", "--seeds", "1", "--only", "wider")
     assert list(table["variation"]) == ["wider"]
     with pytest.raises(UserError, match="did you mean 'wider'"):
         run(tmp_path, "--only", "widr")
+
+
+def test_each_fold_has_a_column_with_its_score_named_by_its_wells(tmp_path, monkeypatch):
+    """Where the score of a patch is the number of its well."""
+
+    def choose(train, *rest):
+        return refine.Chosen(refine.Refinement(0.5), train["group"].astype(float), train["group"], {})
+
+    monkeypatch.setattr(refine, "choose", choose)
+    table = run(tmp_path, "--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells")
+    (file,) = (tmp_path / "data/prepared").glob("*.h5")
+    train = artifacts.read_split(file, "train", ["group", "fold"], [])
+    assert table[study.TITLES["wells"]][0] == pytest.approx(train["group"][train["fold"] >= 0].mean())
+    for fold in (0, 1):
+        group = train["group"][train["fold"] == fold]
+        assert table["wells " + ", ".join(map(str, np.unique(group)))][0] == f"{group.mean():.4f} ± 0.0000"
 
 
 def test_a_study_can_run_by_one_protocol_alone(tmp_path):

@@ -7,16 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, augment, inference, recipe, samples, training
+from src import artifacts, augment, inference, pipe, preparation, recipe, samples, training
 from src.artifacts import Paths
 from src.augment import Cuts, Symmetries
 from src.cleaning import Scaling
 from src.recipe import Augment, Task
 from src.samples import PipeSource
-from src.windows import Windows
+from src.windows import Windows, averaged
 
 CPU = torch.device("cpu")
 EVERYTHING = {"lean": 0.1, "gain": 0.3, "texture": 0.8, "cutmix": 0.5}
+WITH_GROOVES = {"augment": EVERYTHING | {"grooves": 0.5}, "ema": 0.7}
+WITH_AVERAGES = {
+    "augment": EVERYTHING | {"drop_averages": 0.5},
+    "network": {"name": "ring_unet", "channels": [4, 8], "inputs": 3},
+    "depth_averages": [37, 109],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +157,61 @@ def test_intensities_are_drawn_as_asked_for_and_texture_only_from_sound_pipe():
         augment.draw_intensities(Augment(texture=0.8), 50, windows, nowhere, generator)
 
 
+def test_grooves_equal_a_loop_over_windows_and_pixels():
+    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
+    drawn = augment.draw_grooves(Augment(grooves=0.6), 12, windows, windows.sound(), generator)
+    image, weight = torch.randn(12, 1, 36, 36), (torch.rand(12, 1, 36, 36) < 0.5).float()
+    mask = (torch.rand(12, 1, 36, 36) < 0.5).float()
+    expected = [tensor.clone() for tensor in (image, mask, weight)]
+    pipe = drawn.symmetries.apply(windows.take(windows.image, drawn.source))
+    for window in np.flatnonzero(drawn.chosen):
+        lean, width, depth, at = (float(getattr(drawn, name)[window]) for name in ("lean", "width", "depth", "column"))
+        for row in range(36):
+            middle = at + lean * (row - 18)
+            for column in range(36):
+                away = min(abs(column - middle + 36 * turn) for turn in (-1, 0, 1, 2))
+                inside = drawn.top[window] <= row < drawn.bottom[window] and away < width
+                expected[0][window, 0, row, column] = pipe[window, 0, row, column] - inside * depth * np.cos(np.pi / 2 * away / width) ** 2
+                expected[1][window, 0, row, column] = inside and away < width / 2
+                expected[2][window, 0, row, column] = 1
+    for got, wanted in zip(drawn.apply(image, mask, weight, windows), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert 2 < drawn.chosen.sum() < 12 and expected[1][drawn.chosen].any()
+
+
+def test_grooves_are_drawn_as_asked_for_and_only_in_sound_pipe():
+    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
+    drawn = augment.draw_grooves(Augment(grooves=0.3), 4000, windows, windows.sound(), generator)
+    assert drawn.chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert set(drawn.source.tolist()) == set(windows.sound().tolist())
+    assert drawn.lean.std().item() == pytest.approx(0.02, rel=0.1)
+    for values, low, high in ((drawn.width, 1, 5), (drawn.depth, 0.5, 3), (drawn.column, 0, 36)):
+        assert low <= values.min() < low + 0.02 * (high - low) and high - 0.02 * (high - low) < values.max() <= high
+    assert drawn.top.min() >= 0 and drawn.bottom.max() == 36 and (drawn.top <= drawn.bottom).all()
+    assert ((drawn.top == 0) & (drawn.bottom == 36)).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(inference.UserError, match="no 36 rows free of corrosion"):
+        augment.draw_grooves(Augment(grooves=0.3), 50, windows, torch.empty(0, dtype=torch.int64), generator)
+
+
+def test_averages_are_dropped_whole_as_often_as_asked_for():
+    x = torch.randn(3000, 3, 2, 2)
+    got = augment.drop_averages(x, 0.3, torch.Generator().manual_seed(0))
+    dropped = (got[:, 1:] == 0).all((1, 2, 3))
+    assert torch.equal(got[:, 0], x[:, 0]) and torch.equal(got[~dropped], x[~dropped])
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_symmetries_turn_all_channels_alike_and_intensities_scale_them_alike():
+    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
+    x = torch.randn(8, 1, 36, 36).repeat(1, 3, 1, 1)
+    turned = augment.draw(Augment(lean=0.1), 8, 36, 36, generator).apply(x)
+    assert torch.equal(turned[:, 1], turned[:, 0]) and torch.equal(turned[:, 2], turned[:, 0]) and not torch.equal(turned, x)
+    drawn = augment.draw_intensities(Augment(gain=0.3, texture=1.0), 8, windows, windows.sound(), generator)
+    torch.testing.assert_close(drawn.apply(x, windows)[:, :1], drawn.apply(x[:, :1], windows))
+    factor = drawn.gain / (1 + drawn.strength**2).sqrt()
+    torch.testing.assert_close(drawn.apply(x, windows)[:, 1:], x[:, 1:] * factor[:, None, None, None])
+
+
 def test_symmetries_are_drawn_only_where_asked_for():
     generator = torch.Generator().manual_seed(0)
     off = augment.draw(Augment(flip_azimuth=False, flip_depth=False, roll=False), 50, 36, 36, generator)
@@ -268,6 +329,68 @@ def test_intensities_change_the_weights_and_without_them_nothing_is_drawn_for_th
     assert len({digest(tmp_path / name) for name in ("off", "lean", "gain", "texture")}) == 4
 
 
+def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_them(tmp_path, monkeypatch):
+    train = wells(4, 2)
+    train["mask"][::2] = 0  # sound pipe to put grooves in
+    fit(tiny(), train, tmp_path / "default")
+    fit(tiny(augment={"grooves": 0.5}), train, tmp_path / "grooves")
+    fit(tiny(ema=0.9), train, tmp_path / "ema")
+    with_averages = {key: WITH_AVERAGES[key] for key in ("network", "depth_averages")}
+    fit(tiny(**with_averages), train, tmp_path / "averages")
+    fit(tiny(**with_averages, augment={"drop_averages": 0.5}), train, tmp_path / "dropped")
+    for name in ("draw_grooves", "drop_averages"):
+        monkeypatch.delattr(augment, name)
+    fit(tiny(augment={"grooves": 0.0, "drop_averages": 0.0}, ema=0.0), train, tmp_path / "off")
+    assert digest(tmp_path / "off") == digest(tmp_path / "default")
+    assert len({digest(tmp_path / name) for name in ("off", "grooves", "ema", "averages", "dropped")}) == 5
+    assert losses(tmp_path / "ema") == losses(tmp_path / "off")  # what is trained is not what is kept
+
+
+def test_the_average_of_weights_by_hand(tmp_path, monkeypatch):
+    """From the weights after every step of a training: the first as it is, then each step a quarter."""
+    steps = []
+
+    class Recording(torch.optim.AdamW):
+        def step(self, *rest):
+            super().step(*rest)
+            steps.append([weights.detach().numpy().copy() for group in self.param_groups for weights in group["params"]])
+
+    monkeypatch.setitem(training.OPTIMISERS, "adamw", Recording)
+    kept = fit(tiny(ema=0.75), wells(4, 2), tmp_path)
+    average = steps[0]
+    for after in steps[1:]:
+        average = [0.75 * old + 0.25 * new for old, new in zip(average, after, strict=True)]
+    names = [name for name, _ in inference.networks.create(tiny().members[0].network).named_parameters()]
+    assert len(steps) > 1 and len(names) == len(average)
+    for name, wanted in zip(names, average, strict=True):
+        np.testing.assert_allclose(kept[name], wanted, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(wanted, steps[-1][-1], rtol=1e-3)
+
+
+def test_batch_statistics_are_averaged_like_weights():
+    network, state = torch.nn.BatchNorm2d(1), {}
+    average = training._average_of(network, 0.75, state)
+    for value in (4.0, 8.0, 0.0):
+        network.running_mean.fill_(value)
+        average.update_parameters(network)
+    assert average.module.running_mean.item() == 3.75
+    assert training._average_of(network, 0.75, {"average": average.state_dict()}).module.running_mean.item() == 3.75
+    assert training._average_of(network, 0.0, state) is None
+
+
+def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
+    phase, train = [{"epochs": 3, "learning_rate": 0.1, "schedule": "constant"}], wells(6, 2)
+    chosen = tiny(selection="best_on_held_out", ema=0.9, phase=phase)
+    fit(chosen, train, tmp_path / "with")
+    fit(tiny(selection="best_on_held_out", phase=phase), train, tmp_path / "without")
+    scores = history(tmp_path / "with", "held_out_soft_iou")
+    assert scores != history(tmp_path / "without", "held_out_soft_iou")
+    network, scaling = loaded(chosen, tmp_path / "with")
+    p = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)[1][:, 0].astype(float)
+    y = train["mask"][train["fold"] == 0]
+    assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
+
+
 def test_an_epoch_of_copies_holds_each_window_once_a_copy():
     train = wells(patches=5, groups=2)
     windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
@@ -316,14 +439,18 @@ def test_the_papers_network_trains_and_predicts(tmp_path):
     assert list(name) == [f"well_1_patch_{number}" for number in range(4)]
 
 
-def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path):
+@pytest.mark.parametrize("member", [{"augment": EVERYTHING}, WITH_GROOVES, WITH_AVERAGES])
+@pytest.mark.parametrize("scaling", ["none", "per_well"])
+def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path, member, scaling):
     clean, poisoned = wells(6, 3), wells(6, 3)
     for train in (clean, poisoned):
         train["mask"][train["depth"] < 2] = 0  # in every well sound pipe to take texture from
     poisoned["image"][poisoned["fold"] == 1] *= 1e6
     poisoned["mask"][poisoned["fold"] == 1] ^= 1
     for train, name in ((clean, "clean"), (poisoned, "poisoned")):
-        fit(tiny(height=72, augment=EVERYTHING), train, tmp_path / name, fold=1)
+        if scaling == "per_well":  # as stage 00 does it; its last, common fit, which training makes anew, is left out
+            train["image"] = preparation.scale_wells(train)
+        fit(tiny(height=72, **member), train, tmp_path / name, fold=1)
     assert digest(tmp_path / "clean") == digest(tmp_path / "poisoned")
 
 
@@ -337,9 +464,12 @@ def test_seed_and_fold_change_the_weights(tmp_path):
 PHASES = [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 2, "learning_rate": 0.001, "loss": {"bce": 1.0}, "optimiser": "adam"}]
 
 
-@pytest.mark.parametrize(("killed_in_epoch", "drawn"), [(0, {}), (1, {}), (2, {}), (3, {}), (1, EVERYTHING), (3, EVERYTHING)])
-def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch, drawn):
-    train, chosen = wells(4, 2), tiny(phase=PHASES, augment=drawn)
+@pytest.mark.parametrize(
+    ("killed_in_epoch", "member"),
+    [*((epoch, {}) for epoch in range(4)), *((epoch, member) for epoch in (1, 3) for member in (WITH_GROOVES, WITH_AVERAGES))],
+)
+def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch, member):
+    train, chosen = wells(4, 2), tiny(phase=PHASES, **member)
     train["mask"][::2] = 0  # sound pipe to take texture from
 
     class Killed(Exception):
@@ -489,6 +619,38 @@ def test_a_window_lets_the_network_see_the_pipe_above_and_below():
         expected = torch.sigmoid(network(torch.from_numpy(padded[:, :, 36 : 36 + 108]))).numpy().reshape(3, 36, 36)[1]
     got = predict(train, {"flips": False}, height=108, margin=36)[1, 0].astype(np.float32)
     np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.4])
+def test_averages_reach_the_network_and_are_left_out_of_half_of_the_views_if_they_were_dropped_in_training(dropped):
+    train = wells(3, 1)
+    torch.manual_seed(0)
+    network = inference.networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
+    network(torch.randn(8, 3, 36, 36))
+    strip = pipe.strips(train["group"], train["depth"], train["phase"])
+    x = torch.from_numpy(np.stack([train["image"], *(averaged(train["image"], strip, rows) for rows in (37, 109))], axis=1))
+    blind = x.clone()
+    blind[:, 1:] = 0
+    with torch.no_grad():
+        seen, unseen = (torch.sigmoid(network.eval()(view)).numpy() for view in (x, blind))
+    chosen = tiny(**WITH_AVERAGES | {"augment": {"drop_averages": dropped}}).members[0]
+    got = inference.predict(network, train, chosen, recipe.Inference(flips=False), CPU).astype(np.float32)
+    np.testing.assert_allclose(got, (seen + unseen) / 2 if dropped else seen, atol=1e-3)
+    assert np.abs(seen - unseen).max() > 0.01
+
+
+def test_batch_statistics_of_a_well_are_those_of_what_was_trained_on():
+    """The first batch norm's mean, from the first convolution of the images with averages and without."""
+    train = wells(3, 1)
+    chosen = tiny(**WITH_AVERAGES).members[0]
+    network = inference.networks.create(chosen.network)
+    windows = Windows.of(train, 36, CPU, averages=chosen.depth_averages)
+    x = windows.inputs(torch.from_numpy(windows.canvas.windows(36, 0)))
+    blind = torch.cat([x[:, :1], 0 * x[:, 1:]], dim=1)
+    with torch.no_grad():
+        expected = network.encoder[0][0](torch.cat([x, blind])).mean((0, 2, 3))
+    got = inference.adapted(network, train, chosen, CPU).encoder[0][1].running_mean
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_views_are_turned_back_before_they_are_averaged():

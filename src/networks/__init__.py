@@ -81,7 +81,7 @@ def operations(network: dict[str, Any], height: int = 36, width: int = 36, train
     sketched = sketch(network).train(training)
     windows = 2 if training else 1  # batch norm will not train on a single value
     with FlopCounterMode(display=False) as counter:
-        logits = sketched(torch.empty(windows, 1, height, width, device="meta"))
+        logits = sketched(torch.empty(windows, network.get("inputs", 1), height, width, device="meta"))
         if training:
             logits.sum().backward()
     return counter.get_total_flops() / windows

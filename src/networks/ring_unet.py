@@ -23,11 +23,11 @@ class RingUNet(nn.Module):
 
     cpu_bfloat16_format = torch.contiguous_format  # 1.2 times faster than channels last, where networks with many channels crawl
 
-    def __init__(self, channels: list[int], pools: list[Pool]) -> None:
+    def __init__(self, inputs: int, channels: list[int], pools: list[Pool]) -> None:
         super().__init__()
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
-        self.encoder = nn.ModuleList(double_ring_conv(i, o) for i, o in pairwise([1, *channels]))
+        self.encoder = nn.ModuleList(double_ring_conv(i, o) for i, o in pairwise([inputs, *channels]))
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, pool, stride=pool) for (o, i), pool in zip(pairwise(channels), pools, strict=True))
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
@@ -45,8 +45,10 @@ class RingUNet(nn.Module):
 
 
 @register
-def ring_unet(channels: Sequence[int] = (16, 32, 64), pool_rows: Sequence[int] = (), pool_columns: Sequence[int] = ()) -> nn.Module:
-    """The small U-Net; `channels` are those of each level, the first at full size.
+def ring_unet(
+    channels: Sequence[int] = (16, 32, 64), pool_rows: Sequence[int] = (), pool_columns: Sequence[int] = (), inputs: int = 1
+) -> nn.Module:
+    """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the number of channels that it is given.
 
     `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much it shrinks depth and azimuth. A
     groove runs through hundreds of rows at nearly constant azimuth: deep levels that shrink depth alone see it as a whole.
@@ -56,4 +58,4 @@ def ring_unet(channels: Sequence[int] = (16, 32, 64), pool_rows: Sequence[int] =
     if not channels or not len(rows) == len(columns) == steps:
         found = f"{len(channels)}, {len(rows)} and {len(columns)}"
         raise UserError(f"network 'ring_unet' needs channels, and one number fewer of pool_rows and of pool_columns, not {found}")
-    return RingUNet(list(channels), list(zip(rows, columns, strict=True)))
+    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)))
