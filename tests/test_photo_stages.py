@@ -122,15 +122,18 @@ def test_out_of_fold_score_is_the_dice_of_the_masks_that_the_rules_make(finished
     average, gate = (choosing.oof_average(chosen, paths, role) for role in ("segment", "gate"))
     told = np.array([gate.of(name)[0, 0, 0] for name in train.name])
     dice = np.stack([choosing.overlaps(average.of(n), train.mask(r), [0, 4]) for r, n in enumerate(train.name)], axis=2)
-    scores = []
+    scores, half = [], []
     for row, name in enumerate(train.name):
         others = train.fold != train.fold[row]
+        half.append(metrics.dice((average.of(name) > 0.5)[None], train.mask(row)[None])[0].mean())
         rule = choosing.best_rule(dice[:, :, others], train.shows[others], told[others])
         mask = choosing.mask_of(average.of(name), choosing.THRESHOLDS[list(rule.threshold)], [[0, 4][s] for s in rule.size])
         mask = mask * (told[row] >= choosing.GATES[rule.gate])
         scores.append(metrics.dice(mask[None], train.mask(row)[None])[0].mean())
     result = json.loads((finished.folder / "submissions/tiny.json").read_text())
     assert result["oof_score"] == pytest.approx(np.mean(scores), abs=1e-6)
+    assert result["table"][0]["how"] == "segmentation alone, at one half"
+    assert result["table"][0]["dice"] == pytest.approx(np.mean(half), abs=1e-6)
 
 
 def test_the_submission_is_what_the_ensemble_says(finished):

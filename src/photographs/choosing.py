@@ -18,6 +18,7 @@ from src.recipe import Recipe, Task
 
 # The last marks nothing: where a class is hopeless, empty masks score best.
 THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
+HALF = 5  # the place of one half among them
 GATES = np.arange(100) / 100  # a photograph whose gate probability is lower is called clean; 0 calls none so
 CHUNK = 64  # photographs scored by one process at a time
 
@@ -90,7 +91,7 @@ def rule_without(number: int, dice: np.ndarray, shows: np.ndarray, gate: np.ndar
     """The best rule on all folds but one; the plain threshold of one half where there is no other to choose on."""
     others = fold != number
     if not others.any():
-        return Rule((int(np.flatnonzero(THRESHOLDS == 0.5)[0]),) * dice.shape[3], (0,) * dice.shape[3], 0)
+        return Rule((min(HALF, len(dice) - 1),) * dice.shape[3], (0,) * dice.shape[3], 0)
     return best_rule(dice[:, :, others], shows[others], None if gate is None else gate[others])
 
 
@@ -127,8 +128,8 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
     """Choose, unless what was chosen is up to date; returns its notes.
 
     The file holds for every training photograph that counts `name`, `dice` (N, K) and `closed` (N,), each fold under the rule that is
-    best on the others, `ungated` (N, K), the same without a gate, `shows` (N, K) and `gate` (N,), its probability of any defect; its
-    notes the rule for the test set.
+    best on the others, `ungated` (N, K), the same without a gate, `half` and `half_ungated` (N, K), the same at a threshold of one half
+    with nothing removed, `shows` (N, K) and `gate` (N,), its probability of any defect; its notes the rule for the test set.
     """
     target, inputs = paths.choice(recipe), created_from(recipe, paths, prepared)
     if not up_to_date(target, inputs):
@@ -143,6 +144,11 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
         score, closed = nested(dice, shows, gate, train.fold[rows])
         arrays = {"name": train.name[rows], "dice": score, "closed": closed, "shows": shows}
         arrays |= {"ungated": nested(dice, shows, None, train.fold[rows])[0], "gate": np.ones(len(rows)) if gate is None else gate}
+        halved = dice[HALF : HALF + 1, :1]
+        arrays |= {
+            "half": nested(halved, shows, gate, train.fold[rows])[0],
+            "half_ungated": nested(halved, shows, None, train.fold[rows])[0],
+        }
         rule = best_rule(dice, shows, gate)
         threshold, size = [float(THRESHOLDS[t]) for t in rule.threshold], [sizes[s] for s in rule.size]
         artifacts.write_arrays(target, arrays, inputs, threshold=threshold, min_size=size, gate=float(GATES[rule.gate]))

@@ -79,7 +79,7 @@ def write(recipe: Recipe, competition: PhotoCompetition, paths: Paths, names: li
 def scores(recipe: Recipe, competition: PhotoCompetition, paths: Paths) -> dict[str, Any]:
     """What submissions/<recipe>.json says: out-of-fold Dice and IoU with and without the gate and the photographs without defects."""
     train, test = Gallery.open(paths, recipe, "train"), Gallery.open(paths, recipe, "test")
-    chosen = artifacts.read_arrays(paths.choice(recipe), ["name", "dice", "ungated", "closed", "shows"])
+    chosen = artifacts.read_arrays(paths.choice(recipe), ["name", "dice", "ungated", "half", "half_ungated", "closed", "shows"])
     row_of = {name: row for row, name in enumerate(train.name)}
     rows = np.array([row_of[name] for name in chosen["name"]])
     notes, score = artifacts.read_notes(paths.choice(recipe)), chosen["dice"].mean(1)
@@ -106,9 +106,16 @@ def scores(recipe: Recipe, competition: PhotoCompetition, paths: Paths) -> dict[
 
 
 def table_of(chosen: artifacts.Arrays, classes: list[str], gated: bool) -> list[dict[str, Any]]:
-    """Mean Dice and IoU of all classes and of each, with and without the gate, over all photographs and over those with defects."""
-    lines, ways = [], [("segmentation alone", chosen["ungated"])]
-    for how, dice in [*ways, ("with the gate", chosen["dice"])] if gated else ways:
+    """Mean Dice and IoU of all classes and of each, with and without the gate, over all photographs and over those with defects.
+
+    "At one half" is the two-stage report's Table 4: no threshold chosen but the gate's, nothing removed.
+    """
+    ways = [("segmentation alone, at one half", "half_ungated"), ("segmentation alone", "ungated")]
+    if gated:
+        ways = [ways[0], ("with the gate, at one half", "half"), ways[1], ("with the gate", "dice")]
+    lines = []
+    for how, key in ways:
+        dice = chosen[key]
         iou = dice / (2 - dice)  # of one mask and its truth; it holds for two empty ones too
         for which, own in (("all", np.ones(len(dice), bool)), ("with defects", chosen["shows"].any(1))):
             line = {"how": how, "photographs": which, "dice": float(dice[own].mean()), "iou": float(iou[own].mean())}
@@ -132,7 +139,7 @@ def table(result: dict[str, Any]) -> str:
     """The scores for the terminal."""
     lines = [f"{result['metric']}, out of fold (thresholds, sizes and the gate chosen on the other folds)"]
     lines += [f"  fold {name:>3}  {row['photographs']:6} photographs  {row['score']:.4f}" for name, row in result["oof_by_fold"].items()]
-    lines += [f"  {row['how']:18}  {row['photographs']:12}  Dice {row['dice']:.4f}  IoU {row['iou']:.4f}" for row in result["table"]]
+    lines += [f"  {row['how']:32}  {row['photographs']:12}  Dice {row['dice']:.4f}  IoU {row['iou']:.4f}" for row in result["table"]]
     if "gate" in result:
         gate = result["gate"]
         lines.append("gate: " + ", ".join(f"{name} {count}" for name, count in gate["confusion"].items()))
