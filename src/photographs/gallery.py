@@ -152,6 +152,8 @@ class Gallery:
     def mask(self, row: int) -> np.ndarray:
         """(K, H, W) uint8 of 0 and 1."""
         height, width = self.size[row]
+        if len(self.shows) and not self.shows[row].any():
+            return np.zeros((len(self.classes), height, width), np.uint8)  # saves unpacking it
         return self._read("mask")[row, :, :height, :width]
 
     def scaling(self, rows: np.ndarray) -> Scaling:
