@@ -54,7 +54,7 @@ bench: setup ## photographs a second, input pipeline and networks, after prepare
 networks: setup ## every network with its parameters and operations
 	$(BIN)/python -m src.networks
 
-test: setup ## the tests (about 2 minutes)
+test: setup ## the tests (about 5 minutes)
 	$(BIN)/python -m pytest -q tests
 
 lint: setup ## ruff: errors, imports, formatting
