@@ -233,3 +233,22 @@ def test_a_study_scores_segmentation_alone_as_stage_04_does_and_counts_pixels_th
         agree, either = (mask & truth).any(0).sum(), (mask | truth).any(0).sum()
         single.append(agree / either if either else 1.0)
     assert iou == pytest.approx(np.mean(single))
+
+
+def test_what_the_gate_calls_clean_is_not_segmented_and_gets_empty_masks(finished, tmp_path, monkeypatch):
+    """The tiny gate may let everything pass; here its threshold is put where it closes three of the seven."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    place = Workplace(tmp_path / "copy")
+    chosen, paths = opened(place)
+    told = {name: choosing.test_average(chosen, paths, "gate").of(name)[0, 0, 0] for name in finished.truth}
+    closed = sorted(told, key=told.get)[:3]
+    make = choosing.make
+    monkeypatch.setattr(choosing, "make", lambda *given: make(*given) | {"gate": float(told[closed[-1]]) + 1e-6})
+    for stage in STAGES[2:]:
+        place.run(stage)
+    for task in chosen.tasks():
+        names = artifacts.read_arrays(paths.test(chosen, task), ["name"])["name"]
+        assert set(names) == (set(told) if task.member == "gate" else set(told) - set(closed))
+    table = pd.read_csv(place.folder / "submissions/tiny.csv", dtype=str, keep_default_na=False)
+    assert (table["rle"][table["name"].isin(closed)] == "").all()
+    assert json.loads((place.folder / "submissions/tiny.json").read_text())["gate"]["test_passes_saved"] == 3
