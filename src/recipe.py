@@ -1,6 +1,7 @@
 """The typed recipe: every choice of a run, in one TOML file.
 
-An unknown key, a wrong type or an impossible value is a `UserError` that names the file, the key and the nearest known key.
+An unknown key, a wrong type or an impossible value is a `UserError` that names the file, the key and the nearest known key. The file is
+long because every option of every stage stands here, once, with what it may be and how it may be combined: it is the reference of recipes.
 """
 
 import json

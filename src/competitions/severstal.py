@@ -8,54 +8,26 @@ Either csv has the columns ImageId_ClassId and EncodedPixels, four rows an image
 has a row for each class that an image shows and the sample has a row an image. Masks are run-length codes, column by column.
 """
 
-import io
-import lzma
-import os
-import re
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL.JpegImagePlugin import JpegImageFile
 
 from src import rle
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
+from src.competitions.severstal_jpegs import AGAIN, HEIGHT, NAME, WIDTH, JpegReader, entries, is_zip, places
 from src.errors import UserError
 from src.recipe import Data
 
-HEIGHT, WIDTH = 256, 1600
 CLASSES = ["1", "2", "3", "4"]
 LABELS = {label: number for number, label in enumerate(CLASSES, start=1)}
 NOTHING = ("",) * len(CLASSES)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}\.jpg")
 FOUR_ROWS = {"ImageId_ClassId", "EncodedPixels"}
 SHOWN_CLASSES = {"ImageId", "ClassId", "EncodedPixels"}
 TRAIN, SAMPLE = "train.csv", "sample_submission.csv"
-LARGEST_JPEG = 4 << 20  # bytes; three times the bare pixels
 LARGEST_CSV = 1 << 28  # bytes; over ten times the real masks
-AGAIN = "download it again"
-
-# What zipfile, its decompressors and Pillow raise on bytes that are damaged or made up.
-DAMAGE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
 
 Codes = tuple[str, ...]  # the run-length code of each class
 
@@ -71,41 +43,6 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     columns: list[str]
     rows: list[Row]
-
-
-@dataclass(frozen=True)
-class JpegReader:
-    """Calling it reads the i-th of `entries`, paths within a folder or a zip, as (256, 1600, 1) uint8.
-
-    Raises:
-        UserError: the file is damaged or of another size.
-    """
-
-    path: Path
-    entries: tuple[str, ...]
-
-    def __call__(self, index: int) -> np.ndarray:
-        with self._opened(index) as (stream, where):
-            content = stream.read()  # to its end: only there does a zip compare its checksum
-            return np.array(_jpeg(io.BytesIO(content), where).convert("L"))[:, :, None]
-
-    def check(self, index: int) -> None:
-        """Only the header is read: a quarter of a millisecond, where pixels take ten times as long."""
-        with self._opened(index) as (stream, where):
-            _jpeg(stream, where)
-
-    @contextmanager
-    def _opened(self, index: int) -> Iterator[tuple[BinaryIO, str]]:
-        entry = self.entries[index]
-        where = f"{self.path}: {entry}" if _is_zip(self.path) else f"{self.path / entry}"
-        try:
-            size = _size(self.path, entry)
-            if size > LARGEST_JPEG:
-                raise UserError(f"{where} has {size} bytes, too large for a {WIDTH}x{HEIGHT} JPEG: {AGAIN}")
-            with _open(self.path, entry) as stream:
-                yield stream, where
-        except DAMAGE as error:
-            raise UserError(f"{where}: cannot be read ({error}): {AGAIN}") from None
 
 
 @dataclass(frozen=True)
@@ -127,7 +64,7 @@ def files(folder: Path, data: Data) -> list[Path]:
     found = [_find_csv(folder, TRAIN), _find_csv(folder, SAMPLE)]
     for path in (_find_train(folder), _find_test(folder, data)):
         if path:
-            found += [path] if _is_zip(path) else [path / entry for entry in _entries(path)]
+            found += [path] if is_zip(path) else [path / entry for entry in entries(path)]
     return found
 
 
@@ -210,36 +147,36 @@ def _check_submission(path: Path, sample: Table, found: dict[str, Codes]) -> Non
 def _read_train(folder: Path, notes: list[str]) -> PhotoSplit:
     path, table = _find_train(folder), _find_csv(folder, TRAIN)
     codes = _read_codes(table)
-    places = _places(path)
-    absent = {image for image in codes if image not in places}
+    found = places(path)
+    absent = {image for image in codes if image not in found}
     if len(absent) == len(codes):
         raise UserError(f"{path} holds none of the {len(codes)} images of {table}, first {next(iter(codes))}: get both of one download")
     if absent:
         notes.append(f"{TRAIN}: masks of {len(absent)} images that are not in {path.name} dropped")
-    names = sorted(places)
+    names = sorted(found)
     unlisted = len(names) - (len(codes) - len(absent))
     if unlisted:
         notes.append(f"{TRAIN}: has no row for {unlisted} of {len(names)} images: taken as free of defects")
-    return _split(path, places, names, MaskReader(tuple(codes.get(name, NOTHING) for name in names)))
+    return _split(path, found, names, MaskReader(tuple(codes.get(name, NOTHING) for name in names)))
 
 
 def _read_test(folder: Path, data: Data, notes: list[str]) -> PhotoSplit:
     path = _find_test(folder, data)
     listed = list(dict.fromkeys(row.image for row in _read_sample(folder).rows))
-    places = _places(path) if path else {}
-    absent = [name for name in listed if name not in places]
+    found = places(path) if path else {}
+    absent = [name for name in listed if name not in found]
     if absent and data.missing_test == "error":
         raise UserError(f"{path}: {len(absent)} images of {SAMPLE} are missing, first {absent[0]}: {_instead(AGAIN)}")
     if absent:
         notes.append(f"{SAMPLE}: {len(absent)} of {len(listed)} images are not at hand and get empty masks")
-    spare = len(places) - (len(listed) - len(absent))
+    spare = len(found) - (len(listed) - len(absent))
     if spare:
         notes.append(f"{path.name}: {spare} images that {SAMPLE} does not list left out")
-    return _split(path or folder, places, [name for name in listed if name in places])
+    return _split(path or folder, found, [name for name in listed if name in found])
 
 
-def _split(path: Path, places: dict[str, str], names: list[str], read_mask: MaskReader | None = None) -> PhotoSplit:
-    reader = JpegReader(path, tuple(places[name] for name in names))
+def _split(path: Path, entry_of: dict[str, str], names: list[str], read_mask: MaskReader | None = None) -> PhotoSplit:
+    reader = JpegReader(path, tuple(entry_of[name] for name in names))
     for index in range(len(names)):
         reader.check(index)
     size = np.tile(np.array([HEIGHT, WIDTH], np.int32), (len(names), 1))
@@ -369,75 +306,6 @@ def _find_images(folder: Path, name: str) -> Path | None:
     if unpacked.is_dir() and packed.is_file():
         raise UserError(f"{folder}: both {unpacked.name} and {packed.name} could be the images: keep the one that counts")
     return unpacked if unpacked.is_dir() else packed if packed.is_file() else None
-
-
-def _places(path: Path) -> dict[str, str]:
-    """Where in a folder or zip each image is, by name."""
-    places: dict[str, str] = {}
-    for entry in _entries(path):
-        name = entry.rpartition("/")[2]
-        if not NAME.fullmatch(name):
-            raise UserError(f"{path}: '{entry[:80]}' is not named as an image of the competition, as in 0002cc93b.jpg: remove it")
-        if name in places:
-            raise UserError(f"{path}: {name} stands in it twice ({places[name]}, {entry}): keep the one that counts")
-        places[name] = entry
-    return places
-
-
-def _entries(path: Path) -> list[str]:
-    """The JPEGs in a folder or zip, without the hidden files that some systems add."""
-    inside = _zip_entries(path) if _is_zip(path) else _folder_entries(path)
-    parts = [(entry, entry.split("/")) for entry in inside if entry.lower().endswith(".jpg")]
-    return sorted(entry for entry, part in parts if part[0] != "__MACOSX" and not part[-1].startswith("."))
-
-
-def _folder_entries(path: Path) -> list[str]:
-    return [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-
-
-def _zip_entries(path: Path) -> list[str]:
-    try:
-        entries = [info.filename for info in _archive(path).infolist() if not info.is_dir()]
-    except DAMAGE as error:
-        raise UserError(f"{path}: cannot be read ({error}): {AGAIN}") from None
-    for entry in entries:
-        parts = entry.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts:
-            raise UserError(f"{path}: {entry} climbs out of the zip: this is no file of the competition")
-    return entries
-
-
-def _is_zip(path: Path) -> bool:
-    return path.suffix == ".zip"
-
-
-def _size(path: Path, entry: str) -> int:
-    """Bytes of a file in a folder or zip, unpacked."""
-    return _archive(path).getinfo(entry).file_size if _is_zip(path) else (path / entry).stat().st_size
-
-
-def _open(path: Path, entry: str) -> BinaryIO:
-    return _archive(path).open(entry) if _is_zip(path) else open(path / entry, "rb")
-
-
-def _archive(path: Path) -> zipfile.ZipFile:
-    """An open zip, the same on every call while the file stays as it is."""
-    return _archive_of(path, path.stat().st_mtime_ns, os.getpid())
-
-
-@lru_cache(maxsize=2)
-def _archive_of(path: Path, changed: int, process: int) -> zipfile.ZipFile:
-    """A forked process opens its own: it would share the position in the file with its parent."""
-    return zipfile.ZipFile(path)
-
-
-def _jpeg(stream: BinaryIO, where: str) -> JpegImageFile:
-    """A JPEG of the competition's size; only its header has been read, so that none can unpack to more than its 400 KiB."""
-    photograph = JpegImageFile(stream)
-    if photograph.size != (WIDTH, HEIGHT):
-        width, height = photograph.size
-        raise UserError(f"{where} has {width}x{height} pixels instead of {WIDTH}x{HEIGHT}: it is no image of the competition")
-    return photograph
 
 
 COMPETITION = PhotoCompetition(

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from src import command, rle
-from src.competitions.severstal import CLASSES, HEIGHT, SAMPLE, TRAIN, WIDTH
+from src.competitions.severstal import CLASSES, SAMPLE, TRAIN
+from src.competitions.severstal_jpegs import HEIGHT, WIDTH
 from src.errors import UserError
 
 # How many of the 12,568 real images show which classes.
