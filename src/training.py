@@ -20,7 +20,7 @@ from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
 from src.errors import UserError, did_you_mean
-from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
+from src.inference import LAYOUT, autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
 from src.photographs import gallery, predicting
@@ -162,7 +162,7 @@ class Fit:
         member = self.recipe.member(self.task.member)
         torch.manual_seed(self.seed_of(-1))
         network = source.network()
-        network = network.to(self.device, memory_format=memory_format(network, member, self.device))
+        network = network.to(self.device, memory_format=LAYOUT)
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
         start = state["epoch"]
@@ -223,7 +223,7 @@ class Fit:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
             with autocast(member, self.device):
-                logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
+                logits = network(image.contiguous(memory_format=LAYOUT))
             loss = loss_of(logits, mask, weight)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
