@@ -16,7 +16,6 @@ from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.errors import UserError
 from src.networks.layers import probability
-from src.pruning import fit_state
 from src.recipe import Inference, Member, Recipe, Task
 from src.windows import Windows
 
@@ -76,6 +75,8 @@ def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device,
     network = networks.create(networks.untrained(options))
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if any(pruning.channels for pruning in member.prunings):
+        from src.pruning import fit_state  # with Torch-Pruning, whose import takes seconds
+
         fit_state(network, state)
     try:
         network.load_state_dict(state)
