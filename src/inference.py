@@ -19,7 +19,6 @@ from src.networks.layers import probability
 from src.recipe import Inference, Member, Recipe, Task
 from src.windows import Windows
 
-
 LAYOUT = torch.channels_last  # of images and weights: the faster one for convolutions, on CPUs and GPUs
 CPU_ROWS = 2304  # of windows that a CPU predicts at once: the maps of more do not stay in its cache, and take a third longer
 
