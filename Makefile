@@ -48,8 +48,8 @@ study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1
 trial: setup ## does the forecast hold? many generated challenges: make trial ARGS="--challenges 24"
 	$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
 
-bench: setup ## photographs a second, input pipeline and networks, after prepare: RECIPE=magnetic_tile
-	$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
+bench: setup ## how fast it is, beside named baselines: make bench ARGS="--only training", ARGS=--quick, or ARGS=gpu
+	$(BIN)/python -m benchmarks $(ARGS)
 
 networks: setup ## every network with its parameters and operations
 	$(BIN)/python -m src.networks
