@@ -51,7 +51,6 @@ class Kernel:
         display = types.ModuleType("IPython.display")
         display.HTML = display.FileLink = str
         display.display = self.shown.append
-        patch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
         patch.setitem(sys.modules, "IPython.display", display)
 
     def shell(self, command: str) -> None:
