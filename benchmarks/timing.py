@@ -1,5 +1,6 @@
 """Two ways to do the same work, timed in turns, and what a table says about them."""
 
+import json
 import os
 import platform
 import statistics
@@ -98,21 +99,27 @@ class Run:
     memory: float
 
 
+# A process counts as its own the memory of the one that started it, as it was then: so a small one starts the script and counts.
+WATCH = """import json, os, sys
+_, status, used = os.wait4(os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ), 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))"""
+
+
 def run(script: str, *arguments: str) -> Run:
     """Run a script of the project to its end.
 
     Raises:
         UserError: it failed; the message holds what it said last.
     """
-    with subprocess.Popen([sys.executable, script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        began = time.perf_counter()
-        said = process.stdout.read().decode("utf-8", "replace")
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"{script} {' '.join(arguments)} failed: {said[-300:]}")
-    return Run(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    began = time.perf_counter()
+    command = [sys.executable, "-S", "-c", WATCH, script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    wall = time.perf_counter() - began
+    *said, counted = done.stdout.decode("utf-8", "replace").splitlines()
+    code, cpu, memory = json.loads(counted)
+    if code:
+        raise UserError(f"{script} {' '.join(arguments)} failed: {' '.join(said)[-300:]}")
+    return Run(wall, cpu, memory / 1024)
 
 
 def machine(device: torch.device) -> str:
