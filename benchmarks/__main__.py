@@ -17,6 +17,7 @@ PARTS = {
     "prepare": cases.prepare,
     "pipeline": cases.pipeline,
     "training": cases.training,
+    "training_cat": cases.training_cat,
     "prediction": cases.prediction,
     "walker": cases.walker,
     "codes": cases.codes,

@@ -143,11 +143,16 @@ def _plain(member: Member, loader: DataLoader, steps: int, by_concatenation: boo
     return step
 
 
-def training(bench: Bench) -> list[Comparison]:
+def training_cat(bench: Bench) -> list[Comparison]:
+    """`training` of the paper's network."""
+    return training(bench, load("corroseg_cat", []).members)
+
+
+def training(bench: Bench, members: list[Member] | None = None) -> list[Comparison]:
     """Whole steps on windows of the training wells; ours with its augmentation, the baseline without any."""
     train, result = bench.train(), []
     inference.set_up_torch(torch.get_num_threads())
-    for member in (*bench.recipe.members, load("corroseg_cat", []).members[0]):
+    for member in members or bench.recipe.members:
         source = PipeSource.of(train, 0, member, False, CPU)
         windows, steps = source.windows, WINDOWS[member.name] if not bench.quick else 1
         starts = windows.shuffled(False, torch.Generator().manual_seed(0))
