@@ -156,7 +156,8 @@ def _name(refinement: Refinement) -> str:
     source = f"threshold {refinement.threshold:.2f}" if refinement.beta is None else f"random walker, beta {refinement.beta:g}"
     if refinement.track:
         source = f"grooves followed (floor {refinement.track.floor:g}, strength {refinement.track.strength:g}), {source}"
-    return source + (f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else "")
+    source += f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else ""
+    return source + (f", patches of {refinement.min_in_patch} pixels or more" if refinement.min_in_patch > 1 else "")
 
 
 def _by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
