@@ -3,6 +3,7 @@
 import argparse
 
 from src import artifacts, baselines, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
+from src.page import wells
 from src.photographs import submitting
 
 
@@ -18,7 +19,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"{paths.submission(chosen)} is up to date")
     print(stage.table(submission.read_scores(chosen, paths)))
     print(f"submission: {paths.submission(chosen)} (run-length), {paths.submission(chosen, '_official.csv')} (the organisers' layout)")
-    print(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
+    print(f"scores: {paths.submission(chosen, '.json')}; report: {paths.submission(chosen, '.html')}")
 
 
 def postprocess(
@@ -42,9 +43,11 @@ def postprocess(
     result = postprocessing.scores(chosen, competition, train, best, notes["threshold"], level)
     result |= postprocessing.expected(chosen, paths, train, oof_probability, best, test)
     result |= postprocessing.test_scores(competition, test, mask, truth, level)
-    oof_panels = {"truth": train["mask"], "probability": oof_probability, "prediction": oof_mask}
-    panels = ({} if truth is None else {"truth": truth}) | {"probability": probability, "prediction": mask}
-    postprocessing.write(chosen, paths, result, inputs, postprocessing.pictures(result, train, oof_panels, test, panels))
+    train |= {"probability": oof_probability, "prediction": oof_mask, "score": best.score}
+    test |= {"probability": probability, "prediction": mask}
+    test |= {} if truth is None else {"mask": truth, "score": competition.score(mask, truth)}
+    page = wells.page(chosen, competition, paths, result, inputs, train, test)
+    postprocessing.write(chosen, paths, result, inputs, page, postprocessing.picture(result, train))
 
 
 if __name__ == "__main__":
