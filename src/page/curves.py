@@ -76,3 +76,15 @@ def spread_chart(score: np.ndarray) -> Any:
     below = np.searchsorted(np.sort(score), levels, side="right") / max(1, len(score))
     says = f"share of corroded patches against the score that they reach at most: {below[0]:.0%} score 0, {below[50]:.0%} at most one half"
     return lines([Line(levels, below)], "score", "share of patches", says)
+
+
+def gate_chart(gate: np.ndarray, real: np.ndarray, chosen: float) -> Any:
+    """What a gate with probabilities (N,) of a defect does at every threshold to photographs with and without one (N,)."""
+    levels = np.linspace(0, 1, 101)
+    clean, missed = (np.searchsorted(np.sort(gate[own]), levels) / max(1, own.sum()) for own in (~real, real))
+    at = int(np.searchsorted(levels, chosen))
+    says = (
+        f"at the gate's threshold {chosen:.2f}, {clean[at]:.0%} of the clean photographs are told so, {missed[at]:.0%} of the others missed"
+    )
+    series = [Line(levels, missed, style="minor"), Line(levels, clean)]
+    return lines(series, "threshold of the gate", "share", says, [(chosen, f"chosen {chosen:.2f}")])

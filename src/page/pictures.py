@@ -18,6 +18,7 @@ MASK, TRUTH, REPAIRED, MISSING = 1, 2, 4, 8  # bits of a pixel's label
 
 # Told apart by the colour-blind too (Okabe and Ito 2008).
 COLOURS = {"found": "#00a879", "missed": "#e0651a", "false": "#56b4e9", "marked": "#f2f2f2", "repaired": "#7d6bb0", "sound": "#101014"}
+CLASSES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#3d85c6", "#d55e00", "#cc79a7"]
 INFERNO = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["inferno"](np.linspace(0, 1, STEPS))]
 
 # Of pictures that show all of it: greys, then the steps of probability, then the kinds of pixels.
@@ -71,7 +72,11 @@ def well(arrays: Arrays, number: int, label: np.ndarray) -> dict[str, Any]:
     grey, step = _steps(image, low, high, 256), _steps(own.stack(arrays["probability"]), 0, 1, STEPS)
     rows = TILE_ROWS // height * height
     tiles = [
-        [data_uri("webp", _webp(grey[part])), data_uri("png", _png(step[part])), data_uri("png", _png(label[part]))]
+        [
+            data_uri("webp", _saved(Image.fromarray(grey[part]), "WEBP", quality=45, method=4)),
+            data_uri("png", _png(step[part])),
+            data_uri("png", _png(label[part])),
+        ]
         for part in (slice(first, first + rows) for first in range(0, len(image), rows))
     ]
     return {
@@ -123,25 +128,27 @@ def patch(arrays: Arrays, row: int, label: np.ndarray) -> str:
     return data_uri("png", _coloured(np.hstack([part for panel in panels for part in (panel, gap)][:-1])))
 
 
-def kinds_picture(truth: np.ndarray, mask: np.ndarray) -> str:
-    """What a mask (H, W) found, missed and marked falsely, in colours."""
-    return data_uri("png", _coloured(_kinds(MASK * (mask > 0) | TRUTH * (truth > 0), known=True)))
+def classes(masks: np.ndarray) -> str:
+    """Masks (K, H, W) in a colour for each class; where classes overlap the last one shows."""
+    shown = (masks > 0) * np.arange(1, len(masks) + 1)[:, None, None]
+    return data_uri("png", _coloured(shown.max(0, initial=0), [COLOURS["sound"], *class_colours(len(masks))]))
 
 
-def mask_picture(mask: np.ndarray) -> str:
-    """A mask (H, W) in white on black."""
-    return data_uri("png", _coloured(np.where(mask > 0, _place("marked"), _place("sound"))))
+def class_colours(number: int) -> list[str]:
+    """As many colours as there are classes; after seven they come again."""
+    return [CLASSES[k % len(CLASSES)] for k in range(number)]
 
 
-def probability_picture(probability: np.ndarray) -> str:
+def probability(values: np.ndarray) -> str:
     """Probabilities (H, W) in sixteen steps."""
-    return data_uri("png", _coloured(_steps(probability, 0, 1, STEPS) + GREYS))
+    return data_uri("png", _coloured(_steps(values, 0, 1, STEPS) + GREYS))
 
 
-def photograph_picture(image: np.ndarray, quality: int = 70) -> str:
-    """A photograph (H, W, C), white being 1."""
+def photograph(image: np.ndarray, step: int) -> str:
+    """A photograph (H, W, C), white being 1, shrunk by a whole number."""
     pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    return data_uri("webp", _webp(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[:, :, :3], quality))
+    picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[:, :, :3])
+    return data_uri("webp", _saved(picture.reduce(step), "WEBP", quality=70, method=4))
 
 
 def _kinds(label: np.ndarray, known: bool) -> np.ndarray:
@@ -159,9 +166,9 @@ def _steps(values: np.ndarray, low: float, high: float, number: int) -> np.ndarr
     return (((values.astype(np.float32) - low) / (high - low)).clip(0, 1) * (number - 1)).round().astype(np.uint8)
 
 
-def _coloured(places: np.ndarray) -> bytes:
+def _coloured(places: np.ndarray, palette: list[str] = PALETTE) -> bytes:
     picture = Image.fromarray(places.astype(np.uint8), "P")
-    picture.putpalette(b"".join(bytes.fromhex(colour[1:]) for colour in PALETTE))
+    picture.putpalette(b"".join(bytes.fromhex(colour[1:]) for colour in palette))
     return _saved(picture, "PNG")
 
 
@@ -170,10 +177,6 @@ def _png(numbers: np.ndarray) -> bytes:
     picture = Image.fromarray(numbers, "P")
     picture.putpalette(bytes(17 * number for number in range(16) for _ in "rgb"))
     return _saved(picture, "PNG", bits=4, compress_level=6)
-
-
-def _webp(pixels: np.ndarray, quality: int = 45) -> bytes:
-    return _saved(Image.fromarray(pixels), "WEBP", quality=quality, method=4)
 
 
 def _saved(picture: Image.Image, kind: str, **how: Any) -> bytes:
