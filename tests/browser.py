@@ -59,11 +59,11 @@ class Browser:
                 self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=dense, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
-        self.call("Page.navigate", url="about:blank")
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        while "Page.loadEventFired" not in self.events:
-            self._note(self._read())
+        for place in ("about:blank", url):  # from page to page, since another fragment alone loads nothing
+            self.events.clear()
+            self.call("Page.navigate", url=place)
+            while "Page.loadEventFired" not in self.events:
+                self._note(self._read())
 
     def value(self, script: str) -> Any:
         """What a JavaScript expression comes to; a promise is waited for."""

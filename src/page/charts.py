@@ -73,7 +73,7 @@ def _ticks(low: float, high: float, least: float = 0) -> list[float]:
     step = 10.0 ** np.floor(np.log10((high - low) / 3))
     step = max(least, next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) < 7))
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [round(float(number * step), 10) for number in np.arange(first, last + 1)]
+    return [round(float(number * step), 10) + 0.0 for number in np.arange(first, last + 1)]  # adding 0 makes 0 of -0
 
 
 def _label(value: float) -> str:

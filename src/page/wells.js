@@ -46,6 +46,7 @@ async function open(id, row, scale) {
   for (const i of [1, 2]) parts[i].forEach((value, place) => (parts[i][place] = Math.round(value / 17)));
   well = { ...data, id, thickness: parts[0], probability: parts[1], label: parts[2] };
   turn = 0;
+  shown = -1;
   part("turn").max = data.columns - 1;
   part("turn").value = 0;
   part("well").value = id;
@@ -222,12 +223,20 @@ function read(event) {
   part("pixel").textContent = words.join(", ");
 }
 
-// The next patch along depth, from the middle of what is shown, that scores less than one half; at the end it starts anew.
+// The next patch along depth that scores less than one half; at the end it starts anew. Near the ends of a well it cannot come into the
+// middle, so that the one shown last counts while it is in view.
+let shown = -1;
+
 function nextWorst() {
-  const middle = Math.floor((first + width() / zoom / 2) / well.patch), depths = well.scores.length;
+  const depths = well.scores.length, start = (shown + 0.5) * well.patch;
+  const inView = shown >= 0 && start >= first && start <= first + width() / zoom;
+  const from = inView ? shown : Math.floor((first + width() / zoom / 2) / well.patch);
   for (let step = 1; step <= depths; step++) {
-    const depth = (middle + step) % depths;
-    if (well.scores[depth].some((score) => score >= 0 && score < 0.5)) return goTo((depth + 0.5) * well.patch, Math.max(zoom, 4));
+    const depth = (from + step) % depths;
+    if (!well.scores[depth].some((score) => score >= 0 && score < 0.5)) continue;
+    shown = depth;
+    viewer.dataset.bad = depth;
+    return goTo((depth + 0.5) * well.patch, Math.max(zoom, 4));
   }
 }
 
