@@ -282,9 +282,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(finished
     shown = {float(element["value"]) for element in page.all("data") if "value" in element}
     told = [row["dice"] for row in result["table"]] + [fold["score"] for fold in result["oof_by_fold"].values()]
     assert {result["oof_score"], result["expected_score"], result["all_empty"], *told} <= shown
-    assert [f"{result['gate']['confusion']['defects missed']} missed", f"{result['gate']['confusion']['false alarms']} false alarms"] == [
-        part for part in page.text if part.endswith((" missed", " false alarms"))
-    ]
+    confusion = result["gate"]["confusion"]
+    assert {f"{confusion['defects missed']} missed", f"{confusion['false alarms']} false alarms"} <= set(page.text)
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
 
 

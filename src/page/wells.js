@@ -215,7 +215,7 @@ function read(event) {
   const value = well.low + (well.thickness[place] / 255) * (well.high - well.low);
   const words = [name || "no patch here", `row ${row % well.patch}`, `${Math.round((360 * column) / well.columns)}\u00b0 around`];
   if (name) {
-    words.push(bits & REPAIRED ? "not measured" : `thickness ${value.toFixed(2)}`, `probability ${(well.probability[place] / 15).toFixed(2)}`);
+    words.push(bits & REPAIRED ? "not measured" : `scaled thickness ${value.toFixed(2)}`, `probability ${(well.probability[place] / 15).toFixed(2)}`);
     if (bits & MASK) words.push("marked");
     if (bits & TRUTH) words.push("truly corroded");
     if (well.scores) words.push(`patch score ${well.scores[depth][phase].toFixed(3)}`);
