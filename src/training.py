@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, competitions, console, networks, pruning
+from src import artifacts, competitions, console, inference, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -186,7 +186,7 @@ class Fit:
                 line |= {"weights": str(pruning.count_weights(network))}
             if member.selection == "best_on_held_out":
                 line |= self.keep_best(average.module if average else network, held_out, state, epoch)
-            state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
+            state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}", "device": inference.describe(self.device)})
             self.write_history(state["history"])
             if average:
                 state["average"] = average.state_dict()
@@ -293,7 +293,7 @@ class Fit:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, history[0])
+        writer = csv.DictWriter(text, history[-1])  # the last: epochs before a resumption may tell less
         writer.writeheader()
         writer.writerows(history)
         artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
