@@ -10,6 +10,8 @@ from pathlib import Path
 from src import artifacts
 from src.errors import UserError
 
+LONGEST_LINE = 900  # characters of an error
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every stage takes; --device and --jobs matter to stages 01 and 02."""
@@ -50,8 +52,14 @@ def then(stage: str) -> str:
 
 
 def _exit(message: str, code: int = 2) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + one_line(message), file=sys.stderr)
     sys.exit(code)
+
+
+def one_line(message: str) -> str:
+    """A message that may quote hostile names: on one line, of bounded length, without what a terminal would take for a command."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE * 2 // 3]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
 def _positive(text: str) -> int:
