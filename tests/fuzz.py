@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,13 +52,14 @@ class Ended:
 
 def forked(action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: int = CPU, wall: int = WALL) -> Ended:
     """Run `action` in a child of this process, with what it may take limited; its output goes through files in `folder`."""
-    streams = [open(folder / name, "w+b") for name in ("out", "error")]
+    printed = [folder / "out", folder / "error"]
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            for number, stream in enumerate(streams, start=1):
-                os.dup2(stream.fileno(), number)
+            for number, path in enumerate(printed, start=1):
+                os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")  # as Python itself opens them
             _limit(memory, cpu, wall)
             action()
             code = 0
@@ -70,11 +72,7 @@ def forked(action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: 
             sys.stderr.flush()
             os._exit(code)
     _, status, usage = os.wait4(child, 0)
-    texts = []
-    for stream in streams:
-        stream.seek(0)
-        texts.append(stream.read().decode("utf-8", "backslashreplace"))
-        stream.close()
+    texts = [path.read_text("utf-8", "backslashreplace") for path in printed]
     return Ended(os.waitstatus_to_exitcode(status), *texts, usage.ru_maxrss << 10)
 
 
@@ -157,7 +155,8 @@ def cases(templates: dict[str, Path], seed: int, work: Path, only: int | None = 
 def damage(number: int, own: Input, mutation: Mutation, whole: Path, seed: int, folder: Path) -> Case | None:
     shutil.copytree(whole, folder)
     job = Job(folder / "data" / "raw" / own.raw, own.recipe)
-    what = mutation.apply(np.random.default_rng([seed, number]), job)
+    with warnings.catch_warnings(action="ignore"):  # zipfile's, of the doubles that it is made to write
+        what = mutation.apply(np.random.default_rng([seed, number]), job)
     if what is None:
         shutil.rmtree(folder)
         return None
@@ -230,7 +229,9 @@ def table(outcomes: Counter[tuple[str, str]], rows: list[str]) -> str:
     lines = ["".ljust(width) + "cases  " + "  ".join(columns)]
     for row in [*rows, "all"]:
         counts = [sum(n for (own, outcome), n in outcomes.items() if row in (own, "all") and outcome == column) for column in columns]
-        lines.append(row.ljust(width) + f"{sum(counts):5}  " + "  ".join(f"{n:{len(column)}}" for n, column in zip(counts, columns, strict=True)))
+        lines.append(
+            row.ljust(width) + f"{sum(counts):5}  " + "  ".join(f"{n:{len(column)}}" for n, column in zip(counts, columns, strict=True))
+        )
     return "\n".join(lines)
 
 

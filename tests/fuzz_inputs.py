@@ -135,10 +135,11 @@ def folder_drawn(folder: Path) -> None:
 
 
 def folder_coded(folder: Path) -> None:
+    masks = [("ImageId", "ClassId", "EncodedPixels"), ("a.npy", 1, "1 30 49 7"), ("b", 2, "900 61"), ("c.png", 1, "")]
     lay(folder, {
         "train/images/a.npy": npy(smooth((24, 40)) / 7), "train/images/b.npy": npy(np.asfortranarray(smooth((24, 40, 3), np.float32))),
         "train/images/c.png": packed(smooth((24, 40)), "PNG"), "test/images/t.npy": npy(smooth((8, 9)).astype(np.uint16)),
-        "train/masks.csv": as_csv([("ImageId", "ClassId", "EncodedPixels"), ("a.npy", 1, "1 30 49 7"), ("b", 2, "900 61"), ("c.png", 1, "")]),
+        "train/masks.csv": as_csv(masks),
         "groups.csv": as_csv([("name", "group"), ("a", "left"), ("b.npy", "right"), ("c", "left")]),
     })  # fmt: skip
 

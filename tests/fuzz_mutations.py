@@ -151,7 +151,8 @@ def missing(rng: Rng, job: Job) -> str:
 
 
 ODD_NAMES = ["²1{}", "٣1{}", "a b{}", "line\nend{}", "\x1b[31mred{}", "{}.bak", ".hidden{}", "x" * 200 + "{}", "\udcff{}", "a.b{}", "-{}",
-             "{}\udcff", "CON{}", "é{}", "e\u0301{}", "a\u202eb{}", "0{}", "well_1_patch_٣{}", "well_1_patch_99999{}", "'{}", '",{}']  # fmt: skip
+             "{}\udcff", "CON{}", "é{}", "e\u0301{}", "a\u202eb{}", "0{}", "well_1_patch_٣{}", "well_1_patch_99999{}", "'{}",
+             '",{}']  # fmt: skip
 
 
 @mutation("odd names")
@@ -166,7 +167,9 @@ def odd_name(rng: Rng, job: Job) -> str:
 def twice(rng: Rng, job: Job) -> str:
     path = pick(rng, files(job.raw))
     folder = pick(rng, [path.parent, *(other for other in sorted(job.raw.rglob("*")) if other.is_dir()), job.raw])
-    target = folder / pick(rng, [path.name, path.name.upper(), path.stem + pick(rng, [*IMAGES, ".zip", ".csv", ".csv.gz"]), "copy " + path.name])
+    target = folder / pick(
+        rng, [path.name, path.name.upper(), path.stem + pick(rng, [*IMAGES, ".zip", ".csv", ".csv.gz"]), "copy " + path.name]
+    )
     if target != path:
         shutil.copy(path, target)
     return f"{path.name} as {target.relative_to(job.raw)}"
@@ -271,7 +274,8 @@ def zip_entries(rng: Rng, job: Job) -> str | None:
         old = pick(rng, archive.namelist())
     base = old.rpartition("/")[2]
     names = [f"/{old}", f"../{old}", f"a/../../{old}", f"C:\\{base}", f"..\\{base}", f"{old}/", old, f"other/{base}", f"\x1b]0;x\x07{base}",
-             f"a\nb/{base}", f"{'d/' * 2000}{base}", f"é/{base}", f"./{old}", f"//{old}", f"{base}\0hidden", f"\u202e{base}", ""]  # fmt: skip
+             f"a\nb/{base}", f"{'d/' * 2000}{base}", f"é/{base}", f"./{old}", f"//{old}", f"{base}\0hidden", f"\u202e{base}",
+             ""]  # fmt: skip
     name = pick(rng, names)
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
     added = info(name, compress_type=pick(rng, methods))
@@ -440,7 +444,9 @@ def odd_images() -> list[bytes]:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200 << 20), 9))
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(200 << 20), 9))
     rows = zlib.compress(bytes(41 * 24))
-    contents += [png_of(40, 24, content=rows, between=between) for between in (text, profile, 9 * chunk(b"tRNS", b"\0\1"), chunk(b"acTL", b""))]
+    contents += [
+        png_of(40, 24, content=rows, between=between) for between in (text, profile, 9 * chunk(b"tRNS", b"\0\1"), chunk(b"acTL", b""))
+    ]
     contents += [tiff(pixels[..., 0] / np.float32(9)), tiff(smooth((3, 24, 40)), planarconfig="separate"), tiff(smooth((24, 40))) * 2]
     contents += [tiff(smooth((24, 40)), compression="packbits" if False else "deflate"), tiff(smooth((24, 40), np.uint32, 1 << 20))]
     content = io.BytesIO()
@@ -462,8 +468,10 @@ def image_kind(rng: Rng, job: Job) -> str | None:
 
 
 ODD_CELLS = ['"', '"" "', "\0", "nan", "inf", "-inf", "1e999", "-1", "0x10", "", " ", "1,1", "1\r1", "٣", "9" * 5000, "x" * 200_000, "=1+1",
-             "True", "1_000", "\u2028", "1e-400", "2024-01-01", "../a", "1;1", "'", "\\", "1 1 1 1", "3 5 4 5", "-3 5", "0 5", "1 0", "409600 2",
-             "9223372036854775807 1", "1 9223372036854775807", "1 1 " * 200_000, "99999999999999999999 1", "1", "1.5 2", "nan 3"]  # fmt: skip
+             "True", "1_000", "\u2028", "1e-400", "2024-01-01", "../a", "1;1", "'", "\\", "1 1 1 1", "3 5 4 5", "-3 5", "0 5", "1 0",
+             "409600 2",
+             "9223372036854775807 1", "1 9223372036854775807", "1 1 " * 200_000, "99999999999999999999 1", "1", "1.5 2",
+             "nan 3"]  # fmt: skip
 
 
 def edit_cells(rng: Rng, content: bytes) -> bytes:
@@ -494,11 +502,16 @@ def table_cells(rng: Rng, job: Job) -> str | None:
 
 @mutation("table encodings")
 def table_encodings(rng: Rng, job: Job) -> str | None:
-    edits = [lambda text: text.encode("utf-16"), lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.replace("\n", "\r").encode(),
-             lambda text: text.replace("\n", "\r\n").encode(), lambda text: text.replace(",", ";").encode(), lambda text: text.encode("cp037"),
-             lambda text: text.replace(",", "\xff,").encode("latin-1"), lambda text: text.encode() + b"\x1a", lambda text: ("\n" + text).encode(),
-             lambda text: text.replace("\n", "\n\n").encode(), lambda text: text.replace(",", ",\0").encode(), lambda text: text.lower().encode(),
-             lambda text: text.encode() + b"\n" * 100_000, lambda text: text.encode() + text.encode(), lambda text: b"sep=,\n" + text.encode()]  # fmt: skip
+    edits = [lambda text: text.encode("utf-16"), lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.replace("\n",
+             "\r").encode(),
+             lambda text: text.replace("\n", "\r\n").encode(), lambda text: text.replace(",", ";").encode(),
+             lambda text: text.encode("cp037"),
+             lambda text: text.replace(",", "\xff,").encode("latin-1"), lambda text: text.encode() + b"\x1a",
+             lambda text: ("\n" + text).encode(),
+             lambda text: text.replace("\n", "\n\n").encode(), lambda text: text.replace(",", ",\0").encode(),
+             lambda text: text.lower().encode(),
+             lambda text: text.encode() + b"\n" * 100_000, lambda text: text.encode() + text.encode(),
+             lambda text: b"sep=,\n" + text.encode()]  # fmt: skip
     return change(rng, job, (".csv",), lambda content: pick(rng, edits)(content.decode("utf-8", "replace")))
 
 
@@ -507,7 +520,9 @@ def far_names(rng: Rng, job: Job) -> str | None:
     """CorroSeg: a patch gets a number, or a well, far from the others'; in the images and in the masks."""
     if "corroseg" not in job.raw.name:
         return None
-    new = pick(rng, ["well_2_patch_99999", "well_99999_patch_0", "well_2_patch_9999", "well_0_patch_5", "well_1_patch_450", "well_10_patch_50000"])
+    new = pick(
+        rng, ["well_2_patch_99999", "well_99999_patch_0", "well_2_patch_9999", "well_0_patch_5", "well_1_patch_450", "well_10_patch_50000"]
+    )
     for path in files(job.raw, (".npy",)):
         if path.stem == "well_2_patch_5":
             path.rename(path.with_name(f"{new}.npy"))
@@ -554,9 +569,11 @@ def nested(depth: int) -> Any:
 
 
 ODD_VALUES = [-1, 0, 1, 2, 3, 101, 2**31, 2**63 - 1, 2**63, 10**30, -(10**30), Raw("0x" + "f" * 5000), Raw("9" * 5000), math.nan, math.inf,
-              -math.inf, 1e308, 5e-324, -0.0, 0.5, True, False, "", "x", "../up", "a" * 300, "corroseg", "demo", "group", "random", "blocks",
+              -math.inf, 1e308, 5e-324, -0.0, 0.5, True, False, "", "x", "../up", "a" * 300, "corroseg", "demo", "group", "random",
+              "blocks",
               "per_well", "per_pixel", "é\u202e", Raw('"\\u0000"'), Raw('"a\\nb"'), Raw("2024-01-01"), Raw("07:32:00"), [], [1], [[1]],
-              [[1, 2], [10]], [[1], [2], [10]], {}, {"a": 1}, [{}], [{"a": [1]}], nested(50), ["x"] * 3, [10**30], [[10**30], [1]], "mine"]  # fmt: skip
+              [[1, 2], [10]], [[1], [2], [10]], {}, {"a": 1}, [{}], [{"a": [1]}], nested(50), ["x"] * 3, [10**30], [[10**30], [1]],
+              "mine"]  # fmt: skip
 
 
 def branches(value: Any) -> list[dict | list]:
@@ -602,9 +619,12 @@ def recipe_text(rng: Rng, job: Job) -> str | None:
 def recipe_bomb(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    bombs = ["a = " + "[" * 20_000, "a = " + "[" * 500 + "]" * 500, "a = " + "{a=" * 20_000, ".".join(["a"] * 5_000) + " = 1", "a = " + "9" * 10_000,
-             "\n".join(f"[a{'.a' * n}]" for n in range(300)), "a = '" + "x" * (5 << 20) + "'", "\n".join(f"a{n} = 1" for n in range(50_000)),
-             "\n".join("[[member.phase]]" for _ in range(20_000)), "seeds = [" + "0x" + "f" * 5_000 + "]", "a = 1e" + "9" * 5_000, "a = 0b" + "1" * 99]  # fmt: skip
+    bombs = ["a = " + "[" * 20_000, "a = " + "[" * 500 + "]" * 500, "a = " + "{a=" * 20_000, ".".join(["a"] * 5_000) + " = 1",
+             "a = " + "9" * 10_000,
+             "\n".join(f"[a{'.a' * n}]" for n in range(300)), "a = '" + "x" * (5 << 20) + "'",
+             "\n".join(f"a{n} = 1" for n in range(50_000)),
+             "\n".join("[[member.phase]]" for _ in range(20_000)), "seeds = [" + "0x" + "f" * 5_000 + "]", "a = 1e" + "9" * 5_000,
+             "a = 0b" + "1" * 99]  # fmt: skip
     job.recipe = pick(rng, bombs) + "\n" + job.recipe if rng.random() < 0.7 else job.recipe + "\n" + pick(rng, bombs)
     return f"{len(job.recipe)} characters: {job.recipe[:40]}"
 
@@ -613,11 +633,28 @@ def recipe_bomb(rng: Rng, job: Job) -> str | None:
 def overrides(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    keys = ["member", "member.0", "member.9", "member.0.phase.0.epochs", "member.phase", "member.phase.epochs.x", "folds.count", "folds.groups", "",
-            ".", "a..b", "=", "folds", "folds.run", "data.patches", "data.scaling", "name", "prepared", "competition", "seeds.0", "0", "0.member",
-            "member." + "9" * 5_000, "a." * 3_000 + "a", "member.٣.name", "é", "\x1b[0m", "data.folder", "generate.seed", "data", "member.network",
+    keys = ["member", "member.0", "member.9", "member.0.phase.0.epochs", "member.phase", "member.phase.epochs.x", "folds.count",
+            "folds.groups", "",
+            ".", "a..b", "=", "folds", "folds.run", "data.patches", "data.scaling", "name", "prepared", "competition", "seeds.0", "0",
+            "0.member",
+            "member." + "9" * 5_000, "a." * 3_000 + "a", "member.٣.name", "é", "\x1b[0m", "data.folder", "generate.seed", "data",
+            "member.network",
             "postprocess.betas", "inference.rolls", "folds.gap", "member.²", "data.missing_test", "generate.train_patches"]  # fmt: skip
-    texts = [*(toml(value) for value in ODD_VALUES), "", "[" * 5_000, "1\nx = 2", "'", '"""', "# nothing", "1 # one", "{", "\udcff", " ", "=", "-1"]
+    texts = [
+        *(toml(value) for value in ODD_VALUES),
+        "",
+        "[" * 5_000,
+        "1\nx = 2",
+        "'",
+        '"""',
+        "# nothing",
+        "1 # one",
+        "{",
+        "\udcff",
+        " ",
+        "=",
+        "-1",
+    ]
     for _ in range(int(rng.integers(1, 3))):
         job.overrides.append(pick(rng, keys) + pick(rng, ["=", "=", "=", "=", "", "=="]) + pick(rng, texts))
     return f"{[text[:60] for text in job.overrides]!a}"

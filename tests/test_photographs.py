@@ -265,7 +265,9 @@ def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
     fits = photographs_of([(4096, 9), (9, 10_922)], 6)  # 6 bytes a pixel, of the image and of the masks
     gallery._check_place(fits.train, fits, Path("raw"))
     for raw in (photographs_of([(4096, 9), (9, 10_923)], 6), photographs_of([(4096, 9), (9, 10_922)], 7)):
-        with pytest.raises(UserError, match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* cut photographs into pieces"):
+        with pytest.raises(
+            UserError, match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* cut photographs into pieces"
+        ):
             gallery._check_place(raw.train, raw, Path("raw"))
 
 

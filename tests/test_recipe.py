@@ -259,7 +259,9 @@ def branches(value: Any) -> list[dict | list]:
 
 
 NUMBERS = st.integers() | st.integers(-2, 9) | st.floats() | st.sampled_from([2**63, 2**63 - 1, -(2**63) - 1, 0.5, 1e-320])
-TEXTS = st.text(max_size=5) | st.sampled_from(["group", "random", "blocks", "per_well", "sgd", "cyclic", "bce", "segment", "always", "linear"])
+TEXTS = st.text(max_size=5) | st.sampled_from(
+    ["group", "random", "blocks", "per_well", "sgd", "cyclic", "bce", "segment", "always", "linear"]
+)
 ATOMS = st.booleans() | NUMBERS | TEXTS | st.dates()
 VALUES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=4)
 

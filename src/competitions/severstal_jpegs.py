@@ -23,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}\.jpg")
 LARGEST_JPEG = 4 << 20  # bytes; three times the bare pixels
 AGAIN = "download it again"
 
+
 @dataclass(frozen=True)
 class JpegReader:
     """Calling it reads the i-th of `entries`, paths within a folder or a zip, as (256, 1600, 1) uint8.
