@@ -396,7 +396,7 @@ BAD = {
     "mask columns from 1": (line(0, HEADER, "," + ",".join(map(str, range(1, 1297)))), "y_train.csv", "columns 0 to 1295"),
     "mask columns missing": (line(0, ",1295", ""), "y_train.csv", "columns 0 to 1295"),
     "masks without header": (line(0, HEADER, "well_9_patch_0" + ",0" * 1296), "y_train.csv", "columns 0 to 1295"),
-    "masks that are one endless line": (endless(b"0,"), "y_train.csv.gz: line 2 is longer", AGAIN),
+    "masks that are one endless line": (endless(b"0,"), "y_train.csv.gz: line 2 is too long", AGAIN),
     "masks of endless lines": (endless(b"\n"), "y_train.csv.gz: line 50001", AGAIN),
     "entry of a zip that bursts": (bzip2_bomb, f"X_train.zip: {ENTRY} is packed by method 12", "pack it again as a plain zip"),
     "patch numbered far away": (patch_far_away, "X_test.zip: well 3 has patches 0 to 2005, but 2001", "get the whole well"),

@@ -145,7 +145,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, bytes]]:
                 row = line.rstrip(b"\r\n")
                 name, _, values = row.partition(b",")
                 if number > MOST_LINES or len(line) == LONGEST_LINE:
-                    raise UserError(f"{path}: line {number} is longer, or is one more, than any file of the challenge has: download it again")
+                    raise UserError(f"{path}: line {number} is too long, or one too many, for a file of the challenge: download it again")
                 if row and row.count(b",") != PIXELS:
                     start = name.decode("utf-8", "replace")[:80]
                     raise UserError(f"{path}: {start} has {row.count(b',')} values instead of {PIXELS}: download it again")
