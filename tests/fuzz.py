@@ -26,7 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import h5py
@@ -36,8 +36,9 @@ from fuzz_mutations import MUTATIONS, Job, Mutation
 
 REPOSITORY = Path(__file__).parents[1]
 MEMORY = 2 << 30  # bytes resident, all libraries included
-CPU, WALL = 30, 300  # seconds
+CPU, WALL = 30, 600  # seconds
 PREPARED, REFUSED = "prepared", "refused"
+PAIRS = [(own, mutation) for mutation in MUTATIONS for own in INPUTS]
 
 
 @dataclass(frozen=True)
@@ -134,22 +135,19 @@ def template(own: Input, folder: Path) -> Path:
     return folder
 
 
-def cases(templates: dict[str, Path], seed: int, work: Path, only: int | None = None) -> Iterator[Case]:
-    """Every mutation of every input in turn, again and again; mutations that have nothing to work on are left out."""
-    number = round_ = 0
-    while True:
-        for mutation in MUTATIONS:
-            for own in INPUTS:
-                if mutation.rare and round_:
-                    continue
-                number += 1
-                if only in (None, number):
-                    case = damage(number, own, mutation, templates[own.name], seed, work / str(number))
-                    if case:
-                        yield case
-                    if only:
-                        return
-        round_ += 1
+def cases(templates: dict[str, Path], options: argparse.Namespace, work: Path) -> Iterator[Case]:
+    """Every mutation of every input, in an order of its own, again and again; mutations that have nothing to work on are left out."""
+    order = np.random.default_rng([options.seed, 0])
+    for number in count(1):
+        if number % len(PAIRS) == 1:
+            round_ = order.permutation(len(PAIRS))
+        own, mutation = PAIRS[round_[(number - 1) % len(PAIRS)]]
+        if options.only in (None, number) and not (options.quick and mutation.slow):
+            case = damage(number, own, mutation, templates[own.name], options.seed, work / str(number))
+            if case:
+                yield case
+        if number == options.only:
+            return
 
 
 def damage(number: int, own: Input, mutation: Mutation, whole: Path, seed: int, folder: Path) -> Case | None:
@@ -242,11 +240,11 @@ def main(options: argparse.Namespace) -> int:
         work = Path(name)
         templates = {own.name: template(own, work / f"whole {number}") for number, own in enumerate(INPUTS)}
         every = max(1, options.cases // max(1, options.end_to_end))
-        for count, case in enumerate(islice(cases(templates, options.seed, work, options.only), options.cases), start=1):
+        for number, case in enumerate(islice(cases(templates, options, work), options.cases), start=1):
             before = contents(case.made) if case.made.exists() else {}
             ended = forked(case.run_here, work)
             outcome = judge(case, ended, before)
-            if options.end_to_end and count % every == 0 and outcome in (PREPARED, REFUSED):
+            if options.end_to_end and number % every == 0 and outcome in (PREPARED, REFUSED):
                 alone = again(case, templates[case.input.name])
                 repeated += 1
                 if (alone.code, alone.error) != (ended.code, ended.error):
@@ -280,5 +278,6 @@ if __name__ == "__main__":
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--end-to-end", type=int, default=8, help="so many of the cases run once more by themselves")
     arguments.add_argument("--only", type=int, help="the number of one case")
+    arguments.add_argument("--quick", action="store_true", help="without bombs and large images, which take seconds each")
     arguments.add_argument("--verbose", action="store_true", help="print every case")
     sys.exit(main(arguments.parse_args()))
