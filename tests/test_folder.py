@@ -473,6 +473,7 @@ BAD = {
         "images/a.png holds NaN or infinite",
         "replace them",
     ),
+    "NPY of enormous values": (whole(**{IMAGE: npy(np.where(GREY8 > 9, 1.0, -1e9))}), "images/a.png holds NaN or infinite", "replace them"),
     "NPY beyond float32": (whole(**{IMAGE: npy(GREY8 * 1e300)}), "images/a.png holds NaN or infinite", "replace them"),
     "other columns": (
         coded("name,rle\na,1 1\n"),

@@ -21,6 +21,7 @@ from src.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 LARGEST = 100_000_000  # pixels; what claims more is refused before it is unpacked
+LARGEST_VALUE = 1e9  # of a floating-point pixel
 Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow's own limit is lower
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file is said once, by a UserError
 
@@ -64,7 +65,7 @@ def decode(path: Path) -> np.ndarray:
     """The image (H, W, C) in `path`, C being 1 or 3, of the type that `header` gives; alpha is dropped, palettes are looked up.
 
     Raises:
-        UserError: as `header`, or a pixel is NaN or infinite.
+        UserError: as `header`, or a pixel is NaN, infinite, or so large that its square may be.
     """
     found = header(path)
     with _told_in_one_line(path), np.errstate(over="ignore"):
@@ -73,8 +74,8 @@ def decode(path: Path) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels, found.dtype)
         if pixels.shape != (found.height, found.width, found.channels):
             raise ValueError(f"pixels of shape {pixels.shape} where the header promises {(found.height, found.width, found.channels)}")
-    if found.dtype is np.float32 and not np.isfinite(pixels).all():
-        raise UserError(f"{path} holds NaN or infinite values: replace them by numbers")
+    if found.dtype is np.float32 and not (np.abs(pixels) < LARGEST_VALUE).all():
+        raise UserError(f"{path} holds NaN or infinite values, or some beyond {LARGEST_VALUE:.0e}: replace them by numbers")
     return pixels
 
 
