@@ -442,7 +442,7 @@ def _children(node: dict[str, Any], step: str, following: str, override: str) ->
     child = node.setdefault(step, {})
     children = child if isinstance(child, list) else [child]
     if isinstance(child, list) and following.isdecimal():
-        if int(following) >= len(child):
+        if len(following) > 9 or int(following) >= len(child):
             raise UserError(f"--set {override}: '{step}' has only {len(child)} sections, counted from 0")
         children = [child[int(following)]]
     if not all(isinstance(item, dict) for item in children):

@@ -181,6 +181,11 @@ def test_an_override_without_key_or_value_shows_how_to_write_it(minimal: str, ov
     assert f"--set {override}: write it as key.path=value" in problem_of(minimal, override)
 
 
+@pytest.mark.parametrize("index", ["2", "9" * 5000])
+def test_an_override_of_a_section_that_is_not_there_is_refused(minimal: str, index: str) -> None:
+    assert "'member' has only 2 sections, counted from 0" in problem_of(minimal, f"member.{index}.name=x")
+
+
 @pytest.mark.parametrize(
     ("override", "step"), [("competition.name=x", "competition"), ("member.phase.epochs.first=1", "epochs"), ("seeds.first=1", "seeds")]
 )
