@@ -33,8 +33,8 @@ class Generate(Section):
     """Size and seed of the wells that the demo competition generates."""
 
     seed: Seed = 0
-    train_patches: Annotated[int, Field(ge=1, le=100_000)] = 900
-    test_patches: Annotated[int, Field(ge=1, le=100_000)] = 300
+    train_patches: Annotated[int, Field(ge=1, le=40_000)] = 900
+    test_patches: Annotated[int, Field(ge=1, le=40_000)] = 300
 
 
 class Data(Section):

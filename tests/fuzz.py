@@ -25,6 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -233,34 +234,37 @@ def table(outcomes: Counter[tuple[str, str]], rows: list[str]) -> str:
     return "\n".join(lines)
 
 
+def outcomes(options: argparse.Namespace, work: Path) -> Iterator[tuple[Case, Ended, str]]:
+    """Run case after case; the folder of each is gone once the next one is asked for."""
+    templates = {own.name: template(own, work / f"whole {number}") for number, own in enumerate(INPUTS)}
+    every = max(1, options.cases // max(1, options.end_to_end))
+    for number, case in enumerate(islice(cases(templates, options, work), options.cases), start=1):
+        before = contents(case.made) if case.made.exists() else {}
+        ended = forked(case.run_here, work)
+        outcome = judge(case, ended, before)
+        if options.end_to_end and number % every == 0 and outcome in (PREPARED, REFUSED):
+            alone = again(case, templates[case.input.name])
+            if (alone.code, alone.error) != (ended.code, ended.error):
+                outcome = "ends otherwise by itself"
+        yield case, ended, outcome
+        shutil.rmtree(case.folder)
+
+
 def main(options: argparse.Namespace) -> int:
     warm_up()
-    by_kind, by_input, failures, repeated = Counter(), Counter(), 0, 0
-    with tempfile.TemporaryDirectory(prefix="fuzz") as name:
-        work = Path(name)
-        templates = {own.name: template(own, work / f"whole {number}") for number, own in enumerate(INPUTS)}
-        every = max(1, options.cases // max(1, options.end_to_end))
-        for number, case in enumerate(islice(cases(templates, options, work), options.cases), start=1):
-            before = contents(case.made) if case.made.exists() else {}
-            ended = forked(case.run_here, work)
-            outcome = judge(case, ended, before)
-            if options.end_to_end and number % every == 0 and outcome in (PREPARED, REFUSED):
-                alone = again(case, templates[case.input.name])
-                repeated += 1
-                if (alone.code, alone.error) != (ended.code, ended.error):
-                    outcome = "ends otherwise by itself"
+    by_kind, by_input = Counter(), Counter()
+    with tempfile.TemporaryDirectory(prefix="fuzz") as work, suppress(KeyboardInterrupt):  # what was found until then is printed
+        for case, ended, outcome in outcomes(options, Path(work)):
             by_kind[case.mutation.kind, outcome] += 1
             by_input[case.input.name, outcome] += 1
-            wrong = outcome not in (PREPARED, REFUSED)
-            failures += wrong
-            if wrong or options.only or options.verbose:
+            if outcome not in (PREPARED, REFUSED) or options.only:
                 print(f"case {case.number}, {case.input.name}, {case.mutation.kind} ({case.what}): {outcome}")
                 print("\n".join((ended.out + ended.error).strip().splitlines()[-(999 if options.only else 6) :]), flush=True)
-            shutil.rmtree(case.folder)
     kinds = [kind for kind in dict.fromkeys(own.kind for own in MUTATIONS) if any(kind == row for row, _ in by_kind)]
     print(table(by_kind, kinds), "", table(by_input, [own.name for own in INPUTS]), sep="\n")
-    print(f"{by_kind.total()} cases of seed {options.seed}, {repeated} of them repeated as commands of their own: {failures} failed")
-    return 1 if failures else 0
+    failures = sum(n for (_, outcome), n in by_kind.items() if outcome not in (PREPARED, REFUSED))
+    print(f"{by_kind.total()} cases of seed {options.seed}: {failures} failed")
+    return 1 if failures or (by_kind.total() < options.cases and not options.only) else 0
 
 
 def warm_up() -> None:
@@ -279,5 +283,4 @@ if __name__ == "__main__":
     arguments.add_argument("--end-to-end", type=int, default=8, help="so many of the cases run once more by themselves")
     arguments.add_argument("--only", type=int, help="the number of one case")
     arguments.add_argument("--quick", action="store_true", help="without bombs and large images, which take seconds each")
-    arguments.add_argument("--verbose", action="store_true", help="print every case")
     sys.exit(main(arguments.parse_args()))

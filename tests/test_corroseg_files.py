@@ -433,6 +433,17 @@ def test_a_bad_file_is_one_line_that_names_it_and_says_what_to_do(
     assert "\n" not in message
 
 
+def test_a_zip_of_far_more_patches_than_the_challenge_has_is_refused(
+    tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge.write(tmp_path)
+    monkeypatch.setattr(corroseg, "MOST_PATCHES", 17)  # lines of the masks, which are 16 and a header
+    corroseg.read(tmp_path)
+    change_zip(tmp_path / "X_train.zip", {f"images/well_3_patch_{k}.npy": WHOLE for k in range(2)})
+    with pytest.raises(UserError, match=r"X_train\.zip: holds 18 files"):
+        corroseg.read(tmp_path)
+
+
 class CreatesFile:
     """Unpickling this runs a command that creates a file."""
 

@@ -125,4 +125,4 @@ def test_a_short_run_finds_nothing() -> None:
     command = [sys.executable, "tests/fuzz.py", "--quick", "--cases", "60", "--seed", "1", "--end-to-end", "1"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 cases of seed 1, 1 of them repeated as commands of their own: 0 failed" in done.stdout
+    assert done.stdout.endswith("60 cases of seed 1: 0 failed\n")

@@ -128,7 +128,7 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("seeds=[" + "9" * 5000 + "]", "give it a value that the recipe can hold"),
         ("seeds=0x" + "f" * 5000, "an integer of more than 64 bits"),
         ("seeds=" + "[" * 5000, "give it a value that the recipe can hold"),
-        ("generate.train_patches=100001", "generate.train_patches: "),
+        ("generate.train_patches=40001", "generate.train_patches: "),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_its_place(minimal: str, override: str, words: str) -> None:

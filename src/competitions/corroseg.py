@@ -32,7 +32,7 @@ IMAGES = ("", ".csv", ".csv.gz", ".zip")  # endings; the empty one is a folder
 MASKS = (".csv.gz", ".zip", ".csv")
 LARGEST_NPY = 64 * 1024  # bytes; a patch takes 10 KiB in the widest type
 LONGEST_LINE = 1 << 16  # bytes of a CSV, unpacked; twice what 1,296 numbers of full precision take
-MOST_LINES = 50_000  # of a CSV; five times the challenge's
+MOST_PATCHES = 50_000  # or lines of a CSV; five times the challenge's
 MOST_MISSING = 2_000  # patches between the first and the last of a well: a strip has room for every one
 
 # The first release of the masks shifted well 1 by this many patches and had a well 0; the organisers' correction undoes both.
@@ -144,7 +144,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, bytes]]:
             for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), start=2):
                 row = line.rstrip(b"\r\n")
                 name, _, values = row.partition(b",")
-                if number > MOST_LINES or len(line) == LONGEST_LINE:
+                if number > MOST_PATCHES or len(line) == LONGEST_LINE:
                     raise UserError(f"{path}: line {number} is too long, or one too many, for a file of the challenge: download it again")
                 if row and row.count(b",") != PIXELS:
                     start = name.decode("utf-8", "replace")[:80]
@@ -202,7 +202,10 @@ def _read_images(path: Path) -> RawSplit:
 def _read_zip(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in zip_files.entries(archive, path):
+            inside = zip_files.entries(archive, path)
+            if len(inside) > MOST_PATCHES:
+                raise UserError(f"{path}: holds {len(inside)} files, five times as many as the challenge has: download it again")
+            for info in inside:
                 where = f"{path}: {info.filename}"
                 if not info.filename.endswith(".npy"):
                     continue
