@@ -396,7 +396,7 @@ def image_bomb(rng: Rng, job: Job) -> str | None:
     largest = (1 << 31) - 1
     claimed = "{{'descr': '<f4', 'fortran_order': False, 'shape': {}, }}"
     bombs = [png_of(largest, largest), png_of(largest, 1), png_of(60_000, 60_000, 16, 6), png_of(0, 9), png_of(20_000, 20_000, 1),
-             jpeg_of(65_500, 65_500), jpeg_of(65_500, 1), tiff_of(width=largest, height=largest), tiff_of(width=1 << 20, height=1 << 20),
+             jpeg_of(65_500, 65_500), jpeg_of(65_500, 9999), tiff_of(width=largest, height=largest), tiff_of(width=1 << 20, height=1 << 20),
              tiff_of(samples=60_000), tiff_of(bits=1 << 30), claims(claimed.format((1 << 20, 1 << 20))),
              claims(claimed.format((1 << 40, 1 << 40)))]  # fmt: skip
     return change(rng, job, IMAGES[:-1], lambda content: pick(rng, bombs))
@@ -454,7 +454,7 @@ def odd_images() -> list[bytes]:
     image.save(content, "TIFF", save_all=True, append_images=[image] * 3)
     grey = tiff(smooth((24, 40)))
     loop = grey.replace(bytes(4), struct.pack("<I", 8), 1)  # the next page may now be the first again
-    return [*contents, content.getvalue(), loop, packed(smooth((1, 1)), "PNG"), packed(smooth((24, 41)), "PNG")]
+    return [*contents, content.getvalue(), loop, jpeg_of(65_500, 1), packed(smooth((1, 1)), "PNG"), packed(smooth((24, 41)), "PNG")]
 
 
 ODD_IMAGES = lru_cache(odd_images)
