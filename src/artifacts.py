@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,10 +194,16 @@ def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
 
 
 def digest_files(files: list[Path]) -> str:
-    """SHA-256 over names and contents of files, in the order given."""
+    """SHA-256 over names and contents of files, in the order given.
+
+    Raises:
+        UserError: one is a pipe or a device, which may have no end.
+    """
     state = hashlib.sha256()
     for file in files:
-        state.update(file.name.encode())
+        if not (stat.S_ISREG(file.stat().st_mode) or file.is_dir()):
+            raise UserError(f"{file} is no plain file: put the file itself there")
+        state.update(os.fsencode(file.name))
         with open(file, "rb") as stream:
             state.update(hashlib.file_digest(stream, "sha256").digest())
     return state.hexdigest()

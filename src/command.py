@@ -13,6 +13,7 @@ from src import artifacts, console
 from src.errors import UserError
 
 TARGETS = {"01_train_folds.py": "train", "02_predict.py": "predict", "03_ensemble.py": "ensemble", "04_postprocess.py": "submit"}
+LONGEST_LINE = 900  # characters of an error
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -65,8 +66,14 @@ def then(stage: str) -> None:
 
 
 def _exit(message: str, code: int = 2) -> None:
-    console.error("error: " + " ".join(message.split()))
+    console.error("error: " + one_line(message))
     sys.exit(code)
+
+
+def one_line(message: str) -> str:
+    """A message that may quote hostile names: on one line, of bounded length, without what a terminal would take for a command."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE * 2 // 3]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
 def _positive(text: str) -> int:

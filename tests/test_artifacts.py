@@ -219,6 +219,15 @@ def test_digest_of_files_covers_names_contents_and_order(tmp_path: Path) -> None
     assert artifacts.digest_files([a, b]) == digests[0]
 
 
+def test_digest_of_files_takes_any_name_and_no_pipe(tmp_path: Path) -> None:
+    odd, pipe = tmp_path / "\udcff.npy", tmp_path / "pipe"
+    odd.write_bytes(b"1")
+    assert len(artifacts.digest_files([odd])) == 64
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="pipe is no plain file: put the file itself there"):
+        artifacts.digest_files([odd, pipe])
+
+
 def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
