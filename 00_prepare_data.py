@@ -3,6 +3,7 @@
 import argparse
 
 from src import artifacts, command, competitions, preparation, recipe
+from src.files import locked
 from src.photographs import gallery
 
 
@@ -10,18 +11,27 @@ def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     competition = competitions.get(chosen.competition)
-    preparation.generate_raw(competition, chosen, paths, options.force)
+    target, lock = paths.prepared(chosen), paths.prepared_lock(chosen)
+    with preparation.raw_held(competition, paths):
+        with locked(lock, target, shared=True):  # to look is not to disturb those who read it
+            done = not options.force and preparation.is_done(competition, chosen, paths)
+        if not done:
+            with locked(lock, target):
+                done = not options.force and preparation.is_done(competition, chosen, paths, quiet=True)  # by another meanwhile
+                if not done:
+                    prepare(chosen, competition, paths, options.force)
+    print(f"{target} is up to date" if done else f"{target} written; {command.then('01_train_folds.py')}")
 
-    target = paths.prepared(chosen)
+
+def prepare(
+    chosen: recipe.Recipe, competition: competitions.Competition | competitions.PhotoCompetition, paths: artifacts.Paths, force: bool
+) -> None:
+    if preparation.generates(competition):
+        preparation.generate_raw(competition, chosen, paths, force)
     inputs = preparation.created_from(competition, chosen, paths)
-    if not options.force and artifacts.up_to_date(target, inputs):
-        print(f"{target} is up to date")
-        return
-
-    prepare = gallery.prepare if isinstance(competition, competitions.PhotoCompetition) else preparation.prepare
-    for line in prepare(competition, chosen, paths, inputs):
+    stage = gallery if isinstance(competition, competitions.PhotoCompetition) else preparation
+    for line in stage.prepare(competition, chosen, paths, inputs):
         print(line)
-    print(f"{target} written; {command.then('01_train_folds.py')}")
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     device = inference.choose_device(options.device)
-    prepared = preparation.check(chosen, paths)
-    training.check(chosen, paths)
-
-    table = chosen.tasks()
-    if options.force:
-        training.discard(chosen, paths, prepared)
-    to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-    print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
-    parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
+    with preparation.held(chosen, paths) as prepared:
+        training.check(chosen, paths)
+        table = chosen.tasks()
+        if options.force:
+            training.discard(chosen, paths, prepared)
+        to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
+        print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
+        jobs, threads = parallel.share_out(len(table), options.jobs, device)
+        calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
+        parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
     print(command.then("02_predict.py"))
 
 

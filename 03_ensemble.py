@@ -9,14 +9,14 @@ from src.photographs import ensembling
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
-    prepared = preparation.check(chosen, paths)
     stage = ensembling if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else ensemble
-    inputs = stage.created_from(chosen, paths, prepared)
-    target = paths.ensemble(chosen)
-    if not options.force and artifacts.up_to_date(target, inputs):
-        print(f"{target} is up to date")
-        return
-    print(stage.write(chosen, paths, prepared, inputs))
+    with preparation.held(chosen, paths) as prepared:
+        inputs = stage.created_from(chosen, paths, prepared)
+        target = paths.ensemble(chosen)
+        if not options.force and artifacts.up_to_date(target, inputs):
+            print(f"{target} is up to date")
+            return
+        print(stage.write(chosen, paths, prepared, inputs))
     print(command.then("04_postprocess.py"))
 
 

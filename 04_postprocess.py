@@ -11,12 +11,13 @@ def main(options: argparse.Namespace) -> None:
     paths = command.paths(options)
     competition = competitions.get(chosen.competition)
     stage = submitting if isinstance(competition, competitions.PhotoCompetition) else postprocessing
-    inputs = stage.created_from(chosen, paths, preparation.check(chosen, paths))
-    if options.force or not submission.is_done(chosen, paths, inputs):
-        (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
-    else:
-        print(f"{paths.submission(chosen)} is up to date")
-    print(stage.table(submission.read_scores(chosen, paths)))
+    with preparation.held(chosen, paths) as prepared:
+        inputs = stage.created_from(chosen, paths, prepared)
+        if options.force or not submission.is_done(chosen, paths, inputs):
+            (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
+        else:
+            print(f"{paths.submission(chosen)} is up to date")
+        print(stage.table(submission.read_scores(chosen, paths)))
     print(f"submission: {paths.submission(chosen)} (run-length), {paths.submission(chosen, '_official.csv')} (the organisers' layout)")
     print(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
 

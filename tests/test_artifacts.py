@@ -1,7 +1,6 @@
 """Artifacts: whole or absent, and knowing what they were made from."""
 
 import errno
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from src import artifacts
+from src import artifacts, files
 from src.errors import UserError
 from src.recipe import Data, Folds
 
@@ -64,11 +63,11 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, existing: bool
     if existing:
         path.mkdir()
         (path / "old").write_text("")
-    with pytest.raises(ValueError, match="stop"), artifacts.replacing_folder(path) as partial:
+    with pytest.raises(ValueError, match="stop"), files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
         raise ValueError("stop")
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == (["folder", "folder/old"] if existing else [])
-    with artifacts.replacing_folder(path) as partial:
+    with files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["folder", "folder/new"]
 
@@ -119,7 +118,7 @@ def write_any(path: Path, inputs: dict[str, str]) -> None:
     elif path.suffix == ".safetensors":
         artifacts.write_weights(path, {"w": np.zeros(100, np.float32)}, inputs)
     else:
-        artifacts.write_text(path, json.dumps({"created_from": inputs}))
+        artifacts.write_json(path, {"score": 0.5}, inputs)
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
