@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup all prepare train predict ensemble submit study trial bench networks test lint clean
+.PHONY: help setup all prepare train predict ensemble submit study trial bench networks test chaos lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -56,6 +56,9 @@ networks: setup ## every network with its parameters and operations
 
 test: setup ## the tests (about 5 minutes)
 	$(BIN)/python -m pytest -q tests
+
+chaos: setup ## kill the stages at 50 random moments; the bytes must stay the same (about 5 minutes)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: setup ## ruff: errors, imports, formatting
 	$(BIN)/ruff check .

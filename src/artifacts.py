@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import safetensors
 from pydantic import BaseModel
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from src.errors import UserError
 from src.files import CHECKSUM, is_sound, replacing, seal
@@ -276,7 +276,7 @@ def write_weights(path: Path, weights: Arrays, inputs: CreatedFrom) -> None:
     """Write a network's weights as safetensors, with what they were made from and a checksum."""
     with replacing(path) as partial:
         arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
-        save_file(arrays, partial, {"created_from": json.dumps({"checksum": CHECKSUM, **inputs})})
+        partial.write_bytes(save(arrays, {"created_from": json.dumps({"checksum": CHECKSUM, **inputs})}))
         seal(partial)
 
 

@@ -23,9 +23,8 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 from src import study  # noqa: F401 - all that a stage loads, so that one forked from this process need not load it again
+from tests.workplace import ROOT, STAGES
 
-ROOT = Path(__file__).parent.parent
-STAGES = ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
 A_ROUND = 5  # kills
 RECIPE = """
 competition = "demo"

@@ -228,3 +228,44 @@ def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_no
     artifacts.write_text(path, "whole")
     assert path.read_text() == "whole"
     assert not left.exists() and running.exists() and foreign.exists()
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    write_any(path, {"raw": "1"})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 200)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        assert not artifacts.up_to_date(path, {"raw": "1"}), place
+        assert capsys.readouterr().out.startswith(f"{path} is damaged"), place
+    path.write_bytes(whole)
+    assert artifacts.up_to_date(path, {"raw": "1"})
+
+
+def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
+    """By themselves, without a look at the rest: arrays written whole or by rows, and what an artifact says of itself."""
+    path, rows = tmp_path / "a.h5", np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    with artifacts.streaming(path, {"raw": "1"}, threshold=0.5) as stream:
+        stream.put("name", np.array(["a", "b", "c"], object))
+        stream.create("image", rows.shape, np.float32)
+        for row, image in enumerate(rows):
+            stream.write("image", row, image)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        stored = [file[name].id.get_chunk_info(0) for name in ("name", "image")]
+        assert all(file[name].fletcher32 for name in ("name", "image"))
+    assert artifacts.read_notes(path) == {"threshold": 0.5}
+    for place, read in (
+        (stored[0].byte_offset + 512, lambda: artifacts.read_arrays(path, ["name"])),
+        (stored[1].byte_offset + 512 + 7, lambda: artifacts.read_arrays(path, ["image"])),
+        (whole.index(b'{"threshold": 0.5}') + 15, lambda: artifacts.read_notes(path)),
+        (whole.index(b'{"threshold": 0.5}') + 15, lambda: artifacts.content_digest(path)),
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.h5 cannot be read"):
+            read()

@@ -1,14 +1,11 @@
 """The five scripts, end to end on a tiny demo, as a user runs them."""
 
 import csv
-import io
 import json
-import runpy
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import h5py
@@ -17,9 +14,8 @@ import pytest
 
 from src import rle
 from src.competitions import corroseg
+from tests.workplace import ROOT, STAGES, Workplace
 
-ROOT = Path(__file__).parent.parent
-STAGES = ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
 RECIPE = """
 competition = "demo"
 [generate]
@@ -37,54 +33,9 @@ learning_rate = 0.01
 """
 
 
-class Workplace:
-    """A folder with a recipe, its data and its submissions."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.recipe = folder, folder / "tiny.toml"
-        if not self.recipe.exists():
-            self.recipe.write_text(RECIPE)
-
-    def command(self, stage: str, *more: str) -> list[str]:
-        folders = ["--data-dir", str(self.folder / "data"), "--submissions-dir", str(self.folder / "submissions")]
-        return [str(ROOT / stage), str(self.recipe), *folders, "--device", "cpu", *more]
-
-    def start(self, stage: str, *more: str) -> subprocess.Popen:
-        """The stage in a process of its own, which leads a group with its workers, two tasks at a time."""
-        command = [sys.executable, *self.command(stage, "--jobs", "2", *more)]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
-
-    def call(self, stage: str, *more: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of the stage, run inside this process to save the time that torch takes to load."""
-        out, err = io.StringIO(), io.StringIO()
-        script, *arguments = self.command(stage, "--jobs", "1", *more)
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", [script, *arguments])
-            try:
-                runpy.run_path(script, run_name="__main__")
-            except SystemExit as end:
-                return end.code, out.getvalue(), err.getvalue()
-        return 0, out.getvalue(), err.getvalue()
-
-    def run(self, stage: str, *more: str) -> str:
-        code, out, err = self.call(stage, *more)
-        assert code == 0, err
-        return out
-
-    def refused(self, stage: str, *more: str) -> str:
-        """The one line on stderr of a stage that ends with exit code 2."""
-        code, _, err = self.call(stage, *more)
-        assert code == 2, err
-        assert len(err.splitlines()) == 1, err
-        return err
-
-    def files(self, pattern: str) -> dict[str, bytes]:
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(self.folder.glob(pattern))}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("finished"))
+    place = Workplace(tmp_path_factory.mktemp("finished"), RECIPE)
     place.run(STAGES[0])
     assert place.start(STAGES[1]).wait() == 0
     place.output = {stage: place.run(stage) for stage in STAGES[2:]}
@@ -95,7 +46,7 @@ def finished(tmp_path_factory):
 def copy(finished, tmp_path):
     """A finished run of its own for a test that changes it."""
     shutil.copytree(finished.folder, tmp_path / "copy")
-    return Workplace(tmp_path / "copy")
+    return Workplace(tmp_path / "copy", RECIPE)
 
 
 def test_every_artifact_is_where_the_design_says(finished):
@@ -189,7 +140,7 @@ def test_a_changed_submission_is_written_again(copy):
 
 
 def test_stages_out_of_order_say_which_comes_first(tmp_path):
-    place = Workplace(tmp_path)
+    place = Workplace(tmp_path, RECIPE)
     assert "00_prepare_data.py" in place.refused("01_train_folds.py")
     place.run("00_prepare_data.py")
     assert "01_train_folds.py" in place.refused("02_predict.py")
@@ -253,7 +204,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path):
-    place = Workplace(tmp_path)
+    place = Workplace(tmp_path, RECIPE)
     place.run("00_prepare_data.py")
     process = place.start("01_train_folds.py")
     while process.poll() is None and not list(place.folder.glob("data/runs/**/checkpoint.pt")):
