@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_stages import STAGES, Workplace
 
 from src import artifacts, metrics, recipe, rle
 from src.artifacts import Paths
 from src.photographs import choosing, comparing
 from src.photographs.gallery import Gallery
+from tests.workplace import STAGES, Workplace
 
 RECIPE = """
 competition = "folder"

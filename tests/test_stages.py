@@ -16,26 +16,10 @@ from src import rle
 from src.competitions import corroseg
 from tests.workplace import ROOT, STAGES, Workplace
 
-RECIPE = """
-competition = "demo"
-[generate]
-train_patches = 60
-test_patches = 16
-[folds]
-count = 3
-[[member]]
-name = "net"
-network = { name = "ring_unet", channels = [4, 8] }
-batch_size = 16
-[[member.phase]]
-epochs = 30
-learning_rate = 0.01
-"""
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("finished"), RECIPE)
+    place = Workplace(tmp_path_factory.mktemp("finished"))
     place.run(STAGES[0])
     assert place.start(STAGES[1]).wait() == 0
     place.output = {stage: place.run(stage) for stage in STAGES[2:]}
@@ -46,7 +30,7 @@ def finished(tmp_path_factory):
 def copy(finished, tmp_path):
     """A finished run of its own for a test that changes it."""
     shutil.copytree(finished.folder, tmp_path / "copy")
-    return Workplace(tmp_path / "copy", RECIPE)
+    return Workplace(tmp_path / "copy")
 
 
 def test_every_artifact_is_where_the_design_says(finished):
@@ -140,7 +124,7 @@ def test_a_changed_submission_is_written_again(copy):
 
 
 def test_stages_out_of_order_say_which_comes_first(tmp_path):
-    place = Workplace(tmp_path, RECIPE)
+    place = Workplace(tmp_path)
     assert "00_prepare_data.py" in place.refused("01_train_folds.py")
     place.run("00_prepare_data.py")
     assert "01_train_folds.py" in place.refused("02_predict.py")
@@ -204,7 +188,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path):
-    place = Workplace(tmp_path, RECIPE)
+    place = Workplace(tmp_path)
     place.run("00_prepare_data.py")
     process = place.start("01_train_folds.py")
     while process.poll() is None and not list(place.folder.glob("data/runs/**/checkpoint.pt")):

@@ -12,12 +12,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
+RECIPE = """
+competition = "demo"
+[generate]
+train_patches = 60
+test_patches = 16
+[folds]
+count = 3
+[[member]]
+name = "net"
+network = { name = "ring_unet", channels = [4, 8] }
+batch_size = 16
+[[member.phase]]
+epochs = 30
+learning_rate = 0.01
+"""
 
 
 class Workplace:
     """A folder with a recipe, its data and its submissions."""
 
-    def __init__(self, folder: Path, recipe: str) -> None:
+    def __init__(self, folder: Path, recipe: str = RECIPE) -> None:
         self.folder, self.recipe = folder, folder / "tiny.toml"
         if not self.recipe.exists():
             self.recipe.write_text(recipe)
