@@ -84,15 +84,15 @@ class Place:
             sys.exit(f"{stage} failed after these lines:\n" + "\n".join(self.log.read_text().splitlines()[-20:]))
         return time.monotonic() - began
 
-    def kill(self, stage: str, moment: float) -> bool:
-        """Kill the stage so many seconds after its start, with its workers; False if it has ended by itself."""
+    def kill(self, stage: str, moment: float) -> float | None:
+        """Kill the stage so many seconds after its start, with its workers; if it ends before, returns the seconds that it took."""
         began, pid = time.monotonic(), self.start(stage)
         while time.monotonic() - began < moment:
             if os.waitpid(pid, os.WNOHANG)[0]:
-                return False
+                return time.monotonic() - began
             time.sleep(0.001)
         os.killpg(pid, signal.SIGKILL)
-        return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        return None if os.WIFSIGNALED(os.waitpid(pid, 0)[1]) else moment
 
     def files(self) -> dict[str, bytes]:
         """All files by name, but for locks, and for histories without their times."""
@@ -107,14 +107,20 @@ class Place:
 
 
 def round_of_kills(place: Place, seconds: list[float], draw: random.Random, most: int) -> list[int]:
-    """Go through the stages once with at most `most` kills; returns how many each stage got."""
-    ends = list(accumulate(seconds))
+    """Go through the stages once with at most `most` kills; returns how many each stage got.
+
+    Where a stage ends before its first moment, `seconds` is corrected: the machine is less busy than it was.
+    """
+    ends, kills = list(accumulate(seconds)), [0] * len(STAGES)
     moments = [draw.uniform(0, ends[-1]) for _ in range(most)]
-    kills = [0] * len(STAGES)
+    starts = [end - taken for end, taken in zip(ends, seconds, strict=True)]
     for number, stage in enumerate(STAGES):
-        for moment in moments:
-            if bisect(ends, moment) == number:
-                kills[number] += place.kill(stage, moment - (ends[number] - seconds[number]))
+        for moment in (moment for moment in moments if bisect(ends, moment) == number):
+            taken = place.kill(stage, moment - starts[number])
+            if taken is not None:
+                seconds[number] = seconds[number] if kills[number] else min(seconds[number], taken)
+                break
+            kills[number] += 1
         place.finish(stage)
     return kills
 
