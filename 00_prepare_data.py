@@ -2,7 +2,7 @@
 
 import argparse
 
-from src import artifacts, command, competitions, preparation, recipe
+from src import artifacts, command, competitions, console, preparation, recipe
 from src.files import locked
 from src.photographs import gallery
 
@@ -10,6 +10,7 @@ from src.photographs import gallery
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
+    console.keep(paths.log(chosen))
     competition = competitions.get(chosen.competition)
     target, lock = paths.prepared(chosen), paths.prepared_lock(chosen)
     with preparation.raw_held(competition, paths):
@@ -20,7 +21,9 @@ def main(options: argparse.Namespace) -> None:
                 done = not options.force and preparation.is_done(competition, chosen, paths, quiet=True)  # by another meanwhile
                 if not done:
                     prepare(chosen, competition, paths, options.force)
-    print(f"{target} is up to date" if done else f"{target} written; {command.then('01_train_folds.py')}")
+    if done:
+        console.summary(f"{target} is up to date")
+    command.then("01_train_folds.py")
 
 
 def prepare(
@@ -31,7 +34,10 @@ def prepare(
     inputs = preparation.created_from(competition, chosen, paths)
     stage = gallery if isinstance(competition, competitions.PhotoCompetition) else preparation
     for line in stage.prepare(competition, chosen, paths, inputs):
-        print(line)
+        console.tell(line)
+    target = paths.prepared(chosen)
+    train, test = (artifacts.read_shape(target, f"{split}/image")[0] for split in ("train", "test"))
+    console.summary(f"prepared {target}: {train} training and {test} test images")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src import artifacts, cleaning, folds, pipe
+from src import artifacts, cleaning, console, folds, pipe
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
@@ -52,7 +52,7 @@ def _is_generated(competition: Competition, recipe: Recipe, paths: Paths, quiet:
     folder, truth = paths.raw(competition.name), paths.truth(competition.name)
     sound = artifacts.read_json(marker)["files"] == _digest_generated(competition, folder, truth)
     if not sound and not quiet:
-        print(f"{folder} or {truth} is damaged (the checksum does not fit): generated again")
+        console.say(f"{folder} or {truth} is damaged (the checksum does not fit): generated again")
     return sound
 
 
@@ -76,7 +76,7 @@ def generate_raw(competition: Competition, recipe: Recipe, paths: Paths, force: 
         competition.generate(partial, partial_truth, recipe.generate)
         files = _digest_generated(competition, partial, partial_truth)
         artifacts.write_json(partial / marker.name, {"files": files}, _generated_from(recipe))
-    print(f"{folder}: wells generated from seed {recipe.generate.seed}")
+    console.say(f"{folder}: wells generated from seed {recipe.generate.seed}")
 
 
 def _digest_generated(competition: Competition, folder: Path, truth: Path) -> str | None:
@@ -184,12 +184,12 @@ def scale_wells(split: Arrays) -> np.ndarray:
 
 def summary(train: Arrays, test: Arrays) -> str:
     """A table of the wells: patches, geometry, corruption, corrosion, fold."""
-    lines = ["split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
+    lines = ["  split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
     for title, split in (("train", train), ("test", test)):
         for well in np.unique(split["group"]):
             own = split["group"] == well
             corrupt = ~split["valid"][own]
-            cells = f"{title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
+            cells = f"  {title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
             cells += f"  {corrupt.any((1, 2)).sum():15}  {corrupt.sum():10}"
             if "mask" in split:
                 mask = split["mask"][own]
@@ -203,5 +203,5 @@ def summary(train: Arrays, test: Arrays) -> str:
     for fold in range(train["fold"].max() + 1):
         own = train["fold"] == fold
         wells = ", ".join(map(str, np.unique(train["group"][own])))
-        lines.append(f"fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
+        lines.append(f"  fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
     return "\n".join(lines)

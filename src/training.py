@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import accumulation, artifacts, checkpoints, competitions, networks, pruning
+from src import accumulation, artifacts, checkpoints, competitions, console, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -69,7 +69,8 @@ def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
     """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
     for task in recipe.tasks():
         _, dense = checkpoints.dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
-        for path in (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), dense):
+        made = (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), paths.progress(recipe, task), dense)
+        for path in made:
             path.unlink(missing_ok=True)
 
 
@@ -229,7 +230,7 @@ class Fit:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
             loss, most = accumulation.gradients(network, forward, loss_of, (image, mask, weight), self.most or len(image))
             if most < (self.most or len(image)):
-                print(f"{self.paths.task(self.recipe, self.task)}: {accumulation.describe(network, len(image), most)}", flush=True)
+                console.say(f"{self.paths.task(self.recipe, self.task)}: {accumulation.describe(network, len(image), most)}")
                 self.most = most
             if pruner:
                 pruner.observe()

@@ -98,7 +98,7 @@ class Place:
         """All files by name, but for locks, and for histories without their times."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and not path.name.endswith(".lock"):
+            if path.is_file() and not path.name.endswith((".lock", "log.txt")):
                 content = path.read_bytes()
                 if path.name == "history.csv":
                     content = b"\n".join(line.rpartition(b",")[0] for line in content.splitlines())

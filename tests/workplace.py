@@ -80,4 +80,6 @@ class Workplace:
         return lines[0]
 
     def files(self, pattern: str) -> dict[str, bytes]:
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(self.folder.glob(pattern)) if path.is_file()}
+        """What the stages made: all files but the logs, which tell of every run."""
+        found = [path for path in sorted(self.folder.glob(pattern)) if path.is_file() and path.name != "log.txt"]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
