@@ -11,18 +11,17 @@ def main(options: argparse.Namespace) -> None:
     paths = command.paths(options)
     console.keep(paths.log(chosen))
     device = inference.choose_device(options.device)
-    prepared = preparation.check(chosen, paths)
-    training.check(chosen, paths)
-
-    table = chosen.tasks()
-    if options.force:
-        training.discard(chosen, paths, prepared)
-    to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-    console.say(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
-    shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
-    parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "training")
+    with preparation.held(chosen, paths) as prepared:
+        training.check(chosen, paths)
+        table = chosen.tasks()
+        if options.force:
+            training.discard(chosen, paths, prepared)
+        to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
+        console.say(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
+        jobs, threads = parallel.share_out(len(table), options.jobs, device)
+        calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
+        shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
+        parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "training")
     console.summary(f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: {paths.log(chosen).parent}")
     command.then("02_predict.py")
 

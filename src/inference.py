@@ -186,8 +186,8 @@ def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) ->
         UserError: the task has not been trained, or not with this recipe on this data.
     """
     weights = paths.weights(recipe, task)
-    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared)):
-        raise UserError(f"{weights} is missing or of other data or settings: run 01_train_folds.py with the same arguments first")
+    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared), quiet=True):
+        raise UserError(f"{weights} is missing, damaged or of other data or settings: run 01_train_folds.py with the same arguments first")
     how = artifacts.digest(recipe.inference, str(recipe.member(task.member).margin))
     return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": how}
 

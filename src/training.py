@@ -2,12 +2,9 @@
 
 import csv
 import io
-import json
-import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +12,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, competitions, console, inference, networks, pruning
+from src import accumulation, artifacts, checkpoints, competitions, console, inference, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
 from src.errors import UserError, did_you_mean
+from src.files import locked
 from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
@@ -70,7 +68,7 @@ def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
 def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
     """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
     for task in recipe.tasks():
-        _, dense = dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
+        _, dense = checkpoints.dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
         made = (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), paths.progress(recipe, task), dense)
         for path in made:
             path.unlink(missing_ok=True)
@@ -85,9 +83,9 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
     """
     set_up_torch(threads)
     photographs = isinstance(competitions.get(recipe.competition), PhotoCompetition)
-    with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
+    with locked(paths.task(recipe, task) / ".lock", paths.task(recipe, task)):  # the workers of a killed run may still be at it
         inputs = weights_from(recipe, task, prepared)
-        if not artifacts.up_to_date(paths.weights(recipe, task), inputs):
+        if not artifacts.up_to_date(paths.weights(recipe, task), inputs, quiet=True):
             artifacts.write_text(paths.saved_recipe(recipe, task), to_toml(recipe))
             fit = Fit(recipe, task, paths, inputs, device)
             progress = paths.progress(recipe, task)
@@ -101,7 +99,7 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
                 fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
         paths.checkpoint(recipe, task).unlink(missing_ok=True)  # it has served
         inputs = predictions_from(recipe, task, paths, prepared)
-        if not artifacts.up_to_date(paths.oof(recipe, task), inputs):
+        if not artifacts.up_to_date(paths.oof(recipe, task), inputs, quiet=True):
             (predicting.predict_held_out if photographs else _predict_held_out)(recipe, task, paths, inputs, device)
         paths.progress(recipe, task).unlink(missing_ok=True)
 
@@ -157,6 +155,7 @@ class Fit:
     paths: Paths
     created_from: CreatedFrom
     device: torch.device
+    most: int = 0  # samples at once, where there was no memory for a whole batch
 
     def run(self, source: PipeSource | PhotoSource, report: Report, held_out: HeldOut | None = None) -> None:
         """Train and write weights and history; `held_out` scores an epoch where the recipe selects one."""
@@ -166,7 +165,7 @@ class Fit:
         network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
-        start = state["epoch"]
+        start, self.most = state["epoch"], state["most"]
         for epoch in range(start, member.epochs):
             if member.patience and epoch - state["best_epoch"] > member.patience:
                 break
@@ -218,16 +217,21 @@ class Fit:
         torch.manual_seed(self.seed_of(epoch))
         loss_of = of_phase(phase, member.activation)
         _train_mode(network, phase.frozen)
+        layout = memory_format(network, member, self.device)
+
+        def forward(image: torch.Tensor) -> torch.Tensor:
+            with autocast(member, self.device):
+                return network(image.contiguous(memory_format=layout))
+
         total, seen = torch.zeros((), device=self.device), 0
         for step, (image, mask, weight) in enumerate(batches):
             share = (step + 0.5) / steps  # half way through the step, so that neither the first nor the last learns nothing
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
-            with autocast(member, self.device):
-                logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
-            loss = loss_of(logits, mask, weight)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss, most = accumulation.gradients(network, forward, loss_of, (image, mask, weight), self.most or len(image))
+            if most < (self.most or len(image)):
+                console.say(f"{self.paths.task(self.recipe, self.task)}: {accumulation.describe(network, len(image), most)}")
+                self.most = most
             if pruner:
                 pruner.observe()
             optimiser.step()
@@ -235,7 +239,7 @@ class Fit:
                 _renew(optimiser, network)
             if average:
                 average.update_parameters(network)
-            total += loss.detach() * len(image)
+            total += loss * len(image)
             seen += len(image)
             if step % 10 == 0:
                 report((epoch + share) / member.epochs)
@@ -255,41 +259,24 @@ class Fit:
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""
-        fresh = {"epoch": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
-        created_from, dense = dense_from(self.recipe, self.task, self.paths, self.created_from)
+        fresh = {"epoch": 0, "most": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
+        created_from, dense = checkpoints.dense_from(self.recipe, self.task, self.paths, self.created_from)
         for path, made_from in ((self.paths.checkpoint(self.recipe, self.task), self.created_from), (dense, created_from)):
-            state = self._stored(path, network, made_from)
+            state = checkpoints.load(path, network, made_from, bool(self.recipe.member(self.task.member).prunings), self.device)
             if state:
                 self.write_history(state["history"])
                 return fresh | state
         return fresh
 
-    def _stored(self, path: Path, network: nn.Module, created_from: CreatedFrom) -> dict[str, Any] | None:
-        """What a checkpoint holds, with its weights in the network; None if there is none of this network and these inputs."""
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["created_from"] != created_from:
-                return None
-            if self.recipe.member(self.task.member).prunings:
-                pruning.fit_state(network, state["network"])
-            if {name: tensor.shape for name, tensor in state["network"].items()} != _shapes(network):
-                return None
-            network.load_state_dict(state["network"])
-            return state
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-            console.say(f"{path} is damaged: this task starts again from its first epoch")
-            return None
-
     def save_checkpoint(self, network: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], epoch: int) -> None:
-        state |= {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "created_from": self.created_from}
-        _save(state, self.paths.checkpoint(self.recipe, self.task))
+        state |= {"epoch": epoch, "most": self.most, "created_from": self.created_from}
+        state |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        checkpoints.save(state, self.paths.checkpoint(self.recipe, self.task))
 
     def save_dense(self, network: nn.Module, history: list[dict[str, Any]]) -> None:
-        """Keep the network as it is before pruning, for other recipes that train alike up to here: see `dense_from`."""
-        created_from, path = dense_from(self.recipe, self.task, self.paths, self.created_from)
-        _save({"epoch": len(history), "network": network.state_dict(), "history": history, "created_from": created_from}, path)
+        """Keep the network as it is before pruning, for other recipes that train alike up to here: see `checkpoints.dense_from`."""
+        created_from, path = checkpoints.dense_from(self.recipe, self.task, self.paths, self.created_from)
+        checkpoints.save({"epoch": len(history), "network": network.state_dict(), "history": history, "created_from": created_from}, path)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
@@ -304,29 +291,6 @@ class Fit:
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.paths.weights(self.recipe, self.task), arrays, self.created_from)
-
-
-def dense_from(recipe: Recipe, task: Task, paths: Paths, created_from: CreatedFrom) -> tuple[CreatedFrom, Path]:
-    """What a task's network is made from before its first pruning phase, and where it is kept then.
-
-    Tasks of the same name, fold and seed whose phases are the same up to there have it in common, whatever their recipes are called: it
-    is trained once. A recipe that prunes nothing may take the whole of its training from there.
-    """
-    member = recipe.member(task.member)
-    dense = member.model_copy(update={"phases": member.dense_phases, "margin": 0})
-    made_from = {**created_from, "member": artifacts.digest(dense)}
-    return made_from, paths.dense(artifacts.digest(json.dumps([made_from, task.fold, task.seed])))
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    content = io.BytesIO()  # torch's own writing to a file hides why it failed
-    torch.save(state, content)
-    with artifacts.replacing(path) as partial:
-        partial.write_bytes(content.getbuffer())
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _renew(optimiser: torch.optim.Optimizer, network: nn.Module) -> None:

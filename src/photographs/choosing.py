@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from src import artifacts
-from src.artifacts import CreatedFrom, Paths, content_digest, digest, up_to_date
+from src.artifacts import CreatedFrom, Paths, content_digest, digest, made_from, up_to_date
 from src.errors import UserError
 from src.inference import predictions_from
 from src.photographs.averaging import Average, oof_average, tasks_of, test_average
@@ -113,12 +113,11 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     files = []
     for task in recipe.tasks():
         file = paths.oof(recipe, task)
-        if not up_to_date(file, predictions_from(recipe, task, paths, prepared)):
+        if not made_from(file, predictions_from(recipe, task, paths, prepared)):
             raise UserError(f"{file} is missing or of other weights or settings: run 01_train_folds.py with the same arguments first")
         files.append(file)
     predictions = digest(*map(content_digest, files))
-    made_from = {"prepared": prepared, "predictions": predictions, "sizes": str(sizes_of(recipe)), "roles": digest(*recipe.members)}
-    return made_from | {"holds": "curve"}  # files of before it was kept are made again
+    return {"prepared": prepared, "predictions": predictions, "sizes": str(sizes_of(recipe)), "roles": digest(*recipe.members)}
 
 
 def sizes_of(recipe: Recipe) -> list[int]:

@@ -170,14 +170,14 @@ class Gallery:
     def image(self, row: int) -> np.ndarray:
         """(H, W, C), values as the organisers gave them."""
         height, width = self.size[row]
-        return self._read("image")[row, :height, :width]
+        return self._read("image", np.s_[row, :height, :width])
 
     def mask(self, row: int) -> np.ndarray:
         """(K, H, W) uint8 of 0 and 1."""
         height, width = self.size[row]
         if len(self.shows) and not self.shows[row].any():
             return np.zeros((len(self.classes), height, width), np.uint8)  # saves unpacking it
-        return self._read("mask")[row, :, :height, :width]
+        return self._read("mask", np.s_[row, :, :height, :width])
 
     def scaling(self, rows: np.ndarray) -> Scaling:
         """Mean and standard deviation of each channel over all pixels of some photographs, white being 1."""
@@ -185,11 +185,11 @@ class Gallery:
         mean, square = np.tensordot(area / area.sum(), self.moments[rows], 1)
         return Scaling(mean.astype(np.float32), np.sqrt(np.maximum(square - mean**2, 1e-12)).astype(np.float32))
 
-    def _read(self, name: str) -> h5py.Dataset:
-        if self._file is None:
-            with artifacts.reading(self.path):
+    def _read(self, name: str, where: tuple[int | slice, ...]) -> np.ndarray:
+        with artifacts.reading(self.path):
+            if self._file is None:
                 self._file = h5py.File(self.path)
-        return self._file[f"{self.split}/{name}"]
+            return self._file[f"{self.split}/{name}"][where]
 
 
 def check(recipe: Recipe, paths: Paths) -> None:
