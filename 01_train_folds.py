@@ -2,24 +2,23 @@
 
 import argparse
 
-from src import command, inference, parallel, preparation, recipe, training
+from src import command, parallel, preparation, recipe, training
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
-    device = inference.choose_device(options.device)
     prepared = preparation.check(chosen, paths)
-    training.check(chosen, paths)
-
     table = chosen.tasks()
+    workers = parallel.workers(options, len(table), options.gpus_per_task)
+    training.check(chosen, paths, workers.gpus)
+
     if options.force:
         training.discard(chosen, paths, prepared)
     to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-    print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
-    parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
+    print(f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} of them up to date")
+    calls = [(chosen, task, paths, prepared, workers.device, workers.threads, workers.gpus) for task in to_do]
+    workers.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], "training")
     print(command.then("02_predict.py"))
 
 

@@ -9,17 +9,16 @@ from src.photographs import predicting
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
-    device = inference.choose_device(options.device)
     prepared = preparation.check(chosen, paths)
 
     stage = predicting if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else inference
     for table in chosen.rounds():  # gates first: what they call clean need not be segmented
         inputs = {task: stage.test_from(chosen, task, paths, prepared) for task in table}
         to_do = [task for task in table if options.force or not artifacts.up_to_date(paths.test(chosen, task), inputs[task])]
-        print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-        jobs, threads = parallel.share_out(len(table), options.jobs, device)
-        calls = [(chosen, task, paths, inputs[task], device, threads) for task in to_do]
-        parallel.run(stage.predict_test, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "predicting")
+        workers = parallel.workers(options, len(table))
+        print(f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} of them up to date")
+        calls = [(chosen, task, paths, inputs[task], workers.device, workers.threads) for task in to_do]
+        workers.run(stage.predict_test, calls, [paths.progress(chosen, task) for task in to_do], "predicting")
     print(command.then("03_ensemble.py"))
 
 

@@ -170,7 +170,7 @@ def _with_members(base: Recipe, names: list[str] | None) -> Recipe:
 
 def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
     """Prepare what is missing and train every run, all in one task table."""
-    paths, device = command.paths(options), inference.choose_device(options.device)
+    paths = command.paths(options)
     for run in {run.recipe.prepared: run for run in all_runs}.values():
         file = folder / "recipes" / f"{run.recipe.name}.toml"
         artifacts.write_text(file, recipe.to_toml(run.recipe))
@@ -179,19 +179,19 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
     first, later = {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
+    workers = parallel.workers(options, len(table), options.gpus_per_task)
     for run in {run.recipe.name: run for run in all_runs}.values():
         prepared = preparation.check(run.recipe, paths)
-        training.check(run.recipe, paths)
+        training.check(run.recipe, paths, workers.gpus)
         to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
         for task in to_do:
             _, dense = training.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
-            call = (run.recipe, task, paths, prepared, device, threads)
+            call = (run.recipe, task, paths, prepared, workers.device, workers.threads, workers.gpus)
             if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
                 later.append(call)
-    print(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
+    print(f"{len(table)} tasks on {workers}, {len(table) - len(first) - len(later)} of them up to date")
     for calls in (list(first.values()), later):
-        parallel.run(training.run_task, calls, [paths.progress(*call[:2]) for call in calls], jobs, threads, "study")
+        workers.run(training.run_task, calls, [paths.progress(*call[:2]) for call in calls], "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
