@@ -106,7 +106,10 @@ def _numbered(
     if os.getpid() != parent:
         die_with(parent)
     if inference.choose_device(device.type).type == "cuda":
-        torch.cuda.set_device(_slot(slots) * gpus % torch.cuda.device_count())
+        shares = torch.cuda.device_count() // gpus
+        if not shares:
+            raise UserError(f"a task is to have {gpus} GPUs, and there are {torch.cuda.device_count()} here")
+        torch.cuda.set_device(_slot(slots) % shares * gpus)
     try:
         function(*call)
     except torch.OutOfMemoryError as error:
@@ -124,7 +127,6 @@ def _slot(slots: Path) -> int:
             return number
         except BlockingIOError:
             os.close(file)
-    raise AssertionError("numbers do not end")
 
 
 @cache

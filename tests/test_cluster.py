@@ -88,7 +88,7 @@ def tasks_of(worker: subprocess.Popen) -> list[int]:
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_training import history, tiny, wells
 
-from src import artifacts, command, parallel, ranks, training
+from src import artifacts, ranks, training
 from src.artifacts import Paths
 from src.errors import UserError
 from src.recipe import Task
@@ -49,12 +49,6 @@ def test_two_ranks_learn_what_one_process_learns(tmp_path):
 def test_what_a_rank_says_is_one_line(tmp_path):
     with pytest.raises(UserError, match="frozen = "):
         trained(tmp_path, 2, tiny(phase=[{"epochs": 1, "frozen": ["nothing"]}]))
-
-
-def test_more_gpus_than_there_are_is_refused(tmp_path):
-    options = command.parser("").parse_args(["demo", "--device", "cpu"])
-    with pytest.raises(UserError, match="--gpus-per-task 2: there are 0 GPUs"):
-        parallel.workers(options, 3, 2)
 
 
 def test_pruning_and_picking_an_epoch_are_refused_on_several_gpus(tmp_path):
