@@ -12,14 +12,11 @@ import json
 import os
 import re
 import shutil
-import socket
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -125,14 +122,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    """A temporary name of this process's own beside `path`; what processes of this machine that are gone left is removed."""
+    """A temporary name of this process's own beside `path`; what processes that are gone left under such names is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ending = f"@{socket.gethostname()}.partial"
-    for leftover in path.parent.glob(f".{path.name}.*{ending}"):
-        pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(ending)
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".partial")
         if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}{ending}")
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _alive(pid: int) -> bool:
@@ -170,31 +166,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder; a second one waits. The lock goes with its process, however that ends.
-
-    On a disk that machines share, the lock of a machine that is gone ends when the file server gives it up.
-    """
+    """One process at a time in a folder; a second one waits. The lock goes with its process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder}: another process is at work here; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(f"{folder}: this disk keeps no locks ({error.strerror}): use another --data-dir") from None
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def beacon(folder: Path) -> Iterator[Path]:
-    """A file in `folder` with a name that no other has: a machine that sees it shares this disk. It goes with the block."""
-    path = folder / f".shared-{uuid4().hex}"
-    path.touch()
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:

@@ -4,6 +4,7 @@ joblib's own Dask backend is not used: with a single slot it runs the tasks wher
 whose workers have died. This file loads no torch, so that a worker starts at once; a task loads it in a process of its own.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -23,7 +24,6 @@ from uuid import uuid4
 
 from distributed import Client, KilledWorker, Worker, as_completed, get_worker
 
-from src import artifacts
 from src.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ class Cluster:
             environment: variables of each task's process.
         """
         needs = {"GPU": gpus} if gpus else None
-        with artifacts.beacon(self.shared) as beacon, self._client() as client:
+        with lit(self.shared) as beacon, self._client() as client:
             common = (fingerprint(), beacon, environment)
             futures = {
                 client.submit(work, pickle.dumps(task), *common, key=f"task-{number}-{uuid4().hex}", resources=needs): number
@@ -115,6 +115,32 @@ def fingerprint() -> dict[str, str]:
     return {"code in src/": code.hexdigest()[:12], "python": platform.python_version(), **versions}
 
 
+@contextmanager
+def lit(shared: Path) -> Iterator[Path]:
+    """A file in a directory, of a name that no other has, and locked for as long as the block runs: by it machines know a shared disk."""
+    beacon = shared / f".shared-{uuid4().hex}"
+    with open(beacon, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield beacon
+        finally:
+            beacon.unlink(missing_ok=True)
+
+
+def unseen(beacon: Path) -> str | None:
+    """What is wrong with the shared disk where it is looked at from here, if anything."""
+    try:
+        with open(beacon, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except FileNotFoundError:
+        return f"does not see {beacon}: all machines must share the data directory, under the same path"
+    except OSError as error:
+        return f"cannot lock files in {beacon.parent} ({error.strerror}): mount it with locks"
+    return f"does not see the locks of other machines in {beacon.parent}: mount it so that locks hold between machines"
+
+
 def work(task: bytes, expected: dict[str, str], beacon: Path, environment: dict[str, str]) -> None:
     """On a worker: one task in a process of its own, which ends early when the task is cancelled or the worker dies.
 
@@ -127,8 +153,9 @@ def work(task: bytes, expected: dict[str, str], beacon: Path, environment: dict[
     for name, value in fingerprint().items():
         if value != expected[name]:
             raise UserError(f"{here} has {name} {value}, not {expected[name]}: give it the same checkout and environment")
-    if not beacon.exists():
-        raise UserError(f"{here} does not see {beacon}: all machines must share the data directory, under the same path")
+    wrong = unseen(beacon)
+    if wrong:
+        raise UserError(f"{here} {wrong}")
     command = [sys.executable, "-m", "src.parallel", str(os.getpid()), worker.local_directory]
     child = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     raised = _outcome(child, task, worker)

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 from test_stages import ROOT, Workplace
 
-from src import artifacts, cluster
+from src import cluster
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 600
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 class Place(Workplace):
@@ -39,10 +46,17 @@ class Machines:
         with open(self.folder / f"{program}.log", "a") as log:
             return subprocess.Popen([sys.executable, "-m", f"distributed.cli.{program}", *more], stdout=log, stderr=log, cwd=cwd)
 
-    def hire(self, cwd: Path = ROOT) -> subprocess.Popen:
+    def hire(self, count: int = 1, cwd: Path = ROOT) -> subprocess.Popen:
+        """Start workers and wait until the scheduler knows them; returns the last."""
         more = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
-        self.workers.append(self.start("dask_worker", self.address, *more, cwd=cwd))
+        known = self.registered() + count
+        self.workers += [self.start("dask_worker", self.address, *more, cwd=cwd) for _ in range(count)]
+        wait_for(lambda: self.registered() == known)
         return self.workers[-1]
+
+    def registered(self) -> int:
+        log = self.folder / "dask_worker.log"
+        return log.read_text().count("Registered to") if log.exists() else 0
 
     def dismiss(self) -> None:
         while self.workers:
@@ -87,13 +101,6 @@ def tasks_of(worker: subprocess.Popen) -> list[int]:
     return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 600
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def trains(place: Place) -> Callable[[], bool]:
     return lambda: bool(list(place.folder.glob("data/runs/**/checkpoint.pt")))
 
@@ -101,8 +108,7 @@ def trains(place: Place) -> Callable[[], bool]:
 def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(machines, here, there):
     """Of two workers one is killed: its task ends with it, and another one goes on from the checkpoint."""
     on_cluster = ("--cluster", machines.address)
-    machines.hire()
-    machines.hire()
+    machines.hire(2)
     with ThreadPoolExecutor() as pool:
         stage = pool.submit(there.run, "01_train_folds.py", *on_cluster)
         wait_for(lambda: stage.done() or trains(there)())
@@ -149,8 +155,17 @@ def test_a_worker_with_other_code_is_refused(machines, there, monkeypatch):
 
 def test_a_worker_that_does_not_see_the_data_is_refused(machines, there, monkeypatch):
     machines.hire()
-    monkeypatch.setattr(artifacts, "beacon", lambda folder: nullcontext(folder / "elsewhere"))
+    monkeypatch.setattr(cluster, "lit", lambda folder: nullcontext(folder / "elsewhere"))
     assert "must share the data directory" in last_line(there, machines)
+
+
+def test_a_disk_is_shared_while_its_beacon_is_seen_and_locked(tmp_path):
+    with cluster.lit(tmp_path) as beacon:
+        assert cluster.unseen(beacon) is None
+        unlocked = tmp_path / "unlocked"
+        unlocked.touch()
+        assert "locks of other machines" in cluster.unseen(unlocked)
+    assert "does not see" in cluster.unseen(beacon)
 
 
 def test_a_worker_that_was_started_outside_the_checkout_is_refused(machines, there, tmp_path):
@@ -174,7 +189,6 @@ def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machin
         nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     assert "no Dask scheduler answers" in there.refused("02_predict.py", "--cluster", nobody)
     assert "--jobs has no meaning" in there.refused("01_train_folds.py", "", "", "--cluster", nobody, "--jobs", "2")
-    monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
     assert "--resources GPU=1" in there.refused("01_train_folds.py", "--cluster", machines.address, "--device", "cuda")
     assert not (there.folder / "data/runs").exists()
