@@ -41,19 +41,20 @@ class Cluster:
     shared: Path
 
     def device(self, wanted: str, gpus: int) -> str:
-        """ "cpu" or "cuda"; "auto" takes CUDA where workers offer GPUs.
+        """Either "cpu" or "cuda"; "auto" takes CUDA where workers offer GPUs.
 
         Raises:
             UserError: no scheduler, no worker, or no worker with so many GPUs for a task.
         """
         with self._client() as client:
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        most = max(int(worker["resources"].get("GPU", 0)) for worker in workers)
+        most = 0 if wanted == "cpu" else max(int(worker["resources"].get("GPU", 0)) for worker in workers)
         if most < gpus and (wanted == "cuda" or gpus > 1):
             raise UserError(
-                f"--cluster {self.address}: no worker offers the {gpus} GPU(s) of a task: start workers with --resources GPU={gpus}"
+                f"--cluster {self.address}, --device {wanted}: no worker offers the {gpus} GPU(s) of a task: "
+                f"start workers with --resources GPU={gpus}"
             )
-        return "cuda" if most and wanted != "cpu" else "cpu"
+        return "cuda" if most else "cpu"
 
     def run(self, tasks: list[tuple[Any, ...]], gpus: int, environment: dict[str, str]) -> Iterator[int]:
         """Run every task, each on a slot of a worker, in a process of `src.parallel`; yields their numbers as they are done.
@@ -118,6 +119,9 @@ def fingerprint() -> dict[str, str]:
 @contextmanager
 def lit(shared: Path) -> Iterator[Path]:
     """A file in a directory, of a name that no other has, and locked for as long as the block runs: by it machines know a shared disk."""
+    for left in shared.glob(".shared-*"):
+        if unseen(left):  # nobody holds it: its stage was killed
+            left.unlink(missing_ok=True)
     beacon = shared / f".shared-{uuid4().hex}"
     with open(beacon, "w") as file:
         try:

@@ -24,6 +24,11 @@ from src import inference
 from src.cluster import Cluster
 from src.errors import UserError
 
+ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with this, and it must be set before CUDA starts
+    "OMP_WAIT_POLICY": "passive",  # OpenMP threads that spin while idle would take the cores from the other tasks
+}
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -74,12 +79,6 @@ class Workers:
         return self.cluster.run(there, gpus, ENVIRONMENT | limits)
 
 
-ENVIRONMENT = {
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with this, and it must be set before CUDA starts
-    "OMP_WAIT_POLICY": "passive",  # OpenMP threads that spin while idle would take the cores from the other tasks
-}
-
-
 def workers(options: argparse.Namespace, tasks: int, gpus: int = 1) -> Workers:
     """Who does a table of so many tasks by the command line's --device, --jobs, --threads and --cluster, with so many GPUs a task.
 
@@ -90,7 +89,7 @@ def workers(options: argparse.Namespace, tasks: int, gpus: int = 1) -> Workers:
     if cluster and options.jobs:
         raise UserError("--jobs has no meaning with --cluster: the workers' --nthreads say how many tasks each runs at a time")
     device = torch.device(cluster.device(options.device, gpus)) if cluster else inference.choose_device(options.device)
-    own = torch.cuda.device_count() if device.type == "cuda" else 0
+    own = torch.cuda.device_count() if device.type == "cuda" and not cluster else 0
     if gpus > 1 and own < gpus and not cluster:
         raise UserError(f"--gpus-per-task {gpus}: there are {own} GPUs to use here; ask for no more, or use --cluster")
     cores = joblib.cpu_count()

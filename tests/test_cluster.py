@@ -160,8 +160,10 @@ def test_a_worker_that_does_not_see_the_data_is_refused(machines, there, monkeyp
 
 
 def test_a_disk_is_shared_while_its_beacon_is_seen_and_locked(tmp_path):
-    with cluster.lit(tmp_path) as beacon:
-        assert cluster.unseen(beacon) is None
+    left = tmp_path / ".shared-of-a-killed-stage"
+    left.touch()
+    with cluster.lit(tmp_path) as beacon, cluster.lit(tmp_path) as another:
+        assert cluster.unseen(beacon) is None and cluster.unseen(another) is None and not left.exists()
         unlocked = tmp_path / "unlocked"
         unlocked.touch()
         assert "locks of other machines" in cluster.unseen(unlocked)
@@ -181,7 +183,7 @@ def last_line(place: Place, machines: Machines) -> str:
 
 
 def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machines, there, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    monkeypatch.setattr(cluster, "PATIENCE", 3)
     assert "no workers" in there.refused("01_train_folds.py", "--cluster", machines.address)
     assert "no such scheduler file" in there.refused("01_train_folds.py", "--cluster", "missing.json")
     with socket.socket() as free:
@@ -189,6 +191,8 @@ def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machin
         nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     assert "no Dask scheduler answers" in there.refused("02_predict.py", "--cluster", nobody)
     assert "--jobs has no meaning" in there.refused("01_train_folds.py", "", "", "--cluster", nobody, "--jobs", "2")
+    monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
-    assert "--resources GPU=1" in there.refused("01_train_folds.py", "--cluster", machines.address, "--device", "cuda")
+    for more, number in ((["--device", "cuda"], 1), (["--gpus-per-task", "2"], 2)):
+        assert f"--resources GPU={number}" in there.refused("01_train_folds.py", "--cluster", machines.address, *more)
     assert not (there.folder / "data/runs").exists()
