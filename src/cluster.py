@@ -18,6 +18,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,14 +83,12 @@ class Cluster:
                 ) from None
             except CancelledError:
                 raise UserError(f"--cluster {self.address}: the scheduler is gone; run the same command again to go on") from None
-            except ModuleNotFoundError as error:
-                raise UserError(f"a worker does not find the code ({error}): start it in the checkout with {WORKER}") from None
             finally:
                 client.cancel(list(futures), force=True)
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
-        """A connection to a scheduler that has at least one worker."""
+        """A connection to a scheduler that has at least one worker, and none that could not load this file: that would be its end."""
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one line below
         file = self.address.endswith(".json")
         if file and not Path(self.address).is_file():
@@ -104,6 +103,9 @@ class Cluster:
                 client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError:
                 raise UserError(f"--cluster {self.address}: the scheduler has no workers: start some with {WORKER}") from None
+            for worker, found in client.run(find_spec, __name__, on_error="return").items():
+                if found is None or isinstance(found, Exception):
+                    raise UserError(f"worker {worker} does not find the code: start it in the checkout with {WORKER}")
             yield client
 
 

@@ -172,7 +172,7 @@ def test_a_disk_is_shared_while_its_beacon_is_seen_and_locked(tmp_path):
 
 def test_a_worker_that_was_started_outside_the_checkout_is_refused(machines, there, tmp_path):
     machines.hire(cwd=tmp_path)
-    assert "does not find the code" in last_line(there, machines)
+    assert "does not find the code" in there.refused("01_train_folds.py", "--cluster", machines.address)
 
 
 def last_line(place: Place, machines: Machines) -> str:
@@ -189,7 +189,7 @@ def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machin
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    assert "no Dask scheduler answers" in there.refused("02_predict.py", "--cluster", nobody)
+    assert "no Dask scheduler answers" in there.refused("01_train_folds.py", "--cluster", nobody)
     assert "--jobs has no meaning" in there.refused("01_train_folds.py", "", "", "--cluster", nobody, "--jobs", "2")
     monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
