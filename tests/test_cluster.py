@@ -190,7 +190,7 @@ def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machin
         free.bind(("127.0.0.1", 0))
         nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     assert "no Dask scheduler answers" in there.refused("01_train_folds.py", "--cluster", nobody)
-    assert "--jobs has no meaning" in there.refused("01_train_folds.py", "", "", "--cluster", nobody, "--jobs", "2")
+    assert "--jobs has no meaning" in there.refused("01_train_folds.py", "--cluster", nobody, "--jobs", "2")
     monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
     for more, number in ((["--device", "cuda"], 1), (["--gpus-per-task", "2"], 2)):
