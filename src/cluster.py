@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from distributed import Client, KilledWorker, Worker, as_completed, get_worker
+from distributed import Client, KilledWorker, Status, Worker, as_completed, get_worker
 
 from src.errors import UserError
 
@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 10  # seconds to wait for the scheduler, and for its first worker
 POLL = 0.5  # seconds between two looks at whether a running task is still wanted
 NUMERICS = ("torch", "numpy", "scipy", "h5py")  # packages that decide the bytes of an artifact
+ENDING = (Status.closing, Status.closed, Status.failed)  # a worker whose scheduler is gone, or that was told to stop at once
 WORKER = "python -m distributed.cli.dask_worker"
 
 
@@ -89,7 +90,8 @@ class Cluster:
     @contextmanager
     def _client(self) -> Iterator[Client]:
         """A connection to a scheduler that has at least one worker, and none that could not load this file: that would be its end."""
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one line below
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one line below
         file = self.address.endswith(".json")
         if file and not Path(self.address).is_file():
             raise UserError(f"--cluster {self.address}: no such scheduler file")
@@ -185,7 +187,7 @@ def _outcome(child: subprocess.Popen, task: bytes, worker: Worker) -> Exception 
         except subprocess.TimeoutExpired:
             to_send = None  # it has been sent
         state = worker.state.tasks.get(key)
-        if state is None or state.state != "executing":
+        if state is None or state.state != "executing" or worker.status in ENDING:
             child.kill()
             child.wait()
             raise CancelledError(key)
