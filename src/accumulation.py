@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from src.losses import Loss
 from src.samples import Batch
@@ -22,7 +22,7 @@ def gradients(network: nn.Module, forward: Forward, loss_of: Loss, batch: Batch,
         The loss, and how many samples at once it took in the end.
 
     Raises:
-        torch.OutOfMemoryError: even one sample is too large.
+        torch.OutOfMemoryError: even one sample is too large, or the task has several GPUs.
     """
     statistics, device = _statistics(network), batch[0].device
     before = [tensor.clone() for tensor in statistics]
@@ -32,7 +32,7 @@ def gradients(network: nn.Module, forward: Forward, loss_of: Loss, batch: Batch,
         try:
             return _gradients(forward, loss_of, batch, most, statistics), most
         except torch.OutOfMemoryError:
-            if most == 1:
+            if most == 1 or distributed.is_initialized():  # the other ranks of a task would wait for this one
                 raise
         # Beyond the handler, so that what the failed attempt held is free by now.
         most = -(-min(most, len(batch[0])) // 2)

@@ -186,28 +186,28 @@ def prepare(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> N
 def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
     """Prepare what is missing and train every run, all in one task table."""
     prepare(all_runs, folder, options)
-    paths, device = command.paths(options), inference.choose_device(options.device)
+    paths = command.paths(options)
     costs, first, later = {}, {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
     with ExitStack() as stack:
         for run in {run.recipe.prepared: run for run in all_runs}.values():  # each task has a lock of its own
             stack.enter_context(locked(paths.prepared_lock(run.recipe), paths.prepared(run.recipe), shared=True))
+        workers = parallel.workers(options, len(table), options.gpus_per_task)
         for run in {run.recipe.name: run for run in all_runs}.values():
             prepared = preparation.check(run.recipe, paths)
-            training.check(run.recipe, paths)
+            training.check(run.recipe, paths, workers.gpus)
             to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
             costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
             for task in to_do:
                 _, dense = checkpoints.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
-                call = (run.recipe, task, paths, prepared, device, threads)
+                call = (run.recipe, task, paths, prepared, workers.device, workers.threads, workers.gpus)
                 if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
                     later.append(call)
-        console.say(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
+        console.say(f"{len(table)} tasks on {workers}, {len(table) - len(first) - len(later)} of them up to date")
         for calls in (list(first.values()), later):
             shares = [paths.progress(*call[:2]) for call in calls]
             lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
-            parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "study")
+            workers.run(training.run_task, calls, shares, lengths, "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import accumulation, artifacts, checkpoints, competitions, console, inference, networks, pruning
+from src import accumulation, artifacts, checkpoints, competitions, console, inference, networks, pruning, ranks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -33,13 +33,16 @@ HeldOut = Callable[[nn.Module], tuple[float, float]]  # soft IoU and official sc
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def check(recipe: Recipe, paths: Paths) -> None:
+def check(recipe: Recipe, paths: Paths, gpus: int = 1) -> None:
     """Let every network see a window once, without memory, so that what cannot work is found before anything is trained.
 
     Raises:
-        UserError: an unknown network or option, windows or photographs that a network cannot take, or a loss that does not fit.
+        UserError: an unknown network or option, windows or photographs that a network cannot take, a loss that does not fit, or what
+            several GPUs cannot do.
     """
     for member in recipe.members:
+        if gpus > 1 and (member.prunings or member.selection != "last"):
+            raise UserError(f"member '{member.name}': --gpus-per-task {gpus} takes neither pruning nor a selection of epochs: use 1")
         for phase in member.phases:
             of_phase(phase, member.activation)
     if isinstance(competitions.get(recipe.competition), PhotoCompetition):
@@ -74,12 +77,13 @@ def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int) -> None:
+def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int, gpus: int = 1) -> None:
     """Fit a task and predict its held-out fold; whatever is up to date already is kept.
 
     Args:
         prepared: digest of the prepared file.
         threads: CPU threads to use.
+        gpus: to train on, from the current one on.
     """
     set_up_torch(threads)
     photographs = isinstance(competitions.get(recipe.competition), PhotoCompetition)
@@ -87,21 +91,26 @@ def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: to
         inputs = weights_from(recipe, task, prepared)
         if not artifacts.up_to_date(paths.weights(recipe, task), inputs, quiet=True):
             artifacts.write_text(paths.saved_recipe(recipe, task), to_toml(recipe))
-            fit = Fit(recipe, task, paths, inputs, device)
-            progress = paths.progress(recipe, task)
-
-            def report(share: float) -> None:
-                progress.write_text(f"{share:.4f}", encoding="utf-8")
-
-            if photographs:
-                fit_photographs(fit, Gallery.open(paths, recipe, "train"), threads, report)
-            else:
-                fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
+            ranks.run(gpus, device, fit_task, recipe, task, paths, inputs, max(1, threads // gpus))
         paths.checkpoint(recipe, task).unlink(missing_ok=True)  # it has served
         inputs = predictions_from(recipe, task, paths, prepared)
         if not artifacts.up_to_date(paths.oof(recipe, task), inputs, quiet=True):
             (predicting.predict_held_out if photographs else _predict_held_out)(recipe, task, paths, inputs, device)
         paths.progress(recipe, task).unlink(missing_ok=True)
+
+
+def fit_task(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, threads: int, device: torch.device) -> None:
+    """Fit a task on this device, alone or as one of the ranks that share it."""
+    set_up_torch(threads)
+    fit, progress = Fit(recipe, task, paths, inputs, device), paths.progress(recipe, task)
+
+    def report(share: float) -> None:
+        progress.write_text(f"{share:.4f}", encoding="utf-8")
+
+    if isinstance(competitions.get(recipe.competition), PhotoCompetition):
+        fit_photographs(fit, Gallery.open(paths, recipe, "train"), threads, report)
+    else:
+        fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
 
 
 def fit_pipes(fit: "Fit", train: Arrays, report: Report) -> None:
@@ -161,7 +170,7 @@ class Fit:
         """Train and write weights and history; `held_out` scores an epoch where the recipe selects one."""
         member = self.recipe.member(self.task.member)
         torch.manual_seed(self.seed_of(-1))
-        network = source.network()
+        network = ranks.with_common_statistics(source.network(), self.device)
         network = network.to(self.device, memory_format=memory_format(network, member, self.device))
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
@@ -189,12 +198,13 @@ class Fit:
             self.write_history(state["history"])
             if average:
                 state["average"] = average.state_dict()
-            if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
+            if epoch + 1 < member.epochs and ranks.first():  # after the last one the weights themselves follow
                 state |= {"scores": pruner.scores if pruner else {}}
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
             if member.prunings and epoch + 1 == sum(phase.epochs for phase in member.dense_phases):
                 self.save_dense(network, state["history"])
-        self.finish(average.module if average else network, source.scaling, state)
+        if ranks.first():
+            self.finish(average.module if average else network, source.scaling, state)
 
     def epoch(
         self,
@@ -217,11 +227,11 @@ class Fit:
         torch.manual_seed(self.seed_of(epoch))
         loss_of = of_phase(phase, member.activation)
         _train_mode(network, phase.frozen)
-        layout = memory_format(network, member, self.device)
+        layout, spread = memory_format(network, member, self.device), ranks.spread(network)
 
         def forward(image: torch.Tensor) -> torch.Tensor:
             with autocast(member, self.device):
-                return network(image.contiguous(memory_format=layout))
+                return spread(image.contiguous(memory_format=layout))
 
         total, seen = torch.zeros((), device=self.device), 0
         for step, (image, mask, weight) in enumerate(batches):
@@ -283,7 +293,8 @@ class Fit:
         writer = csv.DictWriter(text, history[-1])  # the last: epochs before a resumption may tell less
         writer.writeheader()
         writer.writerows(history)
-        artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
+        if ranks.first():
+            artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
 
     def finish(self, network: nn.Module, scaling: Scaling, state: dict[str, Any]) -> None:
         """Write the weights with their scaling."""
