@@ -72,8 +72,8 @@ study: setup ## compare variations of a recipe, with a table and a plot: STUDY=n
 trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
 	@$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
 
-bench: setup ## photographs a second, input and networks, after prepare: RECIPE=magnetic_tile
-	@$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
+bench: setup ## how fast it is, beside named baselines: ARGS="--only training", --quick or gpu
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 networks: setup ## every network with its parameters and operations
 	@$(BIN)/python -m src.networks

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from sklearn.preprocessing import RobustScaler
 
 from src.pipe import Strip
 
@@ -77,6 +76,8 @@ def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scalin
     `per_pixel` fits each pixel position by itself (CorroSeg paper, section 2.1), else one pair serves all. Both statistics are
     equivariant: scaling twice equals scaling once with the second fit, so a fold may refit on its own wells.
     """
+    from sklearn.preprocessing import RobustScaler  # takes a second, which prediction need not spend
+
     if per_pixel:
         counted = valid | ~valid.any(0)  # a position that is valid nowhere counts its repaired pixels
         fitted = RobustScaler().fit(np.where(counted, image, np.nan).reshape(len(image), -1))

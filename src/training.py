@@ -18,7 +18,7 @@ from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
 from src.errors import UserError, did_you_mean
 from src.files import locked
-from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
+from src.inference import LAYOUT, autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
 from src.photographs import gallery, predicting
@@ -170,8 +170,7 @@ class Fit:
         """Train and write weights and history; `held_out` scores an epoch where the recipe selects one."""
         member = self.recipe.member(self.task.member)
         torch.manual_seed(self.seed_of(-1))
-        network = ranks.with_common_statistics(source.network(), self.device)
-        network = network.to(self.device, memory_format=memory_format(network, member, self.device))
+        network = ranks.with_common_statistics(source.network(), self.device).to(self.device, memory_format=LAYOUT)
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
         start, self.most = state["epoch"], state["most"]
@@ -227,11 +226,11 @@ class Fit:
         torch.manual_seed(self.seed_of(epoch))
         loss_of = of_phase(phase, member.activation)
         _train_mode(network, phase.frozen)
-        layout, spread = memory_format(network, member, self.device), ranks.spread(network)
+        spread = ranks.spread(network)
 
         def forward(image: torch.Tensor) -> torch.Tensor:
             with autocast(member, self.device):
-                return spread(image.contiguous(memory_format=layout))
+                return spread(image.contiguous(memory_format=LAYOUT))
 
         total, seen = torch.zeros((), device=self.device), 0
         for step, (image, mask, weight) in enumerate(batches):

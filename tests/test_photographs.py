@@ -190,6 +190,19 @@ def test_overlaps_are_the_dice_of_the_masks_that_would_be_made():
                 np.testing.assert_allclose(told[t, s], metrics.dice(mask[None], truth[None])[0])
 
 
+def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
+    probability, truth = np.zeros((3, 9, 20), np.float32), np.zeros((3, 9, 20), np.uint8)
+    probability[0, -2:, -3:], probability[0, -1, -1], probability[0, 0, 0] = 0.5, 0.9, 0.15
+    truth[0, -1], truth[1, 4, 4] = 1, 1
+    told = choosing.overlaps(probability, truth, [0, 2])
+    at = {round(float(threshold), 2): told[number] for number, threshold in enumerate(choosing.THRESHOLDS)}
+    assert at[0.05][0, 0] == at[0.1][0, 0] == 2 * 3 / (7 + 20)
+    assert at[0.05][1, 0] == at[0.4][0, 0] == at[0.4][1, 0] == 2 * 3 / (6 + 20)
+    assert at[0.5][0, 0] == 2 * 1 / (1 + 20)
+    assert at[0.5][1, 0] == 0 == at[0.9][0, 0]
+    assert not told[..., 1].any() and (told[..., 2] == 1).all()
+
+
 def test_masks_lose_exactly_the_components_that_are_too_small():
     probability = np.zeros((1, 6, 12), np.float32)
     probability[0, 0, 0] = probability[0, 1, 1] = 0.9  # two pixels that touch at a corner

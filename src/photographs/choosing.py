@@ -32,13 +32,21 @@ def overlaps(probability: np.ndarray, truth: np.ndarray, sizes: Sequence[int]) -
     for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
         true = int(y.sum())
         for t, threshold in enumerate(THRESHOLDS):
-            label, count = ndimage.label(p > threshold, np.ones((3, 3))) if (p > threshold).any() else (None, 0)
-            area = np.bincount(label.ravel(), minlength=count + 1)[1:] if count else np.zeros(0)
-            hit = np.bincount(label[y > 0], minlength=count + 1)[1:] if count else np.zeros(0)
+            box = _box(p > threshold)
+            p, y = p[box], y[box]  # what lies outside is below every further threshold too
+            label, count = ndimage.label(p > threshold, np.ones((3, 3))) if p.size else (np.zeros(p.shape, int), 0)
+            area = np.bincount(label.ravel(), minlength=count + 1)[1:]
+            hit = np.bincount(label[y > 0], minlength=count + 1)[1:]
             for s, size in enumerate(sizes):
                 marked, common = area[area >= size].sum(), hit[area >= size].sum()
                 result[t, s, k] = 2 * common / (marked + true) if marked + true else 1.0
     return result
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest box that holds all of a mask (H, W), an empty one for an empty mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else (slice(0), slice(0))
 
 
 def mask_of(probability: np.ndarray, threshold: Sequence[float], min_size: Sequence[int]) -> np.ndarray:
