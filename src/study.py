@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from pydantic import Field, ValidationError, model_validator
 
 from src import (
@@ -36,7 +37,7 @@ from src import (
 )
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
-from src.photographs import comparing, pruned
+from src.photographs import comparing, pruned, pruned_figures
 from src.recipe import RECIPES, Count, Recipe, Section
 
 STUDIES = RECIPES / "studies"
@@ -275,6 +276,17 @@ def protocols_of(study: Study) -> list[str]:
     return ["wells"] if of_photographs(study) else list(PROTOCOLS)
 
 
+def pruning_plots(table: pd.DataFrame, histories: dict[str, pd.DataFrame], recipes: dict[str, Recipe], paths: Paths) -> dict[str, Figure]:
+    """The figures of a study of pruning, by the names of their files."""
+    plots = {"plot": pruned_figures.by_sparsity(table)}
+    curves = pruned_figures.through_phases(table, histories, recipes)
+    if curves:
+        plots["curves"] = curves
+    for network in dict.fromkeys(table["network"]):
+        plots[f"masks_{network.replace(', ', '_')}"] = pruned_figures.masks(table, network, recipes, paths)
+    return plots
+
+
 def main(options: argparse.Namespace) -> None:
     study, paths = only(load(options.recipe), options.only), command.paths(options)
     shrink = [f"member.phase.epochs={options.epochs}"] if options.epochs else []
@@ -301,10 +313,15 @@ def main(options: argparse.Namespace) -> None:
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
     artifacts.write_text(folder / "table.md", f"{note}\n\n{report.markdown(table)}\n")
     histories = {name: curves(own[protocols[0]], paths) for name, own in grouped.items()}
-    with artifacts.replacing(folder / "plot.png") as partial:
-        partial.write_bytes(report.png(pruned.plot(table) if photographs and prunes else report.study_plot(histories, table)))
+    if photographs and prunes:
+        plots = pruning_plots(table, histories, {name: own["wells"].recipe for name, own in grouped.items()}, paths)
+    else:
+        plots = {"plot": report.study_plot(histories, table)}
+    for name, figure in plots.items():
+        with artifacts.replacing(folder / f"{name}.png") as partial:
+            partial.write_bytes(report.png(figure))
     print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"{folder}/table.csv, table.md, plot.png")
+    print(f"{folder}/table.csv, table.md, {', '.join(f'{name}.png' for name in plots)}")
 
 
 if __name__ == "__main__":
