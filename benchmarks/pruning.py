@@ -76,7 +76,7 @@ def rows(folder: Path, int8: bool, size: list[int] | None, beside: Stopwatch) ->
     weights = [*run.network.parameters()]
     about = {"parameters (M)": f"{sum(w.numel() for w in weights) / 1e6:.3f}"}
     about["not zero (M)"] = f"{sum(int(w.count_nonzero()) for w in weights) / 1e6:.3f}"
-    own = {"recipe": run.recipe.name, "network": run.task.member}
+    own = {"recipe": run.recipe.name, **pruned.described(run.member)}
     shape = (*shape[:2], *size) if size else shape
     about["operations (G)"] = round(pruned.operations(run.network, shape) / 1e9, 3)
     return [own | {"form": form} | scored[form] | about | export.measure(file, folder, shape, beside) for form, file in files.items()]

@@ -12,7 +12,7 @@ from src.artifacts import Paths
 from src.photographs import comparing
 from src.photographs.confusion import class_iou, micro_iou, on_test, out_of_fold
 from src.photographs.gallery import Gallery
-from src.recipe import Recipe
+from src.recipe import Member, Recipe
 
 MICRO, MEAN = "micro IoU with background", "mIoU"
 
@@ -31,9 +31,7 @@ def row(variation: str, recipe: Recipe, paths: Paths, device: torch.device) -> d
     member = next(member for member in recipe.members if member.role == "segment")
     counts = [out_of_fold(recipe, paths, [seed]) for seed in recipe.seeds]
     iou = np.array([class_iou(count) for count in counts])
-    encoder = member.network.get("encoder")
-    network = f"{member.network['name']}, {encoder}" if encoder else member.network["name"]
-    line: dict[str, Any] = {"variation": variation, "network": network, **_pruner(recipe)}
+    line: dict[str, Any] = {"variation": variation, **described(member)}
     line |= scores(counts, train.classes)
     line[f"{MEAN}, deviation over seeds"] = float(iou.mean(1).std(ddof=1)) if len(counts) > 1 else float("nan")
     tests = [on_test(recipe, paths, [seed], device) for seed in recipe.seeds]
@@ -58,9 +56,11 @@ def scores(counts: list[np.ndarray], classes: list[str]) -> dict[str, float]:
     return line | {f"IoU {name}": float(score) for name, score in zip(classes, iou, strict=True)}
 
 
-def _pruner(recipe: Recipe) -> dict[str, Any]:
-    prunings = [pruning for member in recipe.members for pruning in member.prunings]
-    if not prunings:
-        return {"pruner": "dense", "sparsity": 0.0}
-    last = prunings[-1]
-    return {"pruner": f"{last.method}, channels" if last.channels else last.method, "sparsity": last.sparsity}
+def described(member: Member) -> dict[str, Any]:
+    """A member's network, and how it was pruned."""
+    encoder = member.network.get("encoder")
+    line = {"network": f"{member.network['name']}, {encoder}" if encoder else member.network["name"], "pruner": "dense", "sparsity": 0.0}
+    if not member.prunings:
+        return line
+    last = member.prunings[-1]
+    return line | {"pruner": f"{last.method}, channels" if last.channels else last.method, "sparsity": last.sparsity}

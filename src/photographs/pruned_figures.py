@@ -86,9 +86,11 @@ def masks(table: pd.DataFrame, network: str, recipes: dict[str, Recipe], paths: 
 
     Two rows a pruner; the photographs are those a third and two thirds through the held-out ones.
     """
-    own = table[table["network"] == network].sort_values("sparsity", kind="stable")
+    own = table[table["network"] == network]
     dense = own["variation"][own["pruner"] == "dense"].tolist()
-    lines = {pruner: dense + part["variation"].tolist() for pruner, part in own[own["pruner"] != "dense"].groupby("pruner", sort=False)}
+    pruned = own[own["pruner"] != "dense"].sort_values("sparsity", kind="stable")
+    names = dict.fromkeys(own["pruner"][own["pruner"] != "dense"])
+    lines = {name: dense + pruned["variation"][pruned["pruner"] == name].tolist() for name in names}
     lines = lines or {"dense": dense}
     first = recipes[own["variation"].iloc[0]]
     train, averages = Gallery.open(paths, first, "train"), {name: oof_average(recipes[name], paths, "segment") for name in own["variation"]}
