@@ -1,13 +1,15 @@
 """Stage 01: members x folds x seeds -> data/runs/<recipe>/<member>/fold<f>_seed<s>/, each trained and predicting its held-out fold."""
 
 import argparse
+import time
 
-from src import command, inference, parallel, preparation, recipe, training
+from src import command, console, inference, parallel, preparation, progress, recipe, training
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
+    console.keep(paths.log(chosen))
     device = inference.choose_device(options.device)
     prepared = preparation.check(chosen, paths)
     training.check(chosen, paths)
@@ -16,11 +18,13 @@ def main(options: argparse.Namespace) -> None:
     if options.force:
         training.discard(chosen, paths, prepared)
     to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-    print(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
+    console.say(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
     calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
-    parallel.run(training.run_task, calls, [paths.progress(chosen, task) for task in to_do], jobs, threads, "training")
-    print(command.then("02_predict.py"))
+    shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
+    parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "training")
+    console.summary(f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: {paths.log(chosen).parent}")
+    command.then("02_predict.py")
 
 
 if __name__ == "__main__":

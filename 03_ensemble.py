@@ -2,22 +2,25 @@
 
 import argparse
 
-from src import artifacts, command, competitions, ensemble, preparation, recipe
+from src import artifacts, command, competitions, console, ensemble, preparation, recipe
 from src.photographs import ensembling
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
+    console.keep(paths.log(chosen))
     prepared = preparation.check(chosen, paths)
     stage = ensembling if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else ensemble
     inputs = stage.created_from(chosen, paths, prepared)
     target = paths.ensemble(chosen)
     if not options.force and artifacts.up_to_date(target, inputs):
-        print(f"{target} is up to date")
-        return
-    print(stage.write(chosen, paths, prepared, inputs))
-    print(command.then("04_postprocess.py"))
+        console.summary(f"{target} is up to date")
+        return command.then("04_postprocess.py")
+    *details, chose = stage.write(chosen, paths, prepared, inputs).splitlines()
+    console.tell("\n".join(details))
+    console.summary(f"averaged: {chose}")
+    command.then("04_postprocess.py")
 
 
 if __name__ == "__main__":

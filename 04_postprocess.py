@@ -2,23 +2,39 @@
 
 import argparse
 
-from src import artifacts, baselines, command, competitions, ensemble, inference, postprocessing, preparation, recipe, refine, submission
+from src import (
+    artifacts,
+    baselines,
+    command,
+    competitions,
+    console,
+    ensemble,
+    inference,
+    postprocessing,
+    preparation,
+    recipe,
+    refine,
+    submission,
+)
 from src.photographs import submitting
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
+    console.keep(paths.log(chosen))
     competition = competitions.get(chosen.competition)
     stage = submitting if isinstance(competition, competitions.PhotoCompetition) else postprocessing
     inputs = stage.created_from(chosen, paths, preparation.check(chosen, paths))
     if options.force or not submission.is_done(chosen, paths, inputs):
         (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
     else:
-        print(f"{paths.submission(chosen)} is up to date")
-    print(stage.table(submission.read_scores(chosen, paths)))
-    print(f"submission: {paths.submission(chosen)} (run-length), {paths.submission(chosen, '_official.csv')} (the organisers' layout)")
-    print(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
+        console.say(f"{paths.submission(chosen)} is up to date")
+    result = submission.read_scores(chosen, paths)
+    console.tell(stage.table(result))
+    console.say(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
+    console.say(f"run-length form: {paths.submission(chosen)}; log: {paths.log(chosen)}")
+    console.summary(f"submission {paths.submission(chosen, '_official.csv')}: {submission.told(result)}")
 
 
 def postprocess(

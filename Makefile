@@ -4,62 +4,88 @@ ARGS ?=
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+export STARTED_BY := make
 
-.PHONY: help setup all prepare train predict ensemble submit study trial bench networks test lint clean
+.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-help: ## list what make can do
-	@echo "make all                    the demo: generated wells, five stages, a score"
-	@echo "make all RECIPE=corroseg_quick   the same on the challenge's files in data/raw/corroseg/"
-	@echo "make train ARGS='--jobs 1'  one stage, with options; RECIPE is demo unless given"
+##@ First steps
+
+help: ## this page
+	@echo "From raw inspection images of steel to a leaderboard submission."
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Examples"
+	@echo "  make all                                    the demo, on wells that are generated"
+	@echo "  make all RECIPE=corroseg_quick              on the challenge's files in data/raw/corroseg/"
+	@echo "  make train RECIPE=corroseg ARGS='--jobs 1'  one stage, with options"
+	@echo "  make all ARGS='--quiet'                     one line a stage; all lines: data/runs/demo/log.txt"
+	@echo "  make study STUDY=losses ARGS='--epochs 1 --patches 256 --seeds 1'"
 	@echo
-	@echo "recipes: $(basename $(notdir $(wildcard recipes/*.toml)))"
+	@echo "Recipes (RECIPE=name; the file recipes/<name>.toml)"
+	@awk 'FNR == 1 { name = FILENAME; gsub(/.*\/|\.toml/, "", name); sub(/^# */, ""); line = sprintf("  %-21s %s", name, $$0); \
+		print (length(line) > 100 ? substr(line, 1, 97) "..." : line) }' recipes/*.toml
+	@echo
+	@echo "Studies (STUDY=name): $(basename $(notdir $(wildcard recipes/studies/*.toml)))" | fold -s -w 98 | sed '2,$$s/^/  /'
+	@echo
+	@echo "README.md says how it works, docs/ what was measured, CONTRIBUTING.md how to add to it,"
+	@echo "data/README.md where raw files go; python 01_train_folds.py --help lists the options in ARGS."
+
+doctor: ## what is here and what is missing: Python, packages, GPU, disk, raw files
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m src.doctor $(RECIPE) $(ARGS)
 
 setup: $(VENV)/ready ## make .venv from requirements.txt (about 6 GB)
 
 $(VENV)/ready: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch $@
+	@echo "setting up $(VENV) from requirements.txt: about 6 GB, a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
 
-all: prepare train predict ensemble submit ## all five stages
+##@ Stages (RECIPE=demo unless given)
 
-prepare: setup ## 00: raw patches -> data/prepared/
-	$(BIN)/python 00_prepare_data.py $(RECIPE) $(ARGS)
+all: export STARTED_BY := make all
+all: prepare train predict ensemble submit ## all five, one after the other; what is up to date stays
+
+prepare: setup ## 00: raw images -> data/prepared/
+	@$(BIN)/python 00_prepare_data.py $(RECIPE) $(ARGS)
 
 train: setup ## 01: folds x seeds -> data/runs/
-	$(BIN)/python 01_train_folds.py $(RECIPE) $(ARGS)
+	@$(BIN)/python 01_train_folds.py $(RECIPE) $(ARGS)
 
 predict: setup ## 02: test predictions of every task
-	$(BIN)/python 02_predict.py $(RECIPE) $(ARGS)
+	@$(BIN)/python 02_predict.py $(RECIPE) $(ARGS)
 
 ensemble: setup ## 03: averages and threshold -> data/ensembles/
-	$(BIN)/python 03_ensemble.py $(RECIPE) $(ARGS)
+	@$(BIN)/python 03_ensemble.py $(RECIPE) $(ARGS)
 
 submit: setup ## 04: refined masks -> submissions/
-	$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS)
+	@$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS)
 
-study: setup ## compare variations of a recipe: make study STUDY=corroseg_table1 ARGS="--epochs 1 --patches 256"
-	$(BIN)/python -m src.study $(STUDY) $(ARGS)
+##@ Studies
 
-trial: setup ## does the forecast hold? many generated challenges: make trial ARGS="--challenges 24"
-	$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
+study: setup ## compare variations of a recipe, with a table and a plot: STUDY=name
+	@$(BIN)/python -m src.study $(STUDY) $(ARGS)
 
-bench: setup ## photographs a second, input pipeline and networks, after prepare: RECIPE=magnetic_tile
-	$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
+trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
+	@$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
+
+bench: setup ## photographs a second, input and networks, after prepare: RECIPE=magnetic_tile
+	@$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
 
 networks: setup ## every network with its parameters and operations
-	$(BIN)/python -m src.networks
+	@$(BIN)/python -m src.networks
+
+##@ Quality
 
 test: setup ## the tests (about 5 minutes)
-	$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q tests
 
 lint: setup ## ruff: errors, imports, formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 
 clean: ## remove everything that was made, but neither raw data nor submissions
 	rm -rf data/prepared data/runs data/ensembles data/studies data/trials data/dense .pytest_cache .ruff_cache

@@ -84,6 +84,10 @@ class Paths:
         """Where a running task writes the share that it has finished."""
         return self.task(recipe, task) / "progress"
 
+    def log(self, recipe: Recipe) -> Path:
+        """What the stages told, with date and time; it is for people, and no digest knows it."""
+        return self.data / "runs" / recipe.name / "log.txt"
+
     def ensemble(self, recipe: Recipe) -> Path:
         return self.data / "ensembles" / f"{recipe.name}.h5"
 

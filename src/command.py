@@ -2,13 +2,17 @@
 
 import argparse
 import errno
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from src import artifacts
+from src import artifacts, console
 from src.errors import UserError
+
+TARGETS = {"01_train_folds.py": "train", "02_predict.py": "predict", "03_ensemble.py": "ensemble", "04_postprocess.py": "submit"}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -23,6 +27,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--force", action="store_true", help="make this stage's artifacts again although they are up to date")
     arguments.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
     arguments.add_argument("--jobs", type=_positive, default=None, help="tasks at a time (default: one a CPU core, or one on a GPU)")
+    arguments.add_argument("--quiet", action="store_true", help="show errors and a summary line only; the log has the rest")
     return arguments
 
 
@@ -33,7 +38,9 @@ def paths(options: argparse.Namespace) -> artifacts.Paths:
 def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
     """Run a stage; what the user can mend becomes one line on stderr and exit code 2."""
     try:
-        stage(arguments.parse_args())
+        options = arguments.parse_args()
+        console.start(getattr(options, "quiet", False))
+        stage(options)
     except UserError as error:
         _exit(str(error))
     except KeyboardInterrupt:
@@ -42,15 +49,23 @@ def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
         if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _exit(f"{error.filename or 'the data directory'}: {error.strerror}; mend that, or choose another --data-dir or --submissions-dir")
+    except Exception:
+        console.note(traceback.format_exc())  # for the log; Python shows it by itself
+        raise
 
 
-def then(stage: str) -> str:
-    """What to type next: the next stage with the arguments of this one."""
-    return f"next: python {stage} {shlex.join(sys.argv[1:])}"
+def then(stage: str) -> None:
+    """Say what to type next: the next stage with the arguments of this one, by make if make runs this one."""
+    if os.environ.get(console.STARTED_BY):
+        recipe, *more = sys.argv[1:]
+        more = [f"ARGS={shlex.quote(shlex.join(more))}".replace("$", "$$")] if more else []
+        console.detail(" ".join(["next: make", TARGETS[stage], f"RECIPE={shlex.quote(recipe)}", *more]))
+    else:
+        console.detail(f"next: python {stage} {shlex.join(sys.argv[1:])}")
 
 
 def _exit(message: str, code: int = 2) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    console.error("error: " + " ".join(message.split()))
     sys.exit(code)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src import artifacts, cleaning, folds, pipe
+from src import artifacts, cleaning, console, folds, pipe
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
@@ -41,7 +41,7 @@ def generate_raw(competition: Competition | PhotoCompetition, recipe: Recipe, pa
     with artifacts.replacing_folder(folder) as partial, artifacts.replacing(truth) as partial_truth:
         competition.generate(partial, partial_truth, recipe.generate)
         (partial / marker.name).write_text(settings, encoding="utf-8")
-    print(f"{folder}: wells generated from seed {recipe.generate.seed}")
+    console.say(f"{folder}: wells generated from seed {recipe.generate.seed}")
 
 
 def created_from(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths) -> CreatedFrom:
@@ -127,12 +127,12 @@ def scale_wells(split: Arrays) -> np.ndarray:
 
 def summary(train: Arrays, test: Arrays) -> str:
     """A table of the wells: patches, geometry, corruption, corrosion, fold."""
-    lines = ["split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
+    lines = ["  split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
     for title, split in (("train", train), ("test", test)):
         for well in np.unique(split["group"]):
             own = split["group"] == well
             corrupt = ~split["valid"][own]
-            cells = f"{title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
+            cells = f"  {title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
             cells += f"  {corrupt.any((1, 2)).sum():15}  {corrupt.sum():10}"
             if "mask" in split:
                 mask = split["mask"][own]
@@ -146,5 +146,5 @@ def summary(train: Arrays, test: Arrays) -> str:
     for fold in range(train["fold"].max() + 1):
         own = train["fold"] == fold
         wells = ", ".join(map(str, np.unique(train["group"][own])))
-        lines.append(f"fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
+        lines.append(f"  fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
     return "\n".join(lines)

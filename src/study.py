@@ -24,12 +24,14 @@ from src import (
     artifacts,
     command,
     competitions,
+    console,
     ensemble,
     inference,
     metrics,
     networks,
     parallel,
     preparation,
+    progress,
     recipe,
     refine,
     report,
@@ -178,21 +180,24 @@ def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> Non
         stage = [sys.executable, str(RECIPES.parent / "00_prepare_data.py"), str(file), "--data-dir", str(options.data_dir)]
         if subprocess.run(stage, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
-    first, later = {}, []  # of those that have their training before pruning in common, the first goes first
+    costs, first, later = {}, {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
     jobs, threads = parallel.share_out(len(table), options.jobs, device)
     for run in {run.recipe.name: run for run in all_runs}.values():
         prepared = preparation.check(run.recipe, paths)
         training.check(run.recipe, paths)
         to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
+        costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
         for task in to_do:
             _, dense = training.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
             call = (run.recipe, task, paths, prepared, device, threads)
             if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
                 later.append(call)
-    print(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
+    console.say(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
     for calls in (list(first.values()), later):
-        parallel.run(training.run_task, calls, [paths.progress(*call[:2]) for call in calls], jobs, threads, "study")
+        shares = [paths.progress(*call[:2]) for call in calls]
+        lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
+        parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
@@ -262,11 +267,7 @@ def weights_left(run: Run, paths: Paths) -> int:
 
 def training_operations(recipe: Recipe) -> float:
     """What one seed spends on a training patch: forward and backward passes of all members over all epochs and copies."""
-    total = 0.0
-    for member in recipe.members:
-        passes = member.epochs * len(member.augment.copies or [""])
-        total += passes * networks.operations(member.network, member.height, training=True) * 36 / member.height
-    return total
+    return sum(36 * progress.cost(member, training=True) for member in recipe.members)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -314,6 +315,7 @@ def main(options: argparse.Namespace) -> None:
     protocols = [options.protocol] if options.protocol else known
     all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
+    console.keep(folder / "log.txt")
     train(all_runs, folder, options)
 
     grouped = {v.name: {run.protocol: run for run in all_runs if run.variation == v.name} for v in study.variations}
@@ -336,8 +338,8 @@ def main(options: argparse.Namespace) -> None:
     for name, figure in plots.items():
         with artifacts.replacing(folder / f"{name}.png") as partial:
             partial.write_bytes(report.png(figure))
-    print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"{folder}/table.csv, table.md, {', '.join(f'{name}.png' for name in plots)}")
+    console.say((folder / "table.md").read_text(encoding="utf-8"))
+    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, {', '.join(f'{name}.png' for name in plots)}")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,17 @@ def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
     return all((scores.parent / name).is_file() and artifacts.digest_files([scores.parent / name]) == own for name, own in files.items())
 
 
+def told(result: dict[str, Any]) -> str:
+    """The scores in one line."""
+    scores = [f"out-of-fold score {result['oof_score']:.4f}"]
+    if "expected_score" in result:
+        low, high = result["expected_interval"]
+        scores.append(f"to expect on the test set {result['expected_score']:.2f} ({low:.2f} to {high:.2f})")
+    if "test_score" in result:
+        scores.append(f"test score {result['test_score']:.4f}")
+    return ", ".join(scores)
+
+
 def read_scores(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     """The scores that `write_scores` wrote."""
     with artifacts.reading(paths.submission(recipe, ".json")):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, competitions, networks, pruning
+from src import artifacts, competitions, console, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -71,7 +71,8 @@ def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
     """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
     for task in recipe.tasks():
         _, dense = dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
-        for path in (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), dense):
+        made = (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), paths.progress(recipe, task), dense)
+        for path in made:
             path.unlink(missing_ok=True)
 
 
@@ -281,7 +282,7 @@ class Fit:
             network.load_state_dict(state["network"])
             return state
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-            print(f"{path} is damaged: this task starts again from its first epoch")
+            console.say(f"{path} is damaged: this task starts again from its first epoch")
             return None
 
     def save_checkpoint(self, network: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], epoch: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts, command, competitions, ensemble, forecast, inference, recipe, refine, report, submission
+from src import artifacts, command, competitions, console, ensemble, forecast, inference, recipe, refine, report, submission
 from src.artifacts import Paths
 from src.errors import UserError
 from src.recipe import RECIPES, Recipe
@@ -137,17 +137,15 @@ def main(options: argparse.Namespace) -> None:
     folder, rows = command.paths(options).trial(chosen.name), []
     for seed in range(options.first_seed, options.first_seed + options.challenges):
         rows.append(row(measure(seed, folder, options)))
-        print(
-            ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in rows[-1].items()),
-            flush=True,
-        )
+        console.say(", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in rows[-1].items()))
     table = pd.DataFrame(rows)
     settings = ", ".join(options.overrides) or "as in the recipe"
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
     artifacts.write_text(
         folder / "table.md", f"Recipe {chosen.name}; settings: {settings}.\n\n{summary(table)}\n\n{report.markdown(table)}\n"
     )
-    print(summary(table), f"{folder}/table.csv, table.md", sep="\n")
+    console.say(summary(table))
+    console.summary(f"measured {len(table)} challenges: {folder}/table.csv, table.md")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ class Workplace:
         return err
 
     def files(self, pattern: str) -> dict[str, bytes]:
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(self.folder.glob(pattern))}
+        """What the stages made: all files but the logs, which tell of every run."""
+        found = [path for path in sorted(self.folder.glob(pattern)) if path.name != "log.txt"]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
 
 @pytest.fixture(scope="module")

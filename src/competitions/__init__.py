@@ -38,12 +38,13 @@ class Raw:
 class Competition:
     """What the pipeline asks of a competition.
 
-    `files` lists the raw files that `read` will read; `score` gives (N,) scores of masks against truth; `write_masks` and
-    `read_masks` are the organisers' own mask layout; `generate` makes raw files and the test set's truth where there are none to
-    download.
+    `source` says where the raw files come from; `files` lists those that `read` will read; `score` gives (N,) scores of masks against
+    truth; `write_masks` and `read_masks` are the organisers' own mask layout; `generate` makes raw files and the test set's truth where
+    there are none to download.
     """
 
     name: str
+    source: str
     files: Callable[[Path], list[Path]]
     read: Callable[[Path], Raw]
     metric: str
@@ -82,12 +83,13 @@ class Photographs:
 class PhotoCompetition:
     """What the pipeline asks of a competition of photographs.
 
-    `files` lists the raw files that `read` will read. `write_submission(path, folder, names, codes)` writes the organisers' file: from
-    the raw folder, the names of the test photographs and, for each, its K run-length codes (column-major, 1-based; "" where nothing was
-    found).
+    `source` says where the raw files come from; `files` lists those that `read` will read. `write_submission(path, folder, names, codes)`
+    writes the organisers' file: from the raw folder, the names of the test photographs and, for each, its K run-length codes
+    (column-major, 1-based; "" where nothing was found).
     """
 
     name: str
+    source: str
     files: Callable[[Path, Data], list[Path]]
     read: Callable[[Path, Data], Photographs]
     metric: str

@@ -291,6 +291,7 @@ def _check_names(names: list[str], path: Path) -> None:
 
 COMPETITION = Competition(
     name="corroseg",
+    source="challengedata.ens.fr/participants/challenges/144",
     files=files,
     read=read,
     metric="mean patch IoU",

@@ -282,6 +282,7 @@ def read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...
 
 COMPETITION = PhotoCompetition(
     name="folder",
+    source="your own images: README.md",
     files=files,
     read=read,
     metric="mean Dice of each image and class, 1 where both are empty",

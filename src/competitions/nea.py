@@ -203,6 +203,7 @@ def _read_frames(path: Path) -> dict[str, int]:
 
 COMPETITION = PhotoCompetition(
     name="nea",
+    source="github.com/gemsanyu/pruned-rust-segmentation, datasets/NEA",
     files=files,
     read=read,
     metric="mean Dice of each image and class, 1 where both are empty",

@@ -310,6 +310,7 @@ def _find_images(folder: Path, name: str) -> Path | None:
 
 COMPETITION = PhotoCompetition(
     name="severstal",
+    source="kaggle.com/c/severstal-steel-defect-detection",
     files=files,
     read=read,
     metric="mean Dice of each image and class, 1 where both are empty",

@@ -108,6 +108,7 @@ def _part(folder: Path, *names: str) -> Path:
 
 COMPETITION = PhotoCompetition(
     name="sscs",
+    source="doi.org/10.7294/16624663",
     files=files,
     read=read,
     metric="mean Dice of each image and class, 1 where both are empty",

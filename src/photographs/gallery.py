@@ -106,11 +106,11 @@ def summary(classes: list[str], shows: np.ndarray, group: np.ndarray, fold: np.n
     """A table of the folds, and how large the groups are that stay together."""
     sizes = np.bincount(np.unique(group, return_inverse=True)[1])
     yield f"{len(fold)} training and {test} test photographs; {len(sizes)} groups, the largest of {sizes.max()}, are never split"
-    yield "fold  photographs  without defects  " + "  ".join(f"class {name}" for name in classes)
+    yield "  fold  photographs  without defects  " + "  ".join(f"class {name}" for name in classes)
     for number in range(fold.max() + 1):
         own = shows[fold == number]
         cells = "  ".join(f"{count:{len(name) + 6}}" for name, count in zip(classes, own.sum(0), strict=True))
-        yield f"{number:4}  {len(own):11}  {(~own.any(1)).sum():15}  {cells}"
+        yield f"  {number:4}  {len(own):11}  {(~own.any(1)).sum():15}  {cells}"
 
 
 @dataclass

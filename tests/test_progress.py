@@ -1,0 +1,127 @@
+"""The bar's estimate of the time left, against schedules worked out by hand."""
+
+import pytest
+
+from src import console, progress, recipe
+from src.progress import Bar, Estimate
+
+
+def test_equal_tasks_at_an_even_pace():
+    """Four tasks one after the other, a tenth of one every 6 seconds: 3.7 tasks are left after three tenths, 222 s."""
+    estimate = Estimate([1.0] * 4, [0.0] * 4, jobs=1)
+    assert estimate.remaining() is None
+    estimate.update([0.01, 0, 0, 0], 9.0)  # starting up took 9 seconds, which say nothing of the pace
+    assert estimate.remaining() is None
+    estimate.update([0.11, 0, 0, 0], 6.0)
+    estimate.update([0.30, 0, 0, 0], 11.4)
+    assert estimate.remaining() == pytest.approx(222)
+    assert estimate.done == pytest.approx(0.075)
+
+
+def test_what_an_earlier_run_did_is_done_but_says_nothing_of_the_pace():
+    """One task is done, two were left at a half; a tenth of one takes 20 s: .4 and .5 of a task are left, 80 + 100 s."""
+    estimate = Estimate([1.0] * 3, [1.0, 0.5, 0.5], jobs=1)
+    assert estimate.done == pytest.approx(2 / 3)
+    estimate.update([1.0, 0.5, 0.5], 30.0)
+    assert estimate.remaining() is None
+    estimate.update([1.0, 0.50001, 0.5], 1.0)
+    estimate.update([1.0, 0.60001, 0.5], 20.0)
+    assert estimate.remaining() == pytest.approx(180, abs=0.01)
+
+
+def test_a_task_that_goes_on_from_its_last_finished_epoch_falls_back():
+    """It was killed at .39 and goes on from .3; a tenth takes 10 s. What was lost does not count, and is not counted twice."""
+    estimate = Estimate([1.0], [0.39], jobs=1)
+    estimate.update([0.3], 5.0)
+    estimate.update([0.301], 1.0)
+    estimate.update([0.401], 10.0)
+    assert estimate.done == pytest.approx(0.401)
+    assert estimate.remaining() == pytest.approx(59.9)
+
+
+def test_tasks_of_different_lengths():
+    """The second task takes three times as long: after half of the first in 10 s, 10 + 60 s are left, and an eighth is done."""
+    estimate = Estimate([1.0, 3.0], [0.0, 0.0], jobs=1)
+    estimate.update([1e-9, 0.0], 1.0)
+    estimate.update([0.5, 0.0], 10.0)
+    assert estimate.remaining() == pytest.approx(70)
+    assert estimate.done == pytest.approx(1 / 8)
+
+
+def test_the_last_task_has_the_machine_to_itself():
+    """Three equal tasks on two workers, of 20 s each: after 10 s both workers are half way, 10 s later one begins the third: 30 s.
+
+    Of the rate alone, two tasks in 20 s, it would be 20 s.
+    """
+    estimate = Estimate([1.0] * 3, [0.0] * 3, jobs=2)
+    estimate.update([1e-9, 1e-9, 0.0], 1.0)
+    estimate.update([0.5, 0.5, 0.0], 10.0)
+    assert estimate.remaining() == pytest.approx(30)
+    estimate.update([1.0, 1.0, 0.0], 10.0)
+    assert estimate.remaining() == pytest.approx(20)
+    estimate.update([1.0, 1.0, 0.5], 10.0)  # one worker idles, which is not held against the pace
+    assert estimate.remaining() == pytest.approx(10)
+
+
+def test_tasks_that_tell_nothing_until_they_are_done():
+    """Predictions of wells: the first of three is there after 8 s, so two more take 16 s."""
+    estimate = Estimate([1.0] * 3, [0.0] * 3, jobs=1)
+    estimate.update([0.0, 0.0, 0.0], 7.5)
+    assert estimate.remaining() is None
+    estimate.update([1.0, 0.0, 0.0], 0.5)
+    assert estimate.remaining() == pytest.approx(16)
+
+
+def test_nothing_is_left_when_all_is_done():
+    estimate = Estimate([1.0, 2.0], [0.0, 0.0], jobs=2)
+    estimate.update([1.0, 0.0], 1.0)
+    estimate.update([1.0, 1.0], 1.0)
+    assert (estimate.done, estimate.remaining()) == (1.0, 0.0)
+
+
+def test_lengths_follow_epochs_and_operations():
+    """Twice the epochs are twice the length; of the same network two heights cost the same for a row."""
+    member = {"network": {"name": "ring_unet", "channels": [4, 8]}, "height": 72}
+    members = [
+        {**member, "name": "short", "phase": [{"epochs": 3}]},
+        {**member, "name": "long", "phase": [{"epochs": 4}, {"epochs": 2}]},
+        {**member, "name": "copied", "phase": [{"epochs": 3}], "augment": {"copies": ["none", "flip_depth"]}},
+        {**member, "name": "tall", "height": 144, "phase": [{"epochs": 3}]},
+    ]
+    chosen = recipe.parse({"name": "r", "competition": "demo", "folds": {"count": 2}, "member": members}, "test")
+    tasks = chosen.tasks()
+    lengths = dict(zip([task.member for task in tasks], progress.lengths(chosen, tasks, training=True), strict=True))
+    assert lengths["long"] == pytest.approx(2 * lengths["short"])
+    assert lengths["copied"] == pytest.approx(2 * lengths["short"])
+    assert lengths["tall"] == pytest.approx(lengths["short"], rel=0.02)
+    predicting = dict(zip([task.member for task in tasks], progress.lengths(chosen, tasks, training=False), strict=True))
+    assert predicting["long"] == predicting["short"]
+
+
+@pytest.fixture
+def bar(tmp_path):
+    """Two tasks, one of them half done, shown where there is no terminal."""
+    console.start(quiet=False)
+    (tmp_path / "0").write_text("0.5")
+    yield Bar("training", [tmp_path / "0", tmp_path / "1"], [1.0, 1.0], jobs=1)
+    console.start(quiet=False)
+
+
+def test_a_file_gets_a_line_now_and_then(bar, capsys):
+    """Every 30 s, and after five minutes whenever a tenth more time has gone: 300, 330, 363 s."""
+    for second in range(1, 365):
+        bar.show(float(second))
+    shown = capsys.readouterr().err
+    lines = shown.splitlines()
+    assert lines[0] == "training  25%, 00:30 gone, ? to go, 0 of 2 tasks"
+    assert [line.split(", ")[1] for line in lines[-3:]] == ["05:00 gone", "05:30 gone", "06:03 gone"]
+    assert len(lines) == 12
+    assert max(map(len, lines)) < 80 and "\r" not in shown
+
+
+def test_quiet_leaves_the_lines_to_the_log(bar, tmp_path, capsys):
+    console.start(quiet=True)
+    console.keep(tmp_path / "log.txt")
+    bar.show(31.0)
+    assert capsys.readouterr() == ("", "")
+    assert "training  25%, 00:31 gone" in (tmp_path / "log.txt").read_text()
