@@ -284,9 +284,10 @@ class Postprocess(Section):
     """Candidates for the refinement; 04_postprocess.py chooses among them out of fold.
 
     Each of `tracks` follows grooves along depth before the threshold. `by_scan` chooses for interleaved wells, whose defects are mostly
-    fewer columns wide, by themselves. `apply = "always"` refines by the best candidate also where that does not raise the out-of-fold
-    score. `walk_on = "patches"` walks
-    each patch by itself, with an open seam, on intensities stretched to 0..255, as the CorroSeg paper does in its section 6.
+    fewer columns wide, by themselves. Each of `min_in_patch` empties patches with fewer marked pixels: if the truth of such a patch is
+    empty too, it scores 1 and not 0. `apply = "always"` refines by the best candidate also where that does not raise the out-of-fold
+    score. `walk_on = "patches"` walks each patch by itself, with an open seam, on intensities stretched to 0..255, as the CorroSeg paper
+    does in its section 6.
     """
 
     random_walker: bool = True
@@ -296,6 +297,7 @@ class Postprocess(Section):
     seed_below: Fraction = 0.1
     betas: list[Annotated[float, Field(ge=0)]] = [0.1, 1.0, 10.0]
     min_sizes: list[Annotated[int, Field(ge=0)]] = [0, 4, 8, 16]
+    min_in_patch: list[Annotated[int, Field(ge=0)]] = [0]
     tracks: list[Track] = Field(alias="track", default=[])
     by_scan: bool = False
 
@@ -303,7 +305,8 @@ class Postprocess(Section):
     def check(self) -> "Postprocess":
         if self.seed_below >= self.seed_above:
             raise ValueError("seed_below must be smaller than seed_above")
-        if self.apply == "always" and not (self.tracks or (self.random_walker and self.betas) or max(self.min_sizes, default=0) > 1):
+        sizes = max([*self.min_sizes, *self.min_in_patch], default=0)
+        if self.apply == "always" and not (self.tracks or (self.random_walker and self.betas) or sizes > 1):
             raise ValueError('apply = "always" needs a track, a random walker or a min_size to apply')
         return self
 

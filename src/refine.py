@@ -1,6 +1,7 @@
 """Refine probabilities into masks on whole strips, with the ring closed: no patch edge and no seam shows."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,18 @@ from src.track import follow
 @dataclass(frozen=True)
 class Refinement:
     """How a probability becomes a mask: perhaps follow grooves along depth (`src.track`), then a threshold; or, with `beta`, a random
-    walker at one half; last, drop small components.
+    walker at one half; then drop small components and, last, empty patches with few marked pixels.
     """
 
     threshold: float
     beta: float | None = None
     min_size: int = 0
     track: Track | None = None
+    min_in_patch: int = 0
 
     @property
     def plain(self) -> bool:
-        return self.beta is None and self.min_size == 0 and self.track is None
+        return self.beta is None and self.min_size == 0 and self.track is None and self.min_in_patch == 0
 
 
 def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> list[Refinement]:
@@ -39,9 +41,10 @@ def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> 
     Args:
         thresholds: one for the probability as it is (None), and one for what each track makes of it.
     """
-    sizes = sorted({0, *settings.min_sizes})
-    result = [Refinement(thresholds[track], None, size, track) for track in (None, *settings.tracks) for size in sizes]
-    return result + [Refinement(0.5, beta, size) for beta in (settings.betas if settings.random_walker else []) for size in sizes]
+    sizes = list(product(sorted({0, *settings.min_in_patch}), sorted({0, *settings.min_sizes})))
+    result = [Refinement(thresholds[track], None, size, track, few) for track in (None, *settings.tracks) for few, size in sizes]
+    betas = settings.betas if settings.random_walker else []
+    return result + [Refinement(0.5, beta, size, None, few) for beta in betas for few, size in sizes]
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,8 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
             walked = _walk(strip, arrays["image"], source, beta, settings)
             for refinement in own:
                 strip.unstack(remove_small(walked > refinement.threshold, refinement.min_size), masks[refinement])
-    for mask in masks.values():
-        mask[~measured] = 0
+    for refinement, mask in masks.items():
+        mask[~measured | (mask.sum((1, 2)) < refinement.min_in_patch)] = 0
     return masks
 
 

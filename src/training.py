@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, competitions, console, networks, pruning
+from src import artifacts, competitions, console, inference, networks, pruning
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
@@ -191,7 +191,7 @@ class Fit:
                 line |= {name: f"{score:.6f}" for name, score in scores.items()}
                 if member.selection == "best_on_held_out":
                     self.keep_best(average.module if average else network, scores["held_out_soft_iou"], state, epoch)
-            state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}"})
+            state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}", "device": inference.describe(self.device)})
             self.write_history(state["history"])
             if average:
                 state["average"] = average.state_dict()

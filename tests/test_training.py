@@ -734,3 +734,18 @@ def test_pixels_are_valid_where_the_prepared_file_does_not_say(tmp_path):
     del train["valid"]
     artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
     assert inference.read_split(paths, chosen, "train", "mask")["valid"].all()
+
+
+def test_a_history_whose_first_epochs_tell_less_is_written_whole(tmp_path):
+    """A checkpoint of before a column was there may be resumed."""
+    chosen = tiny()
+    task, paths = chosen.tasks()[0], Paths(tmp_path, tmp_path)
+    old, new = {"epoch": 1, "loss": "0.5"}, {"epoch": 2, "loss": "0.4", "device": "a CPU"}
+    training.Fit(chosen, task, paths, {}, CPU).write_history([old, new])
+    with paths.history(chosen, task).open() as file:
+        assert list(csv.DictReader(file)) == [{"epoch": "1", "loss": "0.5", "device": ""}, {"epoch": "2", "loss": "0.4", "device": "a CPU"}]
+
+
+def test_an_epoch_tells_on_what_it_was_trained(tmp_path):
+    fit(tiny(), wells(8, 2), tmp_path)
+    assert all("threads" in line["device"] for line in csv.DictReader(only(tmp_path, "history.csv").open()))
