@@ -273,6 +273,12 @@ def read_shape(path: Path, name: str) -> tuple[int, ...]:
         return file[name].shape
 
 
+def holds(path: Path, name: str) -> bool:
+    """Whether an HDF5 artifact has an array of this name."""
+    with reading(path), h5py.File(path) as file:
+        return name in file
+
+
 def read_notes(path: Path) -> dict[str, Any]:
     """The JSON notes of an HDF5 artifact."""
     with reading(path):

@@ -197,6 +197,7 @@ class Member(Section):
 
     `depth_averages` gives the network one more channel for each of these odd numbers of rows: the pipe averaged over so many
     (`src.windows`). With `ema` other than 0 what is kept is a running average of the weights, in which each step weighs 1 - `ema`.
+    Every `watch` epochs the history records the held-out fold's scores, for a figure: they decide nothing.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -214,6 +215,7 @@ class Member(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     selection: Literal["last", "best_on_held_out"] = "last"
     patience: Count | None = None
+    watch: Count | None = None
 
     @model_validator(mode="after")
     def check(self) -> "Member":

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from pydantic import Field, ValidationError, model_validator
 
 from src import (
@@ -41,7 +42,7 @@ from src import (
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
 from src.files import locked
-from src.photographs import comparing, pruned
+from src.photographs import comparing, pruned, pruned_figures
 from src.recipe import RECIPES, Count, Recipe, Section
 
 STUDIES = RECIPES / "studies"
@@ -257,10 +258,22 @@ def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
         line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))[title]
         spread = {name: f" ± {deviation[name]:.4f}" if len(seeds) > 1 else "" for name in single}
         folds |= {name: f"{mean[name]:.4f}{spread[name]}" for name in single if name != title}
+    if any(member.prunings for member in any_run.members):
+        line["weights left (M)"] = f"{weights_left(next(iter(own.values())), paths) / 1e6:.3f}"
     line["seeds"] = len(seeds)
     line["training operations for a patch (G)"] = round(training_operations(any_run) / 1e9, 1)
     line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
     return line | folds
+
+
+def weights_left(run: Run, paths: Paths) -> int:
+    """Parameters that pruning has left, of all members together; those of the first fold and seed."""
+    first = {task.member: task for task in reversed(run.recipe.tasks())}
+    histories = [pd.read_csv(paths.history(run.recipe, task)) for task in first.values()]
+    dense = [sum(w.numel() for w in networks.sketch(run.recipe.member(name).network).parameters()) for name in first]
+    return sum(
+        int(history["weights"].iloc[-1]) if "weights" in history else all_of_it for history, all_of_it in zip(histories, dense, strict=True)
+    )
 
 
 def training_operations(recipe: Recipe) -> float:
@@ -283,8 +296,23 @@ def of_photographs(study: Study) -> bool:
 
 
 def protocols_of(study: Study) -> list[str]:
-    """Photographs have the honest protocol alone; the other one is that of the CorroSeg paper."""
-    return ["wells"] if of_photographs(study) else list(PROTOCOLS)
+    """Photographs, and networks that are pruned, have the honest protocol alone; the other one is that of the CorroSeg paper.
+
+    It picks the best epoch, which could be one before the pruning.
+    """
+    alone = of_photographs(study) or any(member.prunings for run in runs(study, [], 1, ["wells"]) for member in run.recipe.members)
+    return ["wells"] if alone else list(PROTOCOLS)
+
+
+def pruning_plots(table: pd.DataFrame, histories: dict[str, pd.DataFrame], recipes: dict[str, Recipe], paths: Paths) -> dict[str, Figure]:
+    """The figures of a study of pruning, by the names of their files."""
+    plots = {"plot": pruned_figures.by_sparsity(table)}
+    curves = pruned_figures.through_phases(table, histories, recipes)
+    if curves:
+        plots["curves"] = curves
+    for network in dict.fromkeys(table["network"]):
+        plots[f"masks_{network.replace(', ', '_')}"] = pruned_figures.masks(table, network, recipes, paths)
+    return plots
 
 
 def main(options: argparse.Namespace) -> None:
@@ -294,7 +322,7 @@ def main(options: argparse.Namespace) -> None:
     seeds = options.seeds or study.seeds
     photographs, known = of_photographs(study), protocols_of(study)
     if options.protocol and options.protocol not in known:
-        raise UserError(f"--protocol {options.protocol}: a study of photographs has the protocol {known[0]} alone")
+        raise UserError(f"--protocol {options.protocol}: this study has the protocol {known[0]} alone: it is one of photographs, or prunes")
     protocols = [options.protocol] if options.protocol else known
     all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
@@ -314,10 +342,15 @@ def main(options: argparse.Namespace) -> None:
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
     artifacts.write_text(folder / "table.md", f"{note}\n\n{report.markdown(table)}\n")
     histories = {name: curves(own[protocols[0]], paths) for name, own in grouped.items()}
-    with artifacts.replacing(folder / "plot.png") as partial:
-        partial.write_bytes(report.png(pruned.plot(table) if photographs and prunes else report.study_plot(histories, table)))
+    if photographs and prunes:
+        plots = pruning_plots(table, histories, {name: own["wells"].recipe for name, own in grouped.items()}, paths)
+    else:
+        plots = {"plot": report.study_plot(histories, table)}
+    for name, figure in plots.items():
+        with artifacts.replacing(folder / f"{name}.png") as partial:
+            partial.write_bytes(report.png(figure))
     console.say((folder / "table.md").read_text(encoding="utf-8"))
-    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, plot.png")
+    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, {', '.join(f'{name}.png' for name in plots)}")
 
 
 if __name__ == "__main__":

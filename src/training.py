@@ -21,7 +21,7 @@ from src.files import locked
 from src.inference import LAYOUT, autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
-from src.photographs import gallery, predicting
+from src.photographs import confusion, gallery, predicting
 from src.photographs.gallery import Gallery
 from src.photographs.samples import PhotoSource
 from src.recipe import Member, Phase, Photograph, Recipe, Task, to_toml
@@ -29,7 +29,7 @@ from src.samples import Batch, PipeSource
 from src.schedule import learning_rate
 
 Report = Callable[[float], None]  # told the finished share of a task, 0 to 1
-HeldOut = Callable[[nn.Module], tuple[float, float]]  # soft IoU and official score of a network on the held-out fold
+HeldOut = Callable[[nn.Module], dict[str, float]]  # scores of a network on the held-out fold, by column of the history
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
@@ -120,18 +120,20 @@ def fit_pipes(fit: "Fit", train: Arrays, report: Report) -> None:
     score_of = competitions.get(recipe.competition).score
     truth = train["mask"][train["fold"] == task.fold]
 
-    def held_out(network: nn.Module) -> tuple[float, float]:
+    def held_out(network: nn.Module) -> dict[str, float]:
         _, probability = predict_held_out(network, source.scaling, train, task.fold, recipe, member, fit.device)
-        return soft_iou(probability[:, 0], truth), float(score_of(probability[:, 0] > 0.5, truth).mean())
+        official = float(score_of(probability[:, 0] > 0.5, truth).mean())
+        return {"held_out_score": official, "held_out_soft_iou": soft_iou(probability[:, 0], truth)}
 
     fit.run(source, report, held_out)
 
 
 def fit_photographs(fit: "Fit", train: Gallery, threads: int, report: Report) -> None:
     """Fit on every photograph that is in another fold."""
-    rows = np.flatnonzero((train.fold >= 0) & (train.fold != fit.task.fold))
+    rows, member = np.flatnonzero((train.fold >= 0) & (train.fold != fit.task.fold)), fit.recipe.member(fit.task.member)
     workers = threads if fit.device.type == "cuda" else 0  # on a CPU they would take the cores from the training itself
-    fit.run(PhotoSource(train, rows, fit.recipe.member(fit.task.member), fit.device, workers, train.scaling(rows)), report)
+    source = PhotoSource(train, rows, member, fit.device, workers, train.scaling(rows))
+    fit.run(source, report, confusion.HeldOut(train, np.flatnonzero(train.fold == fit.task.fold), member, source.scaling, fit.device))
 
 
 def _predict_held_out(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device) -> None:
@@ -166,8 +168,8 @@ class Fit:
     device: torch.device
     most: int = 0  # samples at once, where there was no memory for a whole batch
 
-    def run(self, source: PipeSource | PhotoSource, report: Report, held_out: HeldOut | None = None) -> None:
-        """Train and write weights and history; `held_out` scores an epoch where the recipe selects one."""
+    def run(self, source: PipeSource | PhotoSource, report: Report, held_out: HeldOut) -> None:
+        """Train and write weights and history; `held_out` scores an epoch where the recipe selects or watches one."""
         member = self.recipe.member(self.task.member)
         torch.manual_seed(self.seed_of(-1))
         network = ranks.with_common_statistics(source.network(), self.device).to(self.device, memory_format=LAYOUT)
@@ -191,8 +193,11 @@ class Fit:
             line = {"epoch": epoch + 1, "loss": f"{loss:.6f}", "learning_rate": f"{optimiser.param_groups[0]['lr']:.3g}"}
             if member.prunings:
                 line |= {"weights": str(pruning.count_weights(network))}
-            if member.selection == "best_on_held_out":
-                line |= self.keep_best(average.module if average else network, held_out, state, epoch)
+            if member.selection == "best_on_held_out" or (member.watch and (epoch + 1) % member.watch == 0):
+                scores = held_out(average.module if average else network)
+                line |= {name: f"{score:.6f}" for name, score in scores.items()}
+                if member.selection == "best_on_held_out":
+                    self.keep_best(average.module if average else network, scores["held_out_soft_iou"], state, epoch)
             state["history"].append(line | {"seconds": f"{time.monotonic() - began:.1f}", "device": inference.describe(self.device)})
             self.write_history(state["history"])
             if average:
@@ -258,13 +263,11 @@ class Fit:
         """A seed for this member, fold, seed and epoch (-1: the initial weights)."""
         return int(artifacts.digest(f"{self.task.member} {self.task.fold} {self.task.seed} {epoch}")[:15], 16)
 
-    def keep_best(self, network: nn.Module, held_out: HeldOut, state: dict[str, Any], epoch: int) -> dict[str, str]:
-        """Score the held-out fold and keep the weights of its best soft IoU so far, as the CorroSeg paper picks its epoch."""
-        soft, official = held_out(network)
-        if soft > state["best_score"]:
+    def keep_best(self, network: nn.Module, score: float, state: dict[str, Any], epoch: int) -> None:
+        """Keep the weights of the best soft IoU on the held-out fold so far, as the CorroSeg paper picks its epoch."""
+        if score > state["best_score"]:
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            state |= {"best_score": soft, "best_epoch": epoch, "best": best}
-        return {"held_out_score": f"{official:.6f}", "held_out_soft_iou": f"{soft:.6f}"}
+            state |= {"best_score": score, "best_epoch": epoch, "best": best}
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""
@@ -289,7 +292,7 @@ class Fit:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, history[-1])  # the last: epochs before a resumption may tell less
+        writer = csv.DictWriter(text, dict.fromkeys(name for line in history for name in line))
         writer.writeheader()
         writer.writerows(history)
         if ranks.first():

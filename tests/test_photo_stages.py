@@ -205,6 +205,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
         ("member.margin=4", "is for pipes; photographs have"),
         ('member.selection="best_on_held_out"', "is not offered for photographs"),
         ('member.role="gate"', "a gate alone segments nothing"),
+        ("member.watch=1", "watch is for networks that segment"),
         ('member.network={ name = "ring_unet" }', "is for pipes, not for photographs"),
         ('member.network={ name = "unet", encoder = "nonsense" }', "nonsense"),
         ('member.activation="softmax"', "use cross_entropy"),

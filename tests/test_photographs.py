@@ -74,6 +74,23 @@ def test_links_of_likeness_are_followed_and_blocks_do_not_matter(monkeypatch):
     assert whole.tolist() == blocks.tolist() == [0] * 12 + [1] * 12
 
 
+def test_photographs_scaled_as_a_whole_are_read_once_and_come_the_same_again():
+    gallery, read = shelf([[0], [1], []]), []
+    image = gallery.image
+    gallery.image = lambda row: read.append(row) or image(row)
+    whole = [Sample(row, 0, None) for row in (2, 0, 2, 1)]
+    kept = Crops(gallery, whole, (10, 30), {})
+    first, second = ([kept[number] for number in range(4)] for _ in range(2))
+    assert read == [2, 0, 1]
+    for number, anew in enumerate(Crops(gallery, whole, (10, 30))):
+        for one, other, tensor in zip(first[number], second[number], anew, strict=True):
+            assert torch.equal(one, tensor) and torch.equal(other, tensor)
+        if number == 3:
+            break
+    crops = Crops(gallery, [Sample(0, seed, (8, 8)) for seed in (1, 2)], (10, 30), {})
+    assert not torch.equal(crops[0][0], crops[1][0])
+
+
 def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
     gallery = shelf([[0]] * 10 + [[1]] + [[0, 2]] * 2 + [[]] * 17)
     rows = np.arange(30)

@@ -582,6 +582,18 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     assert np.mean(iou) == pytest.approx(history(tmp_path, "held_out_score")[int(np.argmax(scores))], abs=1e-5)
 
 
+def test_watching_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
+    train, phase = wells(3, 2), [{"epochs": 5, "learning_rate": 0.05}]
+    fit(tiny(phase=phase), train, tmp_path / "unwatched")
+    fit(tiny(phase=phase, watch=2), train, tmp_path / "watched")
+    assert digest(tmp_path / "watched") == digest(tmp_path / "unwatched")
+    lines = list(csv.DictReader(only(tmp_path / "watched", "history.csv").open()))
+    assert [line["held_out_soft_iou"] != "" for line in lines] == [False, True, False, True, False]
+    fit(tiny(phase=phase, selection="best_on_held_out"), train, tmp_path / "each")
+    each = history(tmp_path / "each", "held_out_score")
+    assert [float(line["held_out_score"]) for line in lines[1::2]] == each[1::2]
+
+
 def loaded(chosen: recipe.Recipe, folder):
     arrays = artifacts.read_weights(only(folder, "weights.safetensors"))
     scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))

@@ -209,6 +209,8 @@ def check(recipe: Recipe, paths: Paths) -> None:
                 raise UserError(f"member '{member.name}': {key} is for pipes; photographs have member.photograph instead")
         if member.selection != "last":
             raise UserError(f"member '{member.name}': selection = \"{member.selection}\" is not offered for photographs")
+        if member.watch and member.role == "gate":
+            raise UserError(f"member '{member.name}': watch is for networks that segment")
         network = networks.sketch(networks.for_photographs(member, classes, channels))
         size = member.photograph.resize or (member.photograph.crops or [[256, 256]])[0]
         try:
