@@ -16,6 +16,7 @@ from src import (
     refine,
     submission,
 )
+from src.page import wells
 from src.photographs import submitting
 
 
@@ -25,14 +26,15 @@ def main(options: argparse.Namespace) -> None:
     console.keep(paths.log(chosen))
     competition = competitions.get(chosen.competition)
     stage = submitting if isinstance(competition, competitions.PhotoCompetition) else postprocessing
-    inputs = stage.created_from(chosen, paths, preparation.check(chosen, paths))
-    if options.force or not submission.is_done(chosen, paths, inputs):
-        (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
-    else:
-        console.say(f"{paths.submission(chosen)} is up to date")
-    result = submission.read_scores(chosen, paths)
+    with preparation.held(chosen, paths) as prepared:
+        inputs = stage.created_from(chosen, paths, prepared)
+        if options.force or not submission.is_done(chosen, paths, inputs):
+            (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
+        else:
+            console.say(f"{paths.submission(chosen)} is up to date")
+        result = submission.read_scores(chosen, paths)
     console.tell(stage.table(result))
-    console.say(f"scores: {paths.submission(chosen, '.json')}; pictures: {paths.submission(chosen, '.html')}")
+    console.say(f"scores: {paths.submission(chosen, '.json')}; report: {paths.submission(chosen, '.html')}")
     console.say(f"run-length form: {paths.submission(chosen)}; log: {paths.log(chosen)}")
     console.summary(f"submission {paths.submission(chosen, '_official.csv')}: {submission.told(result)}")
 
@@ -58,9 +60,11 @@ def postprocess(
     result = postprocessing.scores(chosen, competition, train, best, notes["threshold"], level)
     result |= postprocessing.expected(chosen, paths, train, oof_probability, best, test)
     result |= postprocessing.test_scores(competition, test, mask, truth, level)
-    oof_panels = {"truth": train["mask"], "probability": oof_probability, "prediction": oof_mask}
-    panels = ({} if truth is None else {"truth": truth}) | {"probability": probability, "prediction": mask}
-    postprocessing.write(chosen, paths, result, inputs, postprocessing.pictures(result, train, oof_panels, test, panels))
+    train |= {"probability": oof_probability, "prediction": oof_mask, "score": best.score}
+    test |= {"probability": probability, "prediction": mask}
+    test |= {} if truth is None else {"mask": truth, "score": competition.score(mask, truth)}
+    page = wells.page(chosen, competition, paths, result, inputs, train, test)
+    postprocessing.write(chosen, paths, result, inputs, page, postprocessing.picture(result, train))
 
 
 if __name__ == "__main__":

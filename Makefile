@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export STARTED_BY := make
 
-.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test lint clean
+.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test chaos fuzz lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -82,6 +82,12 @@ networks: setup ## every network with its parameters and operations
 
 test: setup ## the tests (about 5 minutes)
 	@$(BIN)/python -m pytest -q tests
+
+fuzz: setup ## 1,200 damaged inputs and recipes: each must be prepared, or refused in one clear line
+	@PYTHONPATH=. $(BIN)/python tests/fuzz.py $(ARGS)
+
+chaos: setup ## kill the stages at 50 random moments; the bytes must stay the same (about 5 minutes)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: setup ## ruff: errors, imports, formatting
 	@$(BIN)/ruff check .

@@ -1,11 +1,15 @@
-"""Networks side by side, dense, pruned, compact and in 8 bits: what they score on their held-out fold, and what they cost on this CPU.
+"""Networks side by side, dense, pruned, compact and in 8 bits: what they score, and what they cost on this CPU.
 
-Usage: python -m benchmarks.pruning RUN_FOLDER [RUN_FOLDER ...] [--int8], with folders as for src.export, whose files it writes anew.
-Every network is told in torch and in onnxruntime. IoU sums over all pixels of the fold, of each class but the background; photographs
-are all of one size, because an exported network takes no other.
+Usage: python -m benchmarks.pruning RUN_FOLDER [RUN_FOLDER ...] [--int8] [--size ROWS COLUMNS], with folders as for src.export, whose
+files it writes anew. Every network is told in torch and in onnxruntime. IoU sums over all pixels of the held-out fold, and of the test
+photographs where their truth is known, of each class but the background; the pruning study's, with the background, stands beside it.
+Photographs are all of one size, because an exported network takes no other.
+
+How many times faster and smaller a line is, is told against the first folder's network in torch: both take an image in turn.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from src import command, export, inference, report
-from src.export import CPU, Run
-from src.photographs import pruned
+from src import artifacts, command, export, inference, report
+from src.export import CPU, Run, Stopwatch
+from src.photographs import confusion, pruned
+from src.photographs.gallery import Gallery
 from src.photographs.predicting import predict
 
 
@@ -32,50 +37,71 @@ class OnnxNetwork(nn.Module):
 
 
 def held_out(run: Run, network: nn.Module) -> tuple[np.ndarray, list[str]]:
-    """`pruned.confusion` on the run's held-out fold, and the classes."""
-    fold, member = run.task.fold, run.member
-    if run.train is None:
-        train = inference.read_split(run.paths, run.recipe, "train", "mask", "fold")
-        train = inference.rows_of(train, train["fold"] == fold)
-        train["image"] = run.scaling.apply(train["image"])
-        probability = inference.predict(network, train, member, run.recipe.inference, CPU)
-        return pruned.confusion(train["mask"].astype(int), (probability[:, 0] > 0.5).astype(int), 1), ["corrosion"]
-    counts = np.zeros((len(run.train.classes) + 1,) * 2, np.int64)
-    for row in np.flatnonzero(run.train.fold == fold):
-        image = run.train.image(row)[None]
-        (probability,) = predict(network, image, run.train.white, run.scaling, member, run.recipe.inference, CPU)
-        truth = pruned.labels(run.train.mask(row), "sigmoid")
-        counts += pruned.confusion(truth, pruned.labels(probability.astype(np.float32), member.activation), len(run.train.classes))
-    return counts, run.train.classes
+    """`confusion.confusion` on the run's held-out fold, and the classes."""
+    if run.train is not None:
+        return over(run, network, run.train, np.flatnonzero(run.train.fold == run.task.fold)), run.train.classes
+    train = inference.read_split(run.paths, run.recipe, "train", "mask", "fold")
+    train = inference.rows_of(train, train["fold"] == run.task.fold)
+    train["image"] = run.scaling.apply(train["image"])
+    probability = inference.predict(network, train, run.member, run.recipe.inference, CPU)
+    return confusion.confusion(train["mask"].astype(int), (probability[:, 0] > 0.5).astype(int), 1), ["corrosion"]
 
 
-def rows(folder: Path, int8: bool) -> list[dict[str, Any]]:
-    """A line of the table for each form of one network."""
+def over(run: Run, network: nn.Module, gallery: Gallery, rows: Iterable[int]) -> np.ndarray:
+    """`confusion.confusion` over some photographs."""
+    counts = confusion.empty(len(gallery.classes))
+    for row in rows:
+        image = gallery.image(row)[None]
+        (probability,) = predict(network, image, gallery.white, run.scaling, run.member, run.recipe.inference, CPU)
+        counts += confusion.count(gallery.mask(row), probability.astype(np.float32), run.member.activation)
+    return counts
+
+
+def scores(run: Run, network: nn.Module) -> dict[str, float]:
+    """On the held-out fold, and on the test photographs where their truth is known."""
+    counts, classes = held_out(run, network)
+    line = pruned.scores([counts], classes)
+    if run.train is not None and artifacts.holds(run.paths.prepared(run.recipe), "test/mask"):
+        test = Gallery.open(run.paths, run.recipe, "test")
+        line |= {f"test {name}": score for name, score in pruned.scores([over(run, network, test, range(len(test.name)))], classes).items()}
+    return line
+
+
+def rows(folder: Path, int8: bool, size: list[int] | None, beside: Stopwatch) -> list[dict[str, Any]]:
+    """A line of the table for each form of one network; costs are those of images of `size`, scores those of the run's own."""
     run = Run.open(folder)
     shape = tuple(next(run.images(1)).shape)
-    files = {"torch": run.paths.weights(run.recipe, run.task), **export.export(run, int8)}
+    files = {"torch": run.paths.weights(run.recipe, run.task), **({} if size else export.export(run, int8))}
+    scored = {form: scores(run, run.network if form == "torch" else OnnxNetwork(file)) for form, file in files.items()}
     weights = [*run.network.parameters()]
-    lines = []
-    for form, file in files.items():
-        counts, classes = held_out(run, run.network if form == "torch" else OnnxNetwork(file))
-        line = {"recipe": run.recipe.name, "network": run.task.member, "form": form, pruned.MICRO: pruned.micro_iou(counts)}
-        line |= {f"IoU {name}": float(score) for name, score in zip(classes, pruned.class_iou(counts), strict=True)}
-        line |= {"parameters (M)": f"{sum(w.numel() for w in weights) / 1e6:.3f}"}
-        line |= {"not zero (M)": f"{sum(int(w.count_nonzero()) for w in weights) / 1e6:.3f}"}
-        lines.append(line | export.measure(file, folder, shape))
-    operations = pruned.operations(run.network, shape)
-    return [line | {"operations (G)": round(operations / 1e9, 3)} for line in lines]
+    about = {"parameters (M)": f"{sum(w.numel() for w in weights) / 1e6:.3f}"}
+    about["not zero (M)"] = f"{sum(int(w.count_nonzero()) for w in weights) / 1e6:.3f}"
+    own = {"recipe": run.recipe.name, **pruned.described(run.member)}
+    shape = (*shape[:2], *size) if size else shape
+    about["operations (G)"] = round(pruned.operations(run.network, shape) / 1e9, 3)
+    return [own | {"form": form} | scored[form] | about | export.measure(file, folder, shape, beside) for form, file in files.items()]
 
 
 def main(options: argparse.Namespace) -> None:
-    table = pd.DataFrame([line for folder in options.runs for line in rows(folder, options.int8)])
+    first = Run.open(options.runs[0])
+    shape = tuple(next(first.images(1)).shape)
+    reference = first.paths.weights(first.recipe, first.task)
+    beside = Stopwatch(reference, options.runs[0], (*shape[:2], *options.size) if options.size else shape)
+    table = pd.DataFrame([line for folder in options.runs for line in rows(folder, options.int8, options.size, beside)])
+    beside.stop()
+    for size in ("file (MB)", "gzip (MB)"):
+        table[f"times smaller, {size.split()[0]}"] = (table[size].iloc[0] / table[size]).round(2)
     print(f"\nOne image at a time, {export.THREADS} CPU threads\n\n{report.markdown(table)}")
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="of a trained task")
+    arguments.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="of a trained task; the first is what others are told against"
+    )
     arguments.add_argument("--int8", action="store_true", help="also in 8 bits")
+    size = "measure costs on images of this size instead, in torch alone: an exported network takes no other size than its own"
+    arguments.add_argument("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help=size)
     return arguments
 
 

@@ -5,9 +5,9 @@ import numpy as np
 from src.metrics import Score
 
 
-def all_empty(truth: np.ndarray, score: Score) -> float:
-    """Mean score of empty masks."""
-    return float(score(np.zeros_like(truth), truth).mean())
+def all_empty(truth: np.ndarray, score: Score) -> np.ndarray:
+    """The score of each patch (N,) under empty masks."""
+    return score(np.zeros_like(truth), truth)
 
 
 def fit_intensity(image: np.ndarray, truth: np.ndarray, score: Score) -> float:
@@ -16,6 +16,6 @@ def fit_intensity(image: np.ndarray, truth: np.ndarray, score: Score) -> float:
     return float(max(levels, key=lambda level: score(image < level, truth).mean()))
 
 
-def intensity(image: np.ndarray, level: float, truth: np.ndarray, score: Score) -> float:
-    """Mean score of marking every pixel below `level`."""
-    return float(score(image < level, truth).mean())
+def intensity(image: np.ndarray, level: float, truth: np.ndarray, score: Score) -> np.ndarray:
+    """The score of each patch (N,) when every pixel below `level` is marked."""
+    return score(image < level, truth)

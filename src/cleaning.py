@@ -7,12 +7,12 @@ from scipy import ndimage
 
 from src.pipe import Strip
 
-PLACEHOLDER_BELOW = -100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
+LARGEST_DEVIATION = 100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
 
 
 def find_valid(image: np.ndarray) -> np.ndarray:
-    """True where a pixel is a measurement: finite, and no placeholder."""
-    return np.isfinite(image) & (image > PLACEHOLDER_BELOW)
+    """True where a pixel is a measurement: finite, and neither a placeholder nor as far from 0 as one."""
+    return np.abs(image) < LARGEST_DEVIATION
 
 
 def repair(image: np.ndarray, valid: np.ndarray, strips: list[Strip]) -> np.ndarray:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from src.recipe import Member, Recipe, Task
 
 TOLERANCE = 1e-4  # of logits, between torch and onnxruntime
 CALIBRATION = 64  # training images that set the ranges of 8-bit activations
-THREADS, REPEATS = 2, 30
+THREADS, WARM_UP, REPEATS = 2, 3, 30
 CPU = torch.device("cpu")
 
 
@@ -149,37 +150,58 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def measure(file: Path, folder: Path, shape: tuple[int, ...]) -> dict[str, float | str]:
-    """What a file costs: megabytes, also compressed; milliseconds for one image on two threads; peak megabytes of memory.
-
-    Measured in a process of its own, one image at a time. Memory is what the process takes at most beyond what it takes before it has
-    a network.
+class Stopwatch:
+    """A file's network in a process of its own, on two threads, which takes one image whenever it is asked to.
 
     Args:
         file: an ONNX file, or the weights of the run in `folder`, with which torch is measured.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        milliseconds, memory = pool.apply(_costs, (file, folder, shape))
+
+    def __init__(self, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(theirs, file, folder, shape), daemon=True)
+        self.process.start()
+        for _ in range(WARM_UP):
+            self.lap()
+
+    def lap(self) -> tuple[float, float]:
+        """Milliseconds of one image, and how many megabytes the process took at most so far beyond what it took without a network."""
+        self.connection.send(True)
+        return self.connection.recv()
+
+    def stop(self) -> None:
+        self.connection.send(False)
+        self.process.join()
+
+
+def measure(file: Path, folder: Path, shape: tuple[int, ...], beside: Stopwatch | None = None) -> dict[str, float | str]:
+    """What a file costs: megabytes, also compressed; milliseconds for one image on two threads; peak megabytes of memory.
+
+    Args:
+        beside: a network that takes an image whenever this one has taken one, so that whatever else the machine does slows both; how
+            many times faster this one is is then told too, as the median over these pairs.
+    """
+    watch = Stopwatch(file, folder, shape)
+    laps = [(watch.lap(), beside.lap() if beside else (1.0, 0.0)) for _ in range(REPEATS)]
+    watch.stop()
+    milliseconds = [own for (own, _), _ in laps]
     low, _, high = statistics.quantiles(milliseconds, n=4)
-    return {
-        **artifacts.megabytes(file),
-        "latency (ms)": round(statistics.median(milliseconds), 2),
-        "middle half (ms)": f"{low:.2f} to {high:.2f}",
-        "peak memory (MB)": round(memory, 1),
-    }
+    costs = {"latency (ms)": round(statistics.median(milliseconds), 2), "middle half (ms)": f"{low:.2f} to {high:.2f}"}
+    if beside:
+        costs["times faster"] = round(statistics.median(other / own for (own, _), (other, _) in laps), 2)
+    return {**artifacts.megabytes(file), **costs, "peak memory (MB)": round(laps[-1][0][1], 1)}
 
 
-def _costs(file: Path, folder: Path, shape: tuple[int, ...]) -> tuple[list[float], float]:
-    """Milliseconds of single images, and megabytes at the peak."""
+def _serve(connection: Connection, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = _step(file, folder, shape)
-    milliseconds = []
-    for _ in range(REPEATS + 3):
+    while connection.recv():
         began = time.perf_counter()
         step()
-        milliseconds.append(1000 * (time.perf_counter() - began))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return milliseconds[3:], peak / (1e6 if sys.platform == "darwin" else 1e3)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        connection.send((milliseconds, peak / (1e6 if sys.platform == "darwin" else 1e3)))
 
 
 def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], object]:

@@ -1,7 +1,7 @@
 """Predict one split with one network, averaged over the symmetries of the pipe."""
 
 import copy
-import os
+import platform
 from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
@@ -31,6 +31,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def describe(device: torch.device) -> str:
+    """What a device is called by its maker, a CPU with the threads in use: what a time is worth depends on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def set_up_torch(threads: int) -> None:
     """The CPU threads to use, and the same bytes for the same task on the same machine."""
     torch.set_num_threads(threads)
@@ -51,10 +59,13 @@ def _in_bfloat16(member: Member, device: torch.device) -> bool:
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not os.path.exists("/proc/cpuinfo"):
-        return False
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo().split()))
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the CPU; elsewhere nothing."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device, classes: int | None = None) -> tuple[nn.Module, Scaling]:
@@ -197,8 +208,8 @@ def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) ->
         UserError: the task has not been trained, or not with this recipe on this data.
     """
     weights = paths.weights(recipe, task)
-    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared)):
-        raise UserError(f"{weights} is missing or of other data or settings: run 01_train_folds.py with the same arguments first")
+    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared), quiet=True):
+        raise UserError(f"{weights} is missing, damaged or of other data or settings: run 01_train_folds.py with the same arguments first")
     how = artifacts.digest(recipe.inference, str(recipe.member(task.member).margin))
     return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": how}
 

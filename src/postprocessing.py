@@ -21,7 +21,7 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     Raises:
         UserError: there is no ensemble, or it is of other predictions than today's.
     """
-    if not artifacts.up_to_date(paths.ensemble(recipe), ensemble.created_from(recipe, paths, prepared)):
+    if not artifacts.made_from(paths.ensemble(recipe), ensemble.created_from(recipe, paths, prepared)):
         raise UserError(f"{paths.ensemble(recipe)} is missing or of other predictions: run 03_ensemble.py with the same arguments first")
     content = artifacts.content_digest(paths.ensemble(recipe))
     return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}
@@ -38,21 +38,19 @@ def read_truth(competition: Competition, names: np.ndarray, paths: Paths) -> np.
 
 def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float, level: float) -> dict[str, Any]:
     """What submissions/<recipe>.json says about the out-of-fold scores; `level` is the fitted one of the intensity baseline."""
+    base = _baselines(competition, train["image"], train["mask"], level)
     result = {
         "recipe": recipe.name,
         "metric": competition.metric,
         "oof_score": float(chosen.score.mean()),
         "oof_score_unrefined": float(chosen.plain_score.mean()),
-        "oof_by_group": _by(train["group"], chosen.score),
-        "oof_by_fold": _by(train["fold"], chosen.score),
+        "oof_by_group": _by(train["group"], {"score": chosen.score, **base}),
+        "oof_by_fold": _by(train["fold"], {"score": chosen.score, **base}),
         "threshold": threshold,
         "refined": not (chosen.refinement.plain and (chosen.for_interleaved or chosen.refinement).plain),
         "refinement": _how(chosen),
         "refinements_tried": {_name(refinement): round(score, 6) for refinement, score in chosen.table.items()},
-        "baselines_on_train": {
-            "all_empty": baselines.all_empty(train["mask"], competition.score),
-            "intensity": baselines.intensity(train["image"], level, train["mask"], competition.score),
-        },
+        "baselines_on_train": {name: float(own.mean()) for name, own in base.items()},
     }
     if any(member.selection == "best_on_held_out" for member in recipe.members):
         result["warning"] = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
@@ -85,15 +83,18 @@ def test_scores(competition: Competition, test: Arrays, masks: np.ndarray, truth
     """Where the truth is known, the score that the submission would get, and those of the baselines."""
     if truth is None:
         return {}
-    score = competition.score(masks, truth)
+    score, base = competition.score(masks, truth), _baselines(competition, test["image"], truth, level)
     return {
         "test_score": float(score.mean()),
-        "test_by_group": _by(test["group"], score),
-        "baselines_on_test": {
-            "all_empty": baselines.all_empty(truth, competition.score),
-            "intensity": baselines.intensity(test["image"], level, truth, competition.score),
-        },
+        "test_by_group": _by(test["group"], {"score": score, **base}),
+        "baselines_on_test": {name: float(own.mean()) for name, own in base.items()},
     }
+
+
+def _baselines(competition: Competition, image: np.ndarray, truth: np.ndarray, level: float) -> Arrays:
+    """The scores (N,) of what a submission must beat."""
+    thin = baselines.intensity(image, level, truth, competition.score)
+    return {"all_empty": baselines.all_empty(truth, competition.score), "intensity": thin}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -119,32 +120,20 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom, pictures: dict[str, bytes]) -> None:
-    """Write the report, the picture and, last, the scores with the digests of the submission files: what `is_done` looks for."""
-    artifacts.write_text(paths.submission(recipe, ".html"), report.page(result, table(result), pictures))
+def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom, page: str, picture: bytes) -> None:
+    """Write the page, a picture and, last, the scores with the digests of the submission files: what `is_done` looks for."""
+    artifacts.write_text(paths.submission(recipe, ".html"), page)
     with artifacts.replacing(paths.submission(recipe, ".png")) as partial:
-        partial.write_bytes(next(iter(pictures.values())))
+        partial.write_bytes(picture)
     submission.write_scores(recipe, paths, result, inputs, FILES)
 
 
-def pictures(
-    result: dict[str, Any], train: Arrays, oof: dict[str, np.ndarray], test: Arrays, predicted: dict[str, np.ndarray]
-) -> dict[str, bytes]:
-    """A picture of the best and of the worst training well, out of fold, and of every test well.
-
-    Args:
-        oof, predicted: the panels of `report.well_picture` for the training and the test patches.
-    """
+def picture(result: dict[str, Any], train: Arrays) -> bytes:
+    """The training well with the best score of those that show corrosion, as predicted by networks that did not see it."""
     corroded = {str(well) for well in np.unique(train["group"][train["mask"].any((1, 2))])} or set(result["oof_by_group"])
-    ranked = sorted((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)
-    chosen = {"best": ranked[-1], "worst": ranked[0]}
-    drawn = {
-        f"the {title} training well, held out: {well} (score {score:.3f})": report.png(report.well_picture(train, oof, well))
-        for title, (score, well) in chosen.items()
-    }
-    for well in np.unique(test["group"]).tolist():
-        drawn[f"test well {well}"] = report.png(report.well_picture(test, predicted, well))
-    return drawn
+    best = max((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)[1]
+    panels = {"truth": train["mask"], "probability": train["probability"], "prediction": train["prediction"]}
+    return report.png(report.well_picture(train, panels, best))
 
 
 def _how(chosen: Chosen) -> str:
@@ -156,8 +145,11 @@ def _name(refinement: Refinement) -> str:
     source = f"threshold {refinement.threshold:.2f}" if refinement.beta is None else f"random walker, beta {refinement.beta:g}"
     if refinement.track:
         source = f"grooves followed (floor {refinement.track.floor:g}, strength {refinement.track.strength:g}), {source}"
-    return source + (f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else "")
+    source += f", components of {refinement.min_size} pixels or more" if refinement.min_size > 1 else ""
+    return source + (f", patches of {refinement.min_in_patch} pixels or more" if refinement.min_in_patch > 1 else "")
 
 
-def _by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
-    return {str(value): {"patches": int((key == value).sum()), "score": float(score[key == value].mean())} for value in np.unique(key)}
+def _by(key: np.ndarray, scores: Arrays) -> dict[str, dict[str, float]]:
+    """For each value of a key (N,) the number of its patches and the means of their scores (N,)."""
+    own = {str(value): key == value for value in np.unique(key)}
+    return {value: {"patches": int(at.sum()), **{name: float(of[at].mean()) for name, of in scores.items()}} for value, at in own.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,18 @@ Sources = dict[Track | None, np.ndarray]
 @dataclass(frozen=True)
 class Refinement:
     """How a probability becomes a mask: perhaps follow grooves along depth (`src.track`), then a threshold; or, with `beta`, a random
-    walker at one half; last, drop small components.
+    walker at one half; then drop small components and, last, empty patches with few marked pixels.
     """
 
     threshold: float
     beta: float | None = None
     min_size: int = 0
     track: Track | None = None
+    min_in_patch: int = 0
 
     @property
     def plain(self) -> bool:
-        return self.beta is None and self.min_size == 0 and self.track is None
+        return self.beta is None and self.min_size == 0 and self.track is None and self.min_in_patch == 0
 
 
 def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> list[Refinement]:
@@ -42,9 +44,10 @@ def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> 
     Args:
         thresholds: one for the probability as it is (None), and one for what each track makes of it.
     """
-    sizes = sorted({0, *settings.min_sizes})
-    result = [Refinement(thresholds[track], None, size, track) for track in (None, *settings.tracks) for size in sizes]
-    return result + [Refinement(0.5, beta, size) for beta in (settings.betas if settings.random_walker else []) for size in sizes]
+    sizes = list(product(sorted({0, *settings.min_in_patch}), sorted({0, *settings.min_sizes})))
+    result = [Refinement(thresholds[track], None, size, track, few) for track in (None, *settings.tracks) for few, size in sizes]
+    betas = settings.betas if settings.random_walker else []
+    return result + [Refinement(0.5, beta, size, None, few) for beta in betas for few, size in sizes]
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _refined(
             for refinement in own:
                 mask = remove_small(walked > refinement.threshold, refinement.min_size)
                 patches = mask.reshape(len(present), -1, mask.shape[1])[present]
-                patches[~measured[rows]] = 0
+                patches[~measured[rows] | (patches.sum((1, 2)) < refinement.min_in_patch)] = 0
                 yield refinement, rows, patches
 
 

@@ -1,9 +1,6 @@
-"""Pictures of strips, and the page that shows a submission."""
+"""Pictures of strips and of studies, and tables in Markdown."""
 
-import base64
-import html
 import io
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -49,23 +46,6 @@ def well_picture(arrays: Arrays, panels: dict[str, np.ndarray], well: int) -> Fi
     return figure
 
 
-def photo_picture(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, mask: np.ndarray) -> Figure:
-    """A photograph (H, W, C), white being 1, and its maps (K, H, W): below each other where it is wide, else beside each other."""
-    height, width, _ = image.shape
-    wide = width > 1.5 * height
-    size = (10, min(12, 0.6 + 4 * (10 * height / width + 0.3))) if wide else (12, 12 / 4 * height / width + 0.4)
-    figure, axes = plt.subplots(*((4, 1) if wide else (1, 4)), figsize=size, constrained_layout=True)
-    number = np.arange(1, len(truth) + 1)[:, None, None]
-    axes[0].imshow(image.squeeze(2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
-    for axis, classes in ((axes[1], truth), (axes[3], mask)):
-        axis.imshow((classes * number).max(0), cmap="nipy_spectral", vmin=0, vmax=len(truth), interpolation="nearest")
-    axes[2].imshow(probability.max(0), cmap="inferno", vmin=0, vmax=1)
-    for axis, title in zip(axes, ("photograph", "truth", "probability", "mask"), strict=True):
-        axis.set_title(title, loc="left", fontsize=9)
-        axis.axis("off")
-    return figure
-
-
 def _busiest(strip: Strip, mask: np.ndarray) -> int:
     """First row, at a patch's edge, of the stretch of `ROWS` rows with the most marked pixels."""
     marked = np.append(0, strip.stack(mask).sum(1, dtype=np.float64).cumsum())
@@ -80,20 +60,6 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, dpi=100, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
-
-
-def page(result: dict[str, Any], text: str, pictures: dict[str, bytes]) -> str:
-    """One self-contained HTML page: the scores as text, then the pictures."""
-    images = "".join(
-        f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        for title, data in pictures.items()
-    )
-    style = "body{font:15px sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}pre{background:#f4f4f4;padding:1em}"
-    title = html.escape(f"{result['recipe']}: {result['metric']} {result['oof_score']:.4f} out of fold")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>'
-        f"<body><h1>{title}</h1><pre>{html.escape(text)}</pre>{images}</body></html>\n"
-    )
 
 
 def markdown(table: pd.DataFrame) -> str:

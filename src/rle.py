@@ -49,6 +49,8 @@ def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.nd
 
 def _runs(code: str, size: int) -> np.ndarray:
     """Half-open pixel ranges (runs, 2) of one code, checked against a mask of `size` pixels."""
+    if len(code) > 20 * size + 1000:  # two numbers a pixel at most; said before millions of words are taken apart
+        raise ValueError(f"run-length code longer than that of any mask of {size} pixels: '{code[:40]}'")
     words = code.split()
     if len(words) % 2:
         raise ValueError(f"run-length code with an odd count of numbers: '{code[:40]}'")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from pydantic import Field, ValidationError, model_validator
 
 from src import (
     artifacts,
+    checkpoints,
     command,
     competitions,
     console,
@@ -38,7 +41,8 @@ from src import (
 )
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
-from src.photographs import comparing, pruned
+from src.files import locked
+from src.photographs import comparing, pruned, pruned_figures
 from src.recipe import RECIPES, Count, Recipe, Section
 
 STUDIES = RECIPES / "studies"
@@ -170,33 +174,41 @@ def _with_members(base: Recipe, names: list[str] | None) -> Recipe:
     return base.model_copy(update={"members": [member for member in base.members if not names or member.name in names]})
 
 
-def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
-    """Prepare what is missing and train every run, all in one task table."""
-    paths, device = command.paths(options), inference.choose_device(options.device)
+def prepare(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
+    """Run stage 00 for every prepared file that the runs need."""
     for run in {run.recipe.prepared: run for run in all_runs}.values():
         file = folder / "recipes" / f"{run.recipe.name}.toml"
         artifacts.write_text(file, recipe.to_toml(run.recipe))
         stage = [sys.executable, str(RECIPES.parent / "00_prepare_data.py"), str(file), "--data-dir", str(options.data_dir)]
         if subprocess.run(stage, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
+
+
+def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
+    """Prepare what is missing and train every run, all in one task table."""
+    prepare(all_runs, folder, options)
+    paths = command.paths(options)
     costs, first, later = {}, {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    for run in {run.recipe.name: run for run in all_runs}.values():
-        prepared = preparation.check(run.recipe, paths)
-        training.check(run.recipe, paths)
-        to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
-        costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
-        for task in to_do:
-            _, dense = training.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
-            call = (run.recipe, task, paths, prepared, device, threads)
-            if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
-                later.append(call)
-    console.say(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
-    for calls in (list(first.values()), later):
-        shares = [paths.progress(*call[:2]) for call in calls]
-        lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
-        parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "study")
+    with ExitStack() as stack:
+        for run in {run.recipe.prepared: run for run in all_runs}.values():  # each task has a lock of its own
+            stack.enter_context(locked(paths.prepared_lock(run.recipe), paths.prepared(run.recipe), shared=True))
+        workers = parallel.workers(options, len(table), options.gpus_per_task)
+        for run in {run.recipe.name: run for run in all_runs}.values():
+            prepared = preparation.check(run.recipe, paths)
+            training.check(run.recipe, paths, workers.gpus)
+            to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
+            costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
+            for task in to_do:
+                _, dense = checkpoints.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
+                call = (run.recipe, task, paths, prepared, workers.device, workers.threads, workers.gpus)
+                if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
+                    later.append(call)
+        console.say(f"{len(table)} tasks on {workers}, {len(table) - len(first) - len(later)} of them up to date")
+        for calls in (list(first.values()), later):
+            shares = [paths.progress(*call[:2]) for call in calls]
+            lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
+            workers.run(training.run_task, calls, shares, lengths, "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
@@ -246,10 +258,22 @@ def row(variation: str, own: dict[str, Run], paths: Paths) -> dict[str, Any]:
         line[f"{title}, seeds averaged"] = scores(own[protocol], paths, list(seeds))[title]
         spread = {name: f" ± {deviation[name]:.4f}" if len(seeds) > 1 else "" for name in single}
         folds |= {name: f"{mean[name]:.4f}{spread[name]}" for name in single if name != title}
+    if any(member.prunings for member in any_run.members):
+        line["weights left (M)"] = f"{weights_left(next(iter(own.values())), paths) / 1e6:.3f}"
     line["seeds"] = len(seeds)
     line["training operations for a patch (G)"] = round(training_operations(any_run) / 1e9, 1)
     line["training (s)"] = round(sum(float(curves(run, paths)["seconds"].sum()) for run in own.values()))
     return line | folds
+
+
+def weights_left(run: Run, paths: Paths) -> int:
+    """Parameters that pruning has left, of all members together; those of the first fold and seed."""
+    first = {task.member: task for task in reversed(run.recipe.tasks())}
+    histories = [pd.read_csv(paths.history(run.recipe, task)) for task in first.values()]
+    dense = [sum(w.numel() for w in networks.sketch(run.recipe.member(name).network).parameters()) for name in first]
+    return sum(
+        int(history["weights"].iloc[-1]) if "weights" in history else all_of_it for history, all_of_it in zip(histories, dense, strict=True)
+    )
 
 
 def training_operations(recipe: Recipe) -> float:
@@ -272,8 +296,23 @@ def of_photographs(study: Study) -> bool:
 
 
 def protocols_of(study: Study) -> list[str]:
-    """Photographs have the honest protocol alone; the other one is that of the CorroSeg paper."""
-    return ["wells"] if of_photographs(study) else list(PROTOCOLS)
+    """Photographs, and networks that are pruned, have the honest protocol alone; the other one is that of the CorroSeg paper.
+
+    It picks the best epoch, which could be one before the pruning.
+    """
+    alone = of_photographs(study) or any(member.prunings for run in runs(study, [], 1, ["wells"]) for member in run.recipe.members)
+    return ["wells"] if alone else list(PROTOCOLS)
+
+
+def pruning_plots(table: pd.DataFrame, histories: dict[str, pd.DataFrame], recipes: dict[str, Recipe], paths: Paths) -> dict[str, Figure]:
+    """The figures of a study of pruning, by the names of their files."""
+    plots = {"plot": pruned_figures.by_sparsity(table)}
+    curves = pruned_figures.through_phases(table, histories, recipes)
+    if curves:
+        plots["curves"] = curves
+    for network in dict.fromkeys(table["network"]):
+        plots[f"masks_{network.replace(', ', '_')}"] = pruned_figures.masks(table, network, recipes, paths)
+    return plots
 
 
 def main(options: argparse.Namespace) -> None:
@@ -283,7 +322,7 @@ def main(options: argparse.Namespace) -> None:
     seeds = options.seeds or study.seeds
     photographs, known = of_photographs(study), protocols_of(study)
     if options.protocol and options.protocol not in known:
-        raise UserError(f"--protocol {options.protocol}: a study of photographs has the protocol {known[0]} alone")
+        raise UserError(f"--protocol {options.protocol}: this study has the protocol {known[0]} alone: it is one of photographs, or prunes")
     protocols = [options.protocol] if options.protocol else known
     all_runs = runs(study, [*shrink, *options.overrides], seeds, protocols)
     folder = paths.study(Path(options.recipe).stem)
@@ -303,10 +342,15 @@ def main(options: argparse.Namespace) -> None:
     artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
     artifacts.write_text(folder / "table.md", f"{note}\n\n{report.markdown(table)}\n")
     histories = {name: curves(own[protocols[0]], paths) for name, own in grouped.items()}
-    with artifacts.replacing(folder / "plot.png") as partial:
-        partial.write_bytes(report.png(pruned.plot(table) if photographs and prunes else report.study_plot(histories, table)))
+    if photographs and prunes:
+        plots = pruning_plots(table, histories, {name: own["wells"].recipe for name, own in grouped.items()}, paths)
+    else:
+        plots = {"plot": report.study_plot(histories, table)}
+    for name, figure in plots.items():
+        with artifacts.replacing(folder / f"{name}.png") as partial:
+            partial.write_bytes(report.png(figure))
     console.say((folder / "table.md").read_text(encoding="utf-8"))
-    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, plot.png")
+    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, {', '.join(f'{name}.png' for name in plots)}")
 
 
 if __name__ == "__main__":

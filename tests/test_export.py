@@ -60,17 +60,61 @@ def test_a_file_that_disagrees_with_torch_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_costs_are_measured(folder):
-    """In this process, which has torch already: one of its own is what `measure` adds."""
-    network = folder / "weights.safetensors"
-    milliseconds, memory = export._costs(network, folder, (1, 1, 72, 36))
-    assert len(milliseconds) == export.REPEATS and min(milliseconds) > 0 and memory >= 0
+class Asks:
+    """The other end of a stopwatch's connection, in this process: it asks for so many images."""
+
+    def __init__(self, images: int) -> None:
+        self.left, self.told = images, []
+
+    def recv(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def send(self, costs: tuple[float, float]) -> None:
+        self.told.append(costs)
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_costs_are_measured(folder, form, tmp_path):
+    file = folder / "weights.safetensors"
+    if form == "onnx":
+        file = tmp_path / "network.onnx"
+        export.to_onnx(export.Run.open(folder).network, torch.randn(1, 1, 72, 36), file, {})
+    asks = Asks(4)
+    export._serve(asks, file, folder, (1, 1, 72, 36))
+    assert len(asks.told) == 4 and all(milliseconds > 0 and megabytes >= 0 for milliseconds, megabytes in asks.told)
+
+
+def test_how_many_times_faster_is_the_median_over_pairs(monkeypatch, tmp_path):
+    """The machine grows slower all the time; own and other take 1 and 4, 2 and 8, ... but once another task takes the machine."""
+
+    class Watch:
+        def __init__(self, *_: object) -> None:
+            self.laps = 0
+
+        def lap(self) -> tuple[float, float]:
+            self.laps += 1
+            return float(self.laps), 10.0 * self.laps
+
+        def stop(self) -> None:
+            pass
+
+    class Slower(Watch):
+        def lap(self) -> tuple[float, float]:
+            milliseconds, memory = super().lap()
+            return 1e6 if self.laps == 7 else 4 * milliseconds, memory
+
+    monkeypatch.setattr(export, "Stopwatch", Watch)
+    (tmp_path / "file").write_bytes(bytes(1_000_000))
+    costs = export.measure(tmp_path / "file", tmp_path, (1,), beside=Slower())
+    assert costs["times faster"] == 4 and costs["latency (ms)"] == 15.5 and costs["peak memory (MB)"] == 300 and costs["file (MB)"] == 1
+    assert "times faster" not in export.measure(tmp_path / "file", tmp_path, (1,))
 
 
 def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
     """The scores of all forms are those of the same network; in torch, those of its own predictions."""
     monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
-    (plain, onnx_line, small) = pruning.rows(folder, int8=True)
+    (plain, onnx_line, small) = pruning.rows(folder, True, None, None)
     assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
     assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
     run, train = export.Run.open(folder), wells(3, 2)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from src import networks
 from src.errors import UserError
 from src.networks.layers import RingConv2d, RingPad, ring_pad
+from src.networks.ring_unet import Recurrence
 
 
 def test_ring_convolution_wraps_azimuth_and_repeats_depth():
@@ -24,9 +26,10 @@ def test_ring_convolution_wraps_azimuth_and_repeats_depth():
     torch.testing.assert_close(conv(x), expected)
 
 
-def test_ring_unet_commutes_with_rolls_of_its_grid():
+@pytest.mark.parametrize("options", [{}, {"recurrent": True}], ids=str)
+def test_ring_unet_commutes_with_rolls_of_its_grid(options):
     torch.manual_seed(0)
-    network = networks.create({"name": "ring_unet", "channels": [4, 8, 12]}).eval()
+    network = networks.create({"name": "ring_unet", "channels": [4, 8, 12], **options}).eval()
     x = torch.randn(2, 1, 48, 36)
     torch.testing.assert_close(network(x.roll(8, dims=3)), network(x).roll(8, dims=3), atol=1e-5, rtol=1e-4)
 
@@ -44,6 +47,44 @@ def test_ring_unet_pools_depth_and_azimuth_by_their_own_numbers():
     y = network(x)
     assert seen == [(1, 8, 2, 18)] and y.shape == x.shape
     torch.testing.assert_close(network(x.roll(2, 3)), y.roll(2, 3), atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_part_of_a_recurrent_ring_unet():
+    torch.manual_seed(0)
+    network = networks.create({"name": "ring_unet", "channels": [4, 8], "recurrent": True})
+    network(torch.randn(2, 1, 48, 36)).square().sum().backward()
+    assert all(weights.grad.abs().sum() > 0 for weights in network.parameters())
+
+
+def test_a_recurrent_ring_unet_sees_its_window_from_end_to_end():
+    torch.manual_seed(0)
+    x, other = torch.randn(2, 1, 1, 144, 36).unbind(0)
+    for options, far in (({}, False), ({"recurrent": True}, True)):
+        network = networks.create({"name": "ring_unet", "channels": [4, 8, 12], **options}).eval()
+        for own, elsewhere in ((slice(0, 8), slice(136, 144)), (slice(136, 144), slice(0, 8))):
+            changed = x.clone()
+            changed[:, :, elsewhere] = other[:, :, elsewhere]
+            assert torch.equal(network(x)[:, :, own], network(changed)[:, :, own]) != far
+
+
+def test_a_recurrence_reads_each_column_down_and_up():
+    """The gates of Cho et al. (2014), as torch words them, row by row in NumPy."""
+    torch.manual_seed(0)
+    layer, x = Recurrence(4), torch.randn(2, 4, 5, 3)
+    with torch.no_grad():
+        got = layer(x).numpy()
+    weights = {name: value.detach().double().numpy() for name, value in layer.gru.named_parameters()}
+    pipe, expected = x.double().numpy(), x.double().numpy().copy()
+    ends = [(1, "", slice(0, 2)), (-1, "_reverse", slice(2, 4))]
+    for image, column, (direction, suffix, channels) in product(range(2), range(3), ends):
+        seen, kept = ([weights[f"{part}_{side}_l0{suffix}"] for part in ("weight", "bias")] for side in ("ih", "hh"))
+        h = np.zeros(2)
+        for row in range(5)[::direction]:
+            a, b = seen[0] @ pipe[image, :, row, column] + seen[1], kept[0] @ h + kept[1]
+            reset, update = 1 / (1 + np.exp(-a[:2] - b[:2])), 1 / (1 + np.exp(-a[2:4] - b[2:4]))
+            h = (1 - update) * np.tanh(a[4:] + reset * b[4:]) + update * h
+            expected[image, channels, row, column] += h
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_ring_unet_wants_a_pool_for_each_step_down():

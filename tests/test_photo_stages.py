@@ -4,17 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import browser
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_stages import STAGES, Workplace
+from test_page import Balanced
 
 from src import artifacts, metrics, recipe, rle
 from src.artifacts import Paths
+from src.page import photographs
 from src.photographs import choosing, comparing
 from src.photographs.gallery import Gallery
+from tests.workplace import STAGES, Workplace
 
 RECIPE = """
 competition = "folder"
@@ -202,6 +205,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
         ("member.margin=4", "is for pipes; photographs have"),
         ('member.selection="best_on_held_out"', "is not offered for photographs"),
         ('member.role="gate"', "a gate alone segments nothing"),
+        ("member.watch=1", "watch is for networks that segment"),
         ('member.network={ name = "ring_unet" }', "is for pipes, not for photographs"),
         ('member.network={ name = "unet", encoder = "nonsense" }', "nonsense"),
         ('member.activation="softmax"', "use cross_entropy"),
@@ -252,3 +256,56 @@ def test_what_the_gate_calls_clean_is_not_segmented_and_gets_empty_masks(finishe
     table = pd.read_csv(place.folder / "submissions/tiny.csv", dtype=str, keep_default_na=False)
     assert (table["rle"][table["name"].isin(closed)] == "").all()
     assert json.loads((place.folder / "submissions/tiny.json").read_text())["gate"]["test_passes_saved"] == 3
+
+
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(finished, tmp_path):
+    """Every photograph is renamed in the files that stage 04 reads, and the page made anew."""
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    chosen, paths = opened(Workplace(tmp_path / "copy"))
+    for path, keys in (
+        (paths.prepared(chosen), ["train/name", "test/name"]),
+        (paths.choice(chosen), ["name"]),
+        (paths.ensemble(chosen), ["oof/name", "test/name"]),
+    ):
+        with h5py.File(path, "a") as file:
+            for key in keys:
+                names = [name + HOSTILE for name in file[key].asstr()[:]]
+                del file[key]
+                file[key] = np.array(names, object)
+    result = json.loads((finished.folder / "submissions/tiny.json").read_text())
+    text = photographs.page(chosen, paths, result, {"prepared": "a1"})
+    page = Balanced(text)
+    assert HOSTILE not in text and not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert sum(HOSTILE in part for part in page.text) >= 8
+    shown = {float(element["value"]) for element in page.all("data") if "value" in element}
+    told = [row["dice"] for row in result["table"]] + [fold["score"] for fold in result["oof_by_fold"].values()]
+    assert {result["oof_score"], result["expected_score"], result["all_empty"], *told} <= shown
+    confusion = result["gate"]["confusion"]
+    assert {f"{confusion['defects missed']} missed", f"{confusion['false alarms']} false alarms"} <= set(page.text)
+    assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
+
+
+@pytest.mark.skipif(browser.FOUND is None, reason="needs Chromium (chromium, chromium-browser or google-chrome on the PATH)")
+def test_a_browser_shows_the_page_and_its_zoom_enlarges_all_panels_together(finished):
+    with browser.browser() as one:
+        one.open(browser.url(finished.folder / "submissions/tiny.html", "zoom=3"))
+        assert one.value("[...document.images].every((image) => image.complete && image.naturalWidth > 8)")
+        wide = "document.querySelector('.photo img').clientWidth / document.querySelector('.photo .window').clientWidth"
+        assert one.value(wide) == pytest.approx(3, abs=0.1)
+        one.value("document.querySelector('.photo .window').scrollLeft = 40")
+        one.settle()
+        assert one.value("[...document.querySelector('.photo').querySelectorAll('.window')].map((own) => own.scrollLeft)") == [40] * 4
+        assert one.troubles == []
+
+
+def test_the_curve_of_a_choice_is_the_mean_over_all_photographs(finished):
+    chosen, paths = opened(finished)
+    train, average = Gallery.open(paths, chosen, "train"), choosing.oof_average(chosen, paths, "segment")
+    curve = artifacts.read_arrays(paths.choice(chosen), ["curve"])["curve"]
+    for t in (2, 5, 11):
+        masks = [average.of(name) > choosing.THRESHOLDS[t] for name in train.name]
+        scores = [metrics.dice(mask[None], train.mask(row)[None])[0] for row, mask in enumerate(masks)]
+        np.testing.assert_allclose(curve[t, 0], np.mean(scores, axis=0))

@@ -1,6 +1,7 @@
 """Photographs: how they are grouped, drawn, augmented, and turned into masks."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from scipy import ndimage
 from skimage.transform import rotate
 
 from src import metrics
-from src.photographs import choosing, duplicates, predicting, samples
+from src.competitions import Photographs, PhotoSplit
+from src.errors import UserError
+from src.photographs import choosing, duplicates, gallery, predicting, samples
 from src.photographs.samples import Crops, Sample, Views
 from src.recipe import Photograph
 
@@ -69,6 +72,23 @@ def test_links_of_likeness_are_followed_and_blocks_do_not_matter(monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 5)
     blocks = duplicates.groups(np.concatenate([thumbnails, -thumbnails]))
     assert whole.tolist() == blocks.tolist() == [0] * 12 + [1] * 12
+
+
+def test_photographs_scaled_as_a_whole_are_read_once_and_come_the_same_again():
+    gallery, read = shelf([[0], [1], []]), []
+    image = gallery.image
+    gallery.image = lambda row: read.append(row) or image(row)
+    whole = [Sample(row, 0, None) for row in (2, 0, 2, 1)]
+    kept = Crops(gallery, whole, (10, 30), {})
+    first, second = ([kept[number] for number in range(4)] for _ in range(2))
+    assert read == [2, 0, 1]
+    for number, anew in enumerate(Crops(gallery, whole, (10, 30))):
+        for one, other, tensor in zip(first[number], second[number], anew, strict=True):
+            assert torch.equal(one, tensor) and torch.equal(other, tensor)
+        if number == 3:
+            break
+    crops = Crops(gallery, [Sample(0, seed, (8, 8)) for seed in (1, 2)], (10, 30), {})
+    assert not torch.equal(crops[0][0], crops[1][0])
 
 
 def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
@@ -260,3 +280,28 @@ def test_a_large_photograph_is_predicted_in_tiles_as_if_it_were_predicted_whole(
     with torch.inference_mode():
         torch.testing.assert_close(predicting.in_tiles(network, x), network(x))
     assert len(seen) > 2 and max(max(shape) for shape in seen[:-1]) <= 32
+
+
+# The prepared file
+
+
+def photographs_of(sizes: list[tuple[int, int]], classes: int) -> Photographs:
+    names = np.array([f"{number}.png" for number in range(len(sizes))], object)
+    split = PhotoSplit(names, np.array(sizes, np.int32), lambda index: None, lambda index: None)
+    return Photographs(split, split, [str(k) for k in range(classes)], 3, np.uint16, [])
+
+
+def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
+    fits = photographs_of([(4096, 9), (9, 10_922)], 6)  # 6 bytes a pixel, of the image and of the masks
+    gallery._check_place(fits.train, fits, Path("raw"))
+    for raw in (photographs_of([(4096, 9), (9, 10_923)], 6), photographs_of([(4096, 9), (9, 10_922)], 7)):
+        with pytest.raises(
+            UserError, match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* cut photographs into pieces"
+        ):
+            gallery._check_place(raw.train, raw, Path("raw"))
+
+
+def test_moments_taken_in_blocks_are_those_of_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 3), np.uint8)
+    monkeypatch.setattr(gallery, "BLOCK", 300)
+    np.testing.assert_allclose(gallery._moments(pixels, 255.0), [(pixels / 255).mean(0), ((pixels / 255) ** 2).mean(0)], rtol=1e-6)

@@ -1,5 +1,9 @@
 """What a study tells of pruned networks."""
 
+import shutil
+
+import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +11,8 @@ import torch
 from test_photo_stages import RECIPE, write_raw
 
 from src import metrics, networks, pruning, study, training
-from src.photographs import pruned
+from src.artifacts import Paths
+from src.photographs import confusion, pruned, pruned_figures
 
 SETTINGS = """
 question = "How far?"
@@ -26,25 +31,25 @@ option = [
 
 def test_labels_by_hand():
     probability = np.array([[[0.4, 0.7, 0.1, 0.2]], [[0.35, 0.1, 0.2, 0.6]]])
-    assert pruned.labels(probability, "softmax").tolist() == [[1, 1, 0, 2]]
-    assert pruned.labels(probability, "sigmoid").tolist() == [[0, 1, 0, 2]]
+    assert confusion.labels(probability, "softmax").tolist() == [[1, 1, 0, 2]]
+    assert confusion.labels(probability, "sigmoid").tolist() == [[0, 1, 0, 2]]
 
 
 def test_iou_by_hand_and_as_the_study_has_it():
     truth, predicted = np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 0, 1, 1, 2, 2, 0])
-    counts = pruned.confusion(truth, predicted, 3)
+    counts = confusion.confusion(truth, predicted, 3)
     assert counts.sum() == 8 and counts[2, 0] == counts[1, 2] == 1
-    assert pruned.class_iou(counts).tolist() == pytest.approx([1 / 3, 1 / 3, 1])
-    assert pruned.micro_iou(counts) == pytest.approx(5 / (5 + 3 + 3))  # true positives, false positives and misses of all labels
+    assert confusion.class_iou(counts).tolist() == pytest.approx([1 / 3, 1 / 3, 1])
+    assert confusion.micro_iou(counts) == pytest.approx(5 / (5 + 3 + 3))  # true positives, false positives and misses of all labels
 
 
 def test_iou_sums_over_the_whole_set_and_not_over_photographs():
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 2, (2, 3, 50))
     truth[0] = 0
-    counts = sum(pruned.confusion(t, p, 1) for t, p in zip(truth, predicted, strict=True))
+    counts = sum(confusion.confusion(t, p, 1) for t, p in zip(truth, predicted, strict=True))
     whole = metrics.iou(predicted.reshape(1, 1, 1, -1), truth.reshape(1, 1, 1, -1))
-    assert pruned.class_iou(counts) == pytest.approx(whole[0])
+    assert confusion.class_iou(counts) == pytest.approx(whole[0])
 
 
 def test_operations_fall_with_the_channels():
@@ -56,21 +61,79 @@ def test_operations_fall_with_the_channels():
     assert pruned.operations(network, (1, 1, 64, 64)) < 0.4 * dense
 
 
-def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_once(tmp_path, monkeypatch):
-    write_raw(tmp_path / "data/raw/blobs")
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A study that has run: its folder, its runs, and the numbers of the epochs that it trained."""
+    folder = tmp_path_factory.mktemp("studied")
+    write_raw(folder / "data/raw/blobs")
     base = RECIPE[: RECIPE.index("[[member]]")] + RECIPE[RECIPE.index('[[member]]\nname = "segment"') :]
-    (tmp_path / "base.toml").write_text(base.replace("count = 2", "count = 2\nrun = [0]"))
+    base = base.replace("count = 2", "count = 2\nrun = [0]").replace("batch_size = 8", 'batch_size = 8\nwatch = 1\nprecision = "float32"')
+    (folder / "base.toml").write_text(base)
     phase = "{ epochs = 1, loss = { bce = 1.0 }, learning_rate = 3e-3 }"
-    (tmp_path / "how_far.toml").write_text(SETTINGS.format(base=tmp_path / "base.toml", phase=phase))
+    (folder / "how_far.toml").write_text(SETTINGS.format(base=folder / "base.toml", phase=phase))
     epochs, epoch = [], training.Fit.epoch
-    monkeypatch.setattr(training.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call))
-    options = [str(tmp_path / "how_far.toml"), "--data-dir", str(tmp_path / "data"), "--device", "cpu", "--jobs", "1"]
-    study.main(study.parser().parse_args(options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call))
+        options = [str(folder / "how_far.toml"), "--data-dir", str(folder / "data"), "--device", "cpu", "--jobs", "1"]
+        study.main(study.parser().parse_args(options))
+    return folder, study.runs(study.load(str(folder / "how_far.toml")), [], 1, ["wells"]), epochs
+
+
+def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_once(studied):
+    folder, _, epochs = studied
     assert epochs == [0, 1, 2, 1, 2]
-    table = pd.read_csv(tmp_path / "data/studies/how_far/table.csv").set_index("pruner")
+    table = pd.read_csv(folder / "data/studies/how_far/table.csv").set_index("pruner")
     assert list(table.index) == ["dense", "agp", "linear, channels"] and list(table["sparsity"]) == [0, 0.9, 0.5]
     assert {"IoU 1", "IoU 2", pruned.MICRO, pruned.MEAN} <= set(table.columns)
+    assert not any(column.startswith("test ") for column in table)  # the truth of this set's test photographs is not known
     dense, agp, few = (table.loc[name] for name in table.index)
     assert agp["parameters (M)"] == dense["parameters (M)"] and agp["not zero (M)"] < 0.2 * dense["not zero (M)"]
     assert agp["gzip (MB)"] < 0.5 * agp["file (MB)"] and few["file (MB)"] < 0.5 * dense["file (MB)"]
     assert few["operations for 256x256 (G)"] < 0.5 * dense["operations for 256x256 (G)"]
+
+
+def test_curves_and_masks_are_drawn(studied):
+    folder, runs, _ = studied
+    files = {path.name for path in (folder / "data/studies/how_far").glob("*.png")}
+    assert files == {"plot.png", "curves.png", "masks_unet_test_resnet.png"}
+    paths, table = Paths(folder / "data", folder), pd.read_csv(folder / "data/studies/how_far/table.csv")
+    histories, recipes = {run.variation: study.curves(run, paths) for run in runs}, {run.variation: run.recipe for run in runs}
+    curves = pruned_figures.through_phases(table, histories, recipes)
+    for variation, panel in zip(("U-Net, agp", "U-Net, few"), curves.axes, strict=True):
+        drawn = {line.get_label(): line.get_ydata() for line in panel.lines}
+        assert len(drawn["U-Net, dense"]) == 1 and list(drawn[variation]) == histories[variation]["held_out_iou"].tolist()
+        assert {line.get_xdata()[0] for line in panel.lines if not line.get_label().startswith("U-Net")} == {1, 2}
+    unwatched = {name: history.drop(columns="held_out_iou") for name, history in histories.items()}
+    assert pruned_figures.through_phases(table, unwatched, recipes) is None
+    masks = pruned_figures.masks(table, "unet, test_resnet", recipes, paths)
+    titles = [axis.get_title() for axis in masks.axes]
+    assert titles[:4] == ["photograph", "truth", "U-Net, dense", "U-Net, agp"] and titles[-1] == "U-Net, few"
+    plt.close("all")
+
+
+def test_what_the_history_says_of_the_last_epoch_is_the_score_out_of_fold(studied):
+    """But for stored probabilities being multiples of 1/1024: three epochs leave many pixels that close to one half."""
+    folder, runs, _ = studied
+    table = pd.read_csv(folder / "data/studies/how_far/table.csv")
+    for run, (_, line) in zip(runs, table.iterrows(), strict=True):
+        last = study.curves(run, Paths(folder / "data", folder)).iloc[-1]
+        assert (last["held_out_iou"], last["held_out_micro_iou"]) == pytest.approx((line[pruned.MEAN], line[pruned.MICRO]), abs=0.01)
+
+
+def test_test_photographs_are_scored_as_held_out_ones_are(studied, tmp_path):
+    """With the held-out photographs in the place of the test set."""
+    folder, (_, run, _), _ = studied
+    shutil.copytree(folder / "data", tmp_path / "data")
+    paths = Paths(tmp_path / "data", tmp_path)
+    device = torch.device("cpu")
+    assert confusion.on_test(run.recipe, paths, [0], device) is None
+    with h5py.File(paths.prepared(run.recipe), "r+") as file:
+        rows = np.flatnonzero(file["train/fold"][:] == 0)
+        for name in ("name", "size", "group", "moments", "image", "mask"):
+            array = file[f"train/{name}"][:][rows]
+            if f"test/{name}" in file:
+                del file[f"test/{name}"]
+            file[f"test/{name}"] = array
+    expected = confusion.out_of_fold(run.recipe, paths, [0])
+    np.testing.assert_array_equal(confusion.on_test(run.recipe, paths, [0], device), expected)
+    assert expected.sum() == 12 * (40 * 56 + 48 * 64) // 2

@@ -231,7 +231,7 @@ def masked(network: nn.Module, image: torch.Tensor, removed: list) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("options", CHANNELS[:-1], ids=lambda options: options["name"])
+@pytest.mark.parametrize("options", CHANNELS, ids=lambda options: options["name"])
 def test_masked_and_compact_networks_agree(options):
     network, image, scores = trained_a_little(options)
     dense, parameters = copy.deepcopy(network), sum(w.numel() for w in network.parameters())
@@ -246,6 +246,22 @@ def test_masked_and_compact_networks_agree(options):
     assert head.out_channels == expected.shape[1]
 
 
+def test_under_a_group_norm_whole_groups_go_and_as_many_as_asked_for():
+    """Three tenths in three steps, of 32 groups of 4 channels; a tenth of each group would be none of its channels, or a quarter."""
+    network, image, _ = trained_a_little(CHANNELS[-1])
+    *_, head = pruning.layers(network).values()
+    for share, left in ((0.1, 28), (1 / 9, 24), (1 / 8, 21)):
+        scores = {name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()}
+        norms = [layer for layer in network.modules() if isinstance(layer, nn.GroupNorm)]
+        for norm in norms:
+            norm.weight.data = torch.arange(float(norm.num_channels))
+        pruning.remove_channels(network, scores, share, [head], image[:1])
+        for norm in norms:
+            assert (norm.num_groups, norm.num_channels) == (left, 4 * left)
+            own = norm.weight.detach().view(left, 4)
+            assert (own[:, 0] % 4 == 0).all() and (own.diff(dim=1) == 1).all()
+
+
 @pytest.mark.parametrize("options", CHANNELS, ids=lambda options: options["name"])
 def test_a_compact_network_is_rebuilt_from_its_weights_alone(options):
     network, image, scores = trained_a_little(options)
@@ -256,7 +272,7 @@ def test_a_compact_network_is_rebuilt_from_its_weights_alone(options):
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(image), network(image))
     for one, other in zip(again.modules(), network.modules(), strict=True):
-        for key in ("in_channels", "out_channels", "groups", "num_features", "num_channels"):
+        for key in ("in_channels", "out_channels", "groups", "num_features", "num_channels", "num_groups"):
             assert getattr(one, key, None) == getattr(other, key, None)
 
 

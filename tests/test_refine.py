@@ -215,6 +215,32 @@ def test_components_are_measured_across_patches_of_a_strip_and_not_across_strips
     assert mask.sum((1, 2)).tolist() == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("few", "left"), [(0, [5, 16, 2]), (2, [5, 16, 2]), (3, [5, 16, 0]), (5, [5, 16, 0]), (6, [0, 16, 0]), (17, [0, 0, 0])]
+)
+def test_a_patch_with_few_marked_pixels_is_emptied_whatever_its_strip_holds(few: int, left: list[int]) -> None:
+    """The middle one of three patches is full enough, and its neighbours hang on to it; a single pixel goes as a component before."""
+    above, middle, below = draw((9, 1, 1, 5), SINGLE), draw((0, 1, 4, 1), (0, 2, 10, 1), (9, 1, 1, 1), (9, 3, 1, 1)), draw((0, 2, 2, 1))
+    arrays, probability = split_of([above, middle, below], [above] * 3)
+    arrays["group"], arrays["depth"] = np.zeros(3, int), np.arange(3)
+    refinement = Refinement(0.5, None, 2, None, few)
+    mask = refine.refine(arrays, probability, [refinement], Postprocess())[refinement]
+    assert mask.sum((1, 2)).tolist() == left
+    for kept, own in zip(mask, (draw((9, 1, 1, 5)), middle, below), strict=True):
+        assert not kept.any() or np.array_equal(kept, own)
+
+
+def test_emptying_patches_is_chosen_where_it_raises_the_score_out_of_fold() -> None:
+    truths = [draw(), draw(LARGE), draw(), draw(LARGE)]
+    train, probability = split_of([draw(TRIPLE), draw(LARGE)] * 2, truths)
+    for few, score in (([], 0.5), ([0, 4], 1), ([17], 0.5)):  # emptying all of them is as good as emptying none
+        settings = Postprocess(random_walker=False, min_sizes=[0], min_in_patch=few)
+        chosen = refine.choose(train, probability, thresholds(4), settings, metrics.patch_iou)
+        assert chosen.refinement == Refinement(0.5, min_in_patch=4 if score == 1 else 0)
+        assert chosen.score.mean() == score
+        assert refine.apply(train, probability, chosen, settings).any((1, 2)).tolist() == [score < 1, True] * 2
+
+
 def test_the_walker_crosses_from_patch_to_patch() -> None:
     """Seeds in the first patch of a strip decide over a second patch that has none."""
     arrays, _ = split_of([draw()] * 3, [draw()] * 3)
@@ -232,6 +258,8 @@ def test_candidates_begin_with_the_plain_threshold_and_hold_each_once() -> None:
     expected += [Refinement(0.5, beta, size) for beta in (0.5, 2) for size in (0, 4, 8)]
     assert refine.candidates(settings, {None: 0.3}) == expected
     assert refine.candidates(Postprocess(random_walker=False, min_sizes=[]), {None: 0.3}) == [Refinement(0.3)]
+    settings = Postprocess(random_walker=False, min_sizes=[4], min_in_patch=[9])
+    assert refine.candidates(settings, {None: 0.3}) == [Refinement(0.3, None, size, None, few) for few in (0, 9) for size in (0, 4)]
 
 
 def test_a_refinement_can_be_applied_whether_it_helps_or_not() -> None:

@@ -1,10 +1,13 @@
 """Studies: every one of the project loads, and one runs through, resumes, and shrinks."""
 
+import tomllib
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts, refine, study, training
+from src import artifacts, networks, recipe, refine, study, training
+from src.artifacts import Paths
 from src.errors import UserError
 
 BASE = """
@@ -93,6 +96,16 @@ def test_a_variation_keeps_only_the_members_it_names(tmp_path):
     assert len({run.recipe.name for run in runs}) == 6
     with pytest.raises(UserError, match="has no member 'ned': did you mean 'net'"):
         study.runs(study.Study.model_validate(said | {"variation": [{"name": "wrong", "members": ["ned"]}]}), [], 1)
+
+
+def test_weights_left_are_those_of_the_last_epoch_and_of_members_that_lose_none(tmp_path):
+    chosen = recipe.parse({"name": "what", **tomllib.loads(BASE)}, "test")
+    both = chosen.model_copy(update={"members": [chosen.members[0], chosen.members[0].model_copy(update={"name": "other"})]})
+    paths = Paths(tmp_path, tmp_path)
+    for task in both.tasks():
+        artifacts.write_text(paths.history(both, task), "epoch,loss\n1,0.5\n" if task.member == "other" else "epoch,weights\n1,90\n2,70\n")
+    dense = sum(w.numel() for w in networks.create(chosen.members[0].network).parameters())
+    assert study.weights_left(study.Run("what", "wells", both), paths) == 70 + dense
 
 
 def test_only_some_variations_can_be_run(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, augment, inference, pipe, preparation, recipe, samples, training
+from src import artifacts, augment, checkpoints, inference, pipe, preparation, recipe, samples, training
 from src.artifacts import Paths
 from src.augment import Cuts, Symmetries
 from src.cleaning import Scaling
@@ -517,6 +517,19 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
     assert "damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9999])
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, capsys, place):
+    network = torch.nn.Conv2d(1, 1, 3)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoints.save({"network": network.state_dict(), "created_from": {"made": "here"}}, checkpoint)
+    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU)
+    content = bytearray(checkpoint.read_bytes())
+    content[int(place * len(content))] ^= 4
+    checkpoint.write_bytes(content)
+    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU) is None
+    assert f"{checkpoint} is damaged" in capsys.readouterr().out
+
+
 def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
     """Two phases of an encoder's life, looked at after each."""
     train = wells(4, 2)
@@ -567,6 +580,18 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     assert len(set(scores)) > 1
     iou = [(a & b).sum() / (a | b).sum() for a, b in zip(p > 0.5, y == 1, strict=True)]
     assert np.mean(iou) == pytest.approx(history(tmp_path, "held_out_score")[int(np.argmax(scores))], abs=1e-5)
+
+
+def test_watching_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
+    train, phase = wells(3, 2), [{"epochs": 5, "learning_rate": 0.05}]
+    fit(tiny(phase=phase), train, tmp_path / "unwatched")
+    fit(tiny(phase=phase, watch=2), train, tmp_path / "watched")
+    assert digest(tmp_path / "watched") == digest(tmp_path / "unwatched")
+    lines = list(csv.DictReader(only(tmp_path / "watched", "history.csv").open()))
+    assert [line["held_out_soft_iou"] != "" for line in lines] == [False, True, False, True, False]
+    fit(tiny(phase=phase, selection="best_on_held_out"), train, tmp_path / "each")
+    each = history(tmp_path / "each", "held_out_score")
+    assert [float(line["held_out_score"]) for line in lines[1::2]] == each[1::2]
 
 
 def loaded(chosen: recipe.Recipe, folder):
@@ -722,3 +747,18 @@ def test_pixels_are_valid_where_the_prepared_file_does_not_say(tmp_path):
     del train["valid"]
     artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
     assert inference.read_split(paths, chosen, "train", "mask")["valid"].all()
+
+
+def test_a_history_whose_first_epochs_tell_less_is_written_whole(tmp_path):
+    """A checkpoint of before a column was there may be resumed."""
+    chosen = tiny()
+    task, paths = chosen.tasks()[0], Paths(tmp_path, tmp_path)
+    old, new = {"epoch": 1, "loss": "0.5"}, {"epoch": 2, "loss": "0.4", "device": "a CPU"}
+    training.Fit(chosen, task, paths, {}, CPU).write_history([old, new])
+    with paths.history(chosen, task).open() as file:
+        assert list(csv.DictReader(file)) == [{"epoch": "1", "loss": "0.5", "device": ""}, {"epoch": "2", "loss": "0.4", "device": "a CPU"}]
+
+
+def test_an_epoch_tells_on_what_it_was_trained(tmp_path):
+    fit(tiny(), wells(8, 2), tmp_path)
+    assert all("threads" in line["device"] for line in csv.DictReader(only(tmp_path, "history.csv").open()))

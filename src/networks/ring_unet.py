@@ -14,6 +14,19 @@ from src.networks.layers import double_ring_conv
 Pool = tuple[int, int]  # rows, columns
 
 
+class Recurrence(nn.Module):
+    """Features (B, C, h, w), plus what a bidirectional GRU (Cho et al. 2014) reads in each column of them, downwards and upwards."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(channels, channels // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        columns = x.permute(0, 3, 2, 1)  # (B, w, h, C)
+        read, _ = self.gru(columns.flatten(0, 1))
+        return x + read.unflatten(0, columns.shape[:2]).permute(0, 3, 2, 1)
+
+
 class RingUNet(nn.Module):
     """Ring convolutions at every level, with concatenated skips; between two levels the map is pooled along depth and azimuth.
 
@@ -21,7 +34,7 @@ class RingUNet(nn.Module):
     product of the row pools; any such height will do, so that the network may see the pipe above and below a patch.
     """
 
-    def __init__(self, inputs: int, channels: list[int], pools: list[Pool]) -> None:
+    def __init__(self, inputs: int, channels: list[int], pools: list[Pool], recurrent: bool = False) -> None:
         super().__init__()
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
@@ -29,6 +42,7 @@ class RingUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, pool, stride=pool) for (o, i), pool in zip(pairwise(channels), pools, strict=True))
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
+        self.along = Recurrence(channels[-1]) if recurrent else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, columns = self.factor
@@ -37,6 +51,7 @@ class RingUNet(nn.Module):
         for level, block in enumerate(self.encoder):
             x = block(nn.functional.max_pool2d(x, self.pools[level - 1]) if level else x)
             skips.append(x)
+        x = self.along(x)
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([skips[level], self.up[level](x)], dim=1))
         return self.head(x)
@@ -44,16 +59,22 @@ class RingUNet(nn.Module):
 
 @register
 def ring_unet(
-    channels: Sequence[int] = (16, 32, 64), pool_rows: Sequence[int] = (), pool_columns: Sequence[int] = (), inputs: int = 1
+    channels: Sequence[int] = (16, 32, 64),
+    pool_rows: Sequence[int] = (),
+    pool_columns: Sequence[int] = (),
+    inputs: int = 1,
+    recurrent: bool = False,
 ) -> nn.Module:
     """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the number of channels that it is given.
 
     `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much it shrinks depth and azimuth. A
     groove runs through hundreds of rows at nearly constant azimuth: deep levels that shrink depth alone see it as a whole.
+
+    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole window.
     """
     steps = len(channels) - 1
     rows, columns = list(pool_rows) or [2] * steps, list(pool_columns) or [2] * steps
     if not channels or not len(rows) == len(columns) == steps:
         found = f"{len(channels)}, {len(rows)} and {len(columns)}"
         raise UserError(f"network 'ring_unet' needs channels, and one number fewer of pool_rows and of pool_columns, not {found}")
-    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)))
+    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent)

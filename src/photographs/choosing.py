@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from src import artifacts
-from src.artifacts import CreatedFrom, Paths, content_digest, digest, up_to_date
+from src.artifacts import CreatedFrom, Paths, content_digest, digest, made_from, up_to_date
 from src.errors import UserError
 from src.inference import predictions_from
 from src.photographs.averaging import Average, oof_average, tasks_of, test_average
@@ -121,7 +121,7 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     files = []
     for task in recipe.tasks():
         file = paths.oof(recipe, task)
-        if not up_to_date(file, predictions_from(recipe, task, paths, prepared)):
+        if not made_from(file, predictions_from(recipe, task, paths, prepared)):
             raise UserError(f"{file} is missing or of other weights or settings: run 01_train_folds.py with the same arguments first")
         files.append(file)
     predictions = digest(*map(content_digest, files))
@@ -137,7 +137,8 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
 
     The file holds for every training photograph that counts `name`, `dice` (N, K) and `closed` (N,), each fold under the rule that is
     best on the others, `ungated` (N, K), the same without a gate, `half` and `half_ungated` (N, K), the same at a threshold of one half
-    with nothing removed, `shows` (N, K) and `gate` (N,), its probability of any defect; its notes the rule for the test set.
+    with nothing removed, `shows` (N, K) and `gate` (N,), its probability of any defect; `curve` (T, S, K) is the mean Dice of all of them
+    at each of `THRESHOLDS` and of the sizes. Its notes are the rule for the test set.
     """
     target, inputs = paths.choice(recipe), created_from(recipe, paths, prepared)
     if not up_to_date(target, inputs):
@@ -152,6 +153,7 @@ def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
         score, closed = nested(dice, shows, gate, train.fold[rows])
         arrays = {"name": train.name[rows], "dice": score, "closed": closed, "shows": shows}
         arrays |= {"ungated": nested(dice, shows, None, train.fold[rows])[0], "gate": np.ones(len(rows)) if gate is None else gate}
+        arrays["curve"] = dice.mean(2)
         halved = dice[HALF : HALF + 1, :1]
         arrays |= {
             "half": nested(halved, shows, gate, train.fold[rows])[0],

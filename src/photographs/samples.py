@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from src.recipe import Member, Photograph
 
 TRIES = 10  # places looked at for a crop that is not dark
 DARK = 1 / 16  # of white: a crop with a darker mean shows no steel
+KEPT = 1 << 30  # bytes that scaled photographs may take in memory
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # image, mask, weight
 
@@ -36,11 +37,15 @@ class Sample:
 
 @dataclass
 class Crops(Dataset):
-    """Reads samples; every choice comes from a sample's own seed, so that the number of reading processes changes nothing."""
+    """Reads samples; every choice comes from a sample's own seed, so that the number of reading processes changes nothing.
+
+    Whole photographs stay in `kept`, where there is one, by row: they are the same in every epoch.
+    """
 
     gallery: Gallery
     samples: list[Sample]
     resize: tuple[int, int] | None
+    kept: dict[int, Batch] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,6 +53,13 @@ class Crops(Dataset):
     def __getitem__(self, number: int) -> Batch:
         """Image (C, h, w) float32 with white 1, mask (K, h, w) and weight (1, h, w), which is 0 beyond the photograph's edge."""
         sample = self.samples[number]
+        if self.kept is None or sample.size:
+            return self._read(sample)
+        if sample.row not in self.kept:
+            self.kept[sample.row] = self._read(sample)
+        return self.kept[sample.row]
+
+    def _read(self, sample: Sample) -> Batch:
         image, mask = self.gallery.image(sample.row), self.gallery.mask(sample.row)
         if sample.size:
             top, left = place(image, mask, sample, DARK * self.gallery.white)
@@ -210,6 +222,7 @@ class PhotoSource:
     device: torch.device
     workers: int  # processes that read beside the one that trains; 0 where the CPU itself trains
     scaling: Scaling
+    kept: dict[int, Batch] = field(default_factory=dict)
 
     def network(self) -> torch.nn.Module:
         return networks.create(networks.for_photographs(self.member, len(self.gallery.classes), self.gallery.moments.shape[2]))
@@ -220,9 +233,14 @@ class PhotoSource:
         samples = plan(self.gallery, self.rows, settings, epoch, np.random.default_rng(seed))
         if len(samples) % size == 1 < len(samples):
             samples.pop()  # batch norm cannot train on a batch of one; the next epoch draws anew
-        crops = Crops(self.gallery, samples, settings.resize and tuple(settings.resize))
+        crops = Crops(self.gallery, samples, settings.resize and tuple(settings.resize), self.kept if self._fit_memory() else None)
         loader = DataLoader(crops, size, num_workers=self.workers, collate_fn=collate, pin_memory=self.device.type == "cuda")
         return len(loader), self._batches(loader, samples, torch.Generator().manual_seed(seed))
+
+    def _fit_memory(self) -> bool:
+        """Whether all photographs, scaled, may be kept; reading processes would keep them in vain, each ends with its epoch."""
+        settings, planes = self.member.photograph, self.gallery.moments.shape[2] + len(self.gallery.classes) + 1
+        return bool(settings.resize and not self.workers) and 4 * planes * math.prod(settings.resize) * len(self.rows) <= KEPT
 
     def _batches(self, loader: DataLoader, samples: list[Sample], generator: torch.Generator) -> Iterator[Batch]:
         size = self.member.batch_size

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts, forecast, report, rle, submission
+from src import artifacts, forecast, rle, submission
 from src.artifacts import CreatedFrom, Paths
 from src.competitions import PhotoCompetition
 from src.errors import UserError
+from src.page import photographs
 from src.photographs import ensembling
 from src.photographs.averaging import Average, tasks_of
 from src.photographs.choosing import mask_of
@@ -16,7 +17,6 @@ from src.photographs.gallery import Gallery
 from src.recipe import Recipe
 
 FILES = (".csv", "_official.csv", ".html")
-SHOWN = 4  # photographs in the report, of the best and of the worst each
 
 
 def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
@@ -25,7 +25,7 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     Raises:
         UserError: there is no ensemble, or it is of other predictions than today's.
     """
-    if not artifacts.up_to_date(paths.ensemble(recipe), ensembling.created_from(recipe, paths, prepared)):
+    if not artifacts.made_from(paths.ensemble(recipe), ensembling.created_from(recipe, paths, prepared)):
         raise UserError(f"{paths.ensemble(recipe)} is missing or of other predictions: run 03_ensemble.py with the same arguments first")
     return {"prepared": prepared, "ensemble": artifacts.content_digest(paths.ensemble(recipe))}
 
@@ -88,8 +88,8 @@ def scores(recipe: Recipe, competition: PhotoCompetition, paths: Paths) -> dict[
         "metric": competition.metric,
         "oof_score": float(score.mean()),
         "oof_score_without_gate": float(chosen["ungated"].mean()),
-        "oof_by_group": _by(train.group[rows], score),
-        "oof_by_fold": _by(train.fold[rows], score),
+        "oof_by_group": _by(train.group[rows], {"score": score}),
+        "oof_by_fold": _by(train.fold[rows], {"score": score, "all_empty": (~chosen["shows"]).mean(1)}),
         "all_empty": float((~chosen["shows"]).mean()),
         "table": table_of(chosen, train.classes, bool(tasks_of(recipe, "gate"))),
         "threshold": notes["threshold"],
@@ -153,32 +153,15 @@ def table(result: dict[str, Any]) -> str:
 
 def finish(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom) -> None:
     """Write the report and, last, the scores with the digests of the submission files."""
-    artifacts.write_text(paths.submission(recipe, ".html"), report.page(result, table(result), pictures(recipe, paths)))
+    artifacts.write_text(paths.submission(recipe, ".html"), photographs.page(recipe, paths, result, inputs))
     submission.write_scores(recipe, paths, result, inputs, FILES)
 
 
-def pictures(recipe: Recipe, paths: Paths) -> dict[str, bytes]:
-    """The photographs with defects that came out best and worst, out of fold: image, truth, probability, mask."""
-    train, average = Gallery.open(paths, recipe, "train"), _ensemble(recipe, paths, "oof")
-    chosen = artifacts.read_arrays(paths.choice(recipe), ["name", "dice", "shows", "closed"])
-    notes = artifacts.read_notes(paths.choice(recipe))
-    score = np.where(chosen["shows"], chosen["dice"], np.nan)
-    defective = np.flatnonzero(chosen["shows"].any(1))
-    order = defective[np.argsort(np.nanmean(score[defective], axis=1), kind="stable")]
-    drawn = {}
-    for title, some in (("best", order[::-1][:SHOWN]), ("worst", order[:SHOWN])):
-        for number in some:
-            name = chosen["name"][number]
-            row = int(np.flatnonzero(train.name == name)[0])
-            p = average.of(name)
-            mask = np.zeros_like(p) if chosen["closed"][number] else mask_of(p, notes["threshold"], notes["min_size"])
-            told = ", called clean by the gate" if chosen["closed"][number] else ""
-            caption = f"{title}: {name} (Dice of its classes {np.nanmean(score[number]):.3f}{told})"
-            drawn[caption] = report.png(report.photo_picture(train.image(row) / train.white, train.mask(row), p, mask))
-    return drawn
-
-
-def _by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
+def _by(key: np.ndarray, scores: artifacts.Arrays) -> dict[str, dict[str, float]]:
+    """For each value of a key (N,) the number of its photographs and the means of their scores (N,)."""
     names, place = np.unique(key, return_inverse=True)
-    counts, sums = np.bincount(place), np.bincount(place, weights=score)
-    return {str(name): {"photographs": int(n), "score": float(total / n)} for name, n, total in zip(names, counts, sums, strict=True)}
+    counts = np.bincount(place)
+    means = {title: np.bincount(place, weights=own) / counts for title, own in scores.items()}
+    return {
+        str(name): {"photographs": int(counts[n]), **{title: float(own[n]) for title, own in means.items()}} for n, name in enumerate(names)
+    }

@@ -1,0 +1,310 @@
+"""The page of a submission: whole, self-contained, true to the scores, and safe to open."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import competitions, metrics, pipe, recipe, rle, submission
+from src.artifacts import Paths
+from src.page import charts, checks, curves, pictures, rendering, wells
+
+DEMO = competitions.get("corroseg")
+RECIPE = {
+    "name": "tiny",
+    "competition": "corroseg",
+    "member": [{"name": "net", "network": {"name": "ring_unet"}, "phase": [{"epochs": 3}]}],
+}
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>.png"
+
+
+class Balanced(HTMLParser):
+    """Every element that is opened is closed, in order; collects elements with their attributes, and texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.elements, self.ids, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+        assert len(set(self.ids)) == len(self.ids)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes what is not open"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.ndarray]:
+    """Patches of some wells, the second of them interleaved and with a patch that is missing; `first` renames one."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(list(wells_of), list(wells_of.values())).astype(np.int32)
+    number = np.concatenate([np.arange(count) for count in wells_of.values()])
+    second = group == list(wells_of)[1]
+    number[second & (number > 3)] += 2
+    image = rng.normal(0, 1, (len(group), 36, 36)).astype(np.float32)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[::2, :, 5:9] = 1
+    image -= 3 * mask
+    valid = rng.random(image.shape) > 0.01
+    valid[-1] = False
+    name = np.array([f"well_{g}_patch_{n}" for g, n in zip(group, number, strict=True)], object)
+    name[0] = first or name[0]
+    probability = (0.9 * mask + 0.1 * rng.random(image.shape)).astype(np.float16)
+    prediction = (probability > 0.5).astype(np.uint8)
+    prediction[1, :3], prediction[-1], prediction[4] = 1, 0, 0
+    arrays = {"name": name, "image": image, "valid": valid, "group": group, "mask": mask, "probability": probability}
+    arrays |= {"depth": np.where(second, number // 2, number).astype(np.int32), "phase": np.where(second, number % 2, 0).astype(np.int32)}
+    return arrays | {"prediction": prediction, "score": metrics.patch_iou(prediction, mask)}
+
+
+def by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
+    return {
+        str(k): {"patches": int((key == k).sum()), "score": float(score[key == k].mean()), "all_empty": 0.25, "intensity": 0.125}
+        for k in np.unique(key).tolist()
+    }
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    return make(tmp_path, monkeypatch)
+
+
+def make(folder: Path, monkeypatch, first: str = "") -> tuple[str, dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The page of a submission that was not trained, its scores and both splits."""
+    chosen, paths = recipe.parse(RECIPE, "here"), Paths(folder / "data", folder / "submissions")
+    train, test = split({1: 5, 2: 10, 7: 30}, 0, first), split({3: 4, 4: 6}, 1)
+    train["fold"] = (train["group"] == 7).astype(np.int8)
+    del test["mask"], test["score"]
+    submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], test["prediction"], DEMO)
+    for task in chosen.tasks()[:3]:
+        path = paths.history(chosen, task)
+        path.parent.mkdir(parents=True)
+        losses = [1.0 + task.fold, 0.5, 0.25]
+        frame = pd.DataFrame({"epoch": [1, 2, 3], "loss": losses, "learning_rate": 0.1, "seconds": 40.0, "device": "Some CPU, 2 threads"})
+        frame.to_csv(path, index=False)
+    notes = {"threshold_without_fold": {"0": 0.5, "1": 0.45}}
+    monkeypatch.setattr(wells.artifacts, "read_notes", lambda path: notes)
+    score = train["score"]
+    result = {
+        "recipe": "tiny",
+        "metric": DEMO.metric,
+        "oof_score": float(score.mean()),
+        "oof_score_unrefined": 0.123456789,
+        "oof_by_group": by(train["group"], score),
+        "oof_by_fold": by(train["fold"], score),
+        "threshold": 0.5,
+        "refined": True,
+        "refinement": "threshold 0.50, components of 4 pixels or more",
+        "refinements_tried": {"threshold 0.50": 0.61, "threshold 0.50, components of 4 pixels or more": 0.625},
+        "baselines_on_train": {"all_empty": 0.25, "intensity": 0.375},
+        "expected_score": 0.7654321,
+        "expected_interval": [0.61, 0.87],
+        "removed_by_averaging": 0.05,
+    }
+    return wells.page(chosen, DEMO, paths, result, {"prepared": "a1", "ensemble": "b2"}, train, test), result, train, test
+
+
+def numbers(tree) -> list[float]:
+    if isinstance(tree, dict):
+        return [number for value in tree.values() for number in numbers(value)]
+    return [number for value in tree for number in numbers(value)] if isinstance(tree, list) else [tree] if isinstance(tree, float) else []
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(made):
+    page = Balanced(made[0])
+    for image in page.all("img"):
+        assert image["src"].startswith("data:image/") and image["alt"]
+    without_data = re.sub(r"data:image/(png|webp);base64,[A-Za-z0-9+/=]*", "", made[0])
+    assert not re.search(r"https?:|[^:]//[a-z]|@import|url\(", without_data)
+    assert not page.all("link") and not any("src" in script for script in page.all("script"))
+    assert page.all("html") == [{"lang": "en"}] and len(page.all("h1")) == 1
+    targets = [link["href"][1:] for link in page.all("a") if "=" not in link["href"]]
+    assert targets and set(targets) <= set(page.ids)
+
+
+def test_the_numbers_are_those_of_the_scores(made):
+    text, result, *_ = made
+    shown = {float(element["value"]) for element in Balanced(text).all("data") if "value" in element}
+    told = numbers({key: value for key, value in result.items() if key not in ("threshold", "removed_by_averaging")})
+    assert len(told) > 20 and set(told) <= shown
+    assert f">{result['oof_score']:.4f}</data>" in text and ">0.61</data> to" in text
+
+
+def test_every_well_and_patch_is_there(made):
+    text, _, train, test = made
+    for id, arrays, count in (
+        ("train-1", train, 5),
+        ("train-2", train, 10),
+        ("train-7", train, 30),
+        ("test-3", test, 4),
+        ("test-4", test, 6),
+    ):
+        data = json.loads(re.search(rf'id="data-{id}">(.*?)</script>', text)[1])
+        own = arrays["name"][arrays["group"] == int(id.partition("-")[2])]
+        assert sorted(name for at in data["names"] for name in at if name) == sorted(own) and len(own) == count
+        assert data["truth"] == ("train" in id)
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path, monkeypatch):
+    assert make(tmp_path / "a", monkeypatch)[0] == make(tmp_path / "b", monkeypatch)[0]
+
+
+def test_a_hostile_name_stays_a_name(tmp_path, monkeypatch):
+    text, _, train, _ = make(tmp_path, monkeypatch, HOSTILE)
+    page = Balanced(text)
+    assert train["name"][0] == HOSTILE and HOSTILE not in text and "<script>alert" not in text
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert json.loads(re.search(r'id="data-train-1">(.*?)</script>', text)[1])["names"][0] == [HOSTILE]
+
+
+def test_a_well_is_unrolled_as_its_strips_are(made):
+    """Against src.pipe: a plain well is its strip, an interleaved one the ring of its two."""
+    train = made[2]
+    strips = {(strip.group, strip.phase): strip for strip in pipe.strips(train["group"], train["depth"], train["phase"])}
+    np.testing.assert_array_equal(pictures.Unrolled.of(train, 7).stack(train["image"]), strips[7, 0].stack(train["image"]))
+    ring = pipe.ring(strips[2, 0].stack(train["image"]), strips[2, 1].stack(train["image"]))
+    np.testing.assert_array_equal(pictures.Unrolled.of(train, 2).stack(train["image"]), ring)
+    assert (ring[72:108] == 0).all(), "the third depth of the interleaved well has no patch"
+
+
+def test_a_patch_without_a_depth_comes_last():
+    arrays = {"group": np.ones(4, int), "depth": np.array([-1, 5, 4, -1]), "phase": np.zeros(4, int)}
+    assert pictures.Unrolled.of(arrays, 1).index.ravel().tolist() == [2, 1, 0, 3]
+
+
+def decoded(uri: str) -> np.ndarray:
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    return np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def test_tiles_hold_thickness_probability_and_labels(made, monkeypatch):
+    train = made[2]
+    monkeypatch.setattr(pictures, "TILE_ROWS", 100)
+    data, unrolled = pictures.well(train, 2, pictures.labels(train)), pictures.Unrolled.of(train, 2)
+    assert [decoded(tile[2]).shape[0] for tile in data["tiles"]] == [72, 72, 72]
+    grey, step, label = (np.concatenate([decoded(tile[i])[:, :, 0] for tile in data["tiles"]]).astype(float) for i in range(3))
+    there = np.repeat(np.repeat(unrolled.index >= 0, 36, 0), 36, 1)
+    probability = unrolled.stack(train["probability"]).astype(float)
+    assert np.abs(step / 255 - probability)[there].max() <= 0.5 / 15 + 1e-3
+    bits = label / 17
+    assert (bits[~there] == pictures.MISSING).all()
+    wanted = 1 * unrolled.stack(train["prediction"]) + 2 * unrolled.stack(train["mask"]) + 4 * ~unrolled.stack(train["valid"])
+    np.testing.assert_array_equal(bits[there], wanted[there])
+    value = data["low"] + grey / 255 * (data["high"] - data["low"])
+    image = unrolled.stack(train["image"]).clip(data["low"], data["high"])
+    assert np.corrcoef(value[there], image[there])[0, 1] > 0.9  # WebP keeps it roughly
+
+
+def test_points_lost_add_up_to_what_the_score_lacks(made):
+    _, result, train, _ = made
+    lines = wells.lost(train["score"], train["mask"])
+    assert sum(line["lost"] for line in lines) == pytest.approx(1 - result["oof_score"])
+    assert sum(line["patches"] for line in lines) == len(train["score"])
+    assert lines[1]["patches"] == 1 and lines[2]["patches"] == 2  # rows 1; 4 and the last
+
+
+def test_best_and_worst_are_few_of_each_well():
+    order, group = np.arange(40), np.repeat([1, 2, 3, 4, 5], 8)
+    assert wells.few_of_each(order, group) == [0, 1, 2, 8, 9, 10, 16, 17, 18, 24, 25, 26]
+
+
+def test_threshold_curves_are_the_scores_at_each_threshold(made):
+    train, levels = made[2], np.array([0.05, 0.5, 0.95])
+    got = curves.thresholds(train["probability"], train["mask"], train["fold"], metrics.patch_iou, levels)
+    for row, own in enumerate([train["fold"] == 0, train["fold"] == 1, np.ones(45, bool)]):
+        for t, level in enumerate(levels):
+            inter = [((p > level) & (y > 0)).sum() for p, y in zip(train["probability"][own], train["mask"][own], strict=True)]
+            union = [((p > level) | (y > 0)).sum() for p, y in zip(train["probability"][own], train["mask"][own], strict=True)]
+            assert got[row, t] == pytest.approx(np.mean([i / u if u else 1 for i, u in zip(inter, union, strict=True)]))
+
+
+def test_learning_curves_span_all_tasks(made):
+    assert "net: training loss, mean of 3 tasks, 2 after the first epoch, 0.25 after the last" in made[0]
+    row = made[0][made[0].index('<th scope="row">net</th>') :].partition("</tr>")[0]
+    assert "6\u2009min for 3 of them" in row and "Some CPU, 2 threads" in row  # 3 tasks of 3 epochs of 40 s
+
+
+def test_ticks_are_round_and_within():
+    assert charts._ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert str(charts._ticks(-0.01, 1)[0]) == "0.0"
+    assert charts._ticks(1, 3, least=1) == [1, 2, 3]
+    assert charts._ticks(0.5821, 0.7133) == [0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5.4, "5 s"), (150, "2 min"), (3600 + 59.9 * 60, "2 h 0 min"), (5000, "1 h 23 min")])
+def test_durations(seconds, said):
+    assert rendering.duration(seconds).replace("\u2009", " ") == said
+
+
+def verdicts(folder: Path, test, damage=lambda text: text) -> list[bool]:
+    path, official = folder / "a.csv", folder / "b.csv"
+    submission.write(path, official, test["name"], test["prediction"], DEMO)
+    path.write_text(damage(path.read_text()))
+    return [check.passed for check in checks.wells(path, official, test["name"], test["valid"], test["prediction"], DEMO)]
+
+
+def swapped(text: str) -> str:
+    head, a, b, *rest = text.splitlines()
+    return "\n".join([head, b, a, *rest]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "failed"),
+    [
+        (lambda text: text, []),
+        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", [0, 1, 3]),
+        (swapped, [1, 3]),
+        (lambda text: text + text.splitlines()[1] + "\n", [0, 1, 2, 3]),
+        (lambda text: re.sub(r",\d+ \d+", ",1 9999", text, count=1), [3]),
+        (lambda text: re.sub(r",(\d+) 4", r",\1 3", text, count=1), [3]),
+    ],
+)
+def test_checks_fail_where_a_file_is_wrong(tmp_path, made, damage, failed):
+    passed = verdicts(tmp_path, made[3], damage)
+    assert [number for number, own in enumerate(passed) if not own] == failed
+
+
+def test_checks_fail_for_masks_that_cannot_be(tmp_path, made):
+    test = made[3]
+    assert verdicts(tmp_path, test | {"prediction": np.zeros_like(test["prediction"])})[5] is False
+    marked = test["prediction"].copy()
+    marked[-1, 0, 0] = 1  # where nothing was measured
+    assert not verdicts(tmp_path, test | {"prediction": marked})[6]
+
+
+def test_checks_of_photographs(tmp_path):
+    names, classes, sizes = ["a.png", "b.png"], ["1", "2"], np.array([[4, 5], [6, 7]])
+    codes = rle.encode(np.ones((1, 4, 5), np.uint8), "column")[0]
+    good = [("a.png", "1", codes), ("a.png", "2", ""), ("b.png", "1", "1 42"), ("b.png", "2", "")]
+
+    def passed(rows) -> list[bool]:
+        pd.DataFrame(rows, columns=["name", "class", "rle"]).to_csv(tmp_path / "a.csv", index=False)
+        return [check.passed for check in checks.photographs(tmp_path / "a.csv", names, classes, sizes)]
+
+    assert passed(good) == [True] * 5
+    assert passed([("a.png", "1", "1 21"), *good[1:]]) == [True, True, True, False, True]  # beyond the smaller photograph
+    assert passed([good[1], good[0], *good[2:]])[1] is False
+    assert passed([(name, label, "") for name, label, _ in good])[4] is False
