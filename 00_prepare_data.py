@@ -3,6 +3,7 @@
 import argparse
 
 from src import artifacts, command, competitions, console, preparation, recipe
+from src.files import locked
 from src.photographs import gallery
 
 
@@ -11,20 +12,32 @@ def main(options: argparse.Namespace) -> None:
     paths = command.paths(options)
     console.keep(paths.log(chosen))
     competition = competitions.get(chosen.competition)
-    preparation.generate_raw(competition, chosen, paths, options.force)
-
-    target = paths.prepared(chosen)
-    inputs = preparation.created_from(competition, chosen, paths)
-    if not options.force and artifacts.up_to_date(target, inputs):
+    target, lock = paths.prepared(chosen), paths.prepared_lock(chosen)
+    with preparation.raw_held(competition, paths):
+        with locked(lock, target, shared=True):  # to look is not to disturb those who read it
+            done = not options.force and preparation.is_done(competition, chosen, paths)
+        if not done:
+            with locked(lock, target):
+                done = not options.force and preparation.is_done(competition, chosen, paths, quiet=True)  # by another meanwhile
+                if not done:
+                    prepare(chosen, competition, paths, options.force)
+    if done:
         console.summary(f"{target} is up to date")
-        return command.then("01_train_folds.py")
+    command.then("01_train_folds.py")
 
-    prepare = gallery.prepare if isinstance(competition, competitions.PhotoCompetition) else preparation.prepare
-    for line in prepare(competition, chosen, paths, inputs):
+
+def prepare(
+    chosen: recipe.Recipe, competition: competitions.Competition | competitions.PhotoCompetition, paths: artifacts.Paths, force: bool
+) -> None:
+    if preparation.generates(competition):
+        preparation.generate_raw(competition, chosen, paths, force)
+    inputs = preparation.created_from(competition, chosen, paths)
+    stage = gallery if isinstance(competition, competitions.PhotoCompetition) else preparation
+    for line in stage.prepare(competition, chosen, paths, inputs):
         console.tell(line)
+    target = paths.prepared(chosen)
     train, test = (artifacts.read_shape(target, f"{split}/image")[0] for split in ("train", "test"))
     console.summary(f"prepared {target}: {train} training and {test} test images")
-    command.then("01_train_folds.py")
 
 
 if __name__ == "__main__":

@@ -3,26 +3,24 @@
 import argparse
 import time
 
-from src import command, console, inference, parallel, preparation, progress, recipe, training
+from src import command, console, parallel, preparation, progress, recipe, training
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     console.keep(paths.log(chosen))
-    device = inference.choose_device(options.device)
-    prepared = preparation.check(chosen, paths)
-    training.check(chosen, paths)
-
-    table = chosen.tasks()
-    if options.force:
-        training.discard(chosen, paths, prepared)
-    to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-    console.say(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    calls = [(chosen, task, paths, prepared, device, threads) for task in to_do]
-    shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
-    parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "training")
+    with preparation.held(chosen, paths) as prepared:
+        table = chosen.tasks()
+        workers = parallel.workers(options, len(table), options.gpus_per_task)
+        training.check(chosen, paths, workers.gpus)
+        if options.force:
+            training.discard(chosen, paths, prepared)
+        to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
+        console.say(f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} of them up to date")
+        calls = [(chosen, task, paths, prepared, workers.device, workers.threads, workers.gpus) for task in to_do]
+        shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
+        workers.run(training.run_task, calls, shares, lengths, "training")
     console.summary(f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: {paths.log(chosen).parent}")
     command.then("02_predict.py")
 

@@ -11,20 +11,18 @@ def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     console.keep(paths.log(chosen))
-    device = inference.choose_device(options.device)
-    prepared = preparation.check(chosen, paths)
-
     stage = predicting if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else inference
     predicted, began = 0, time.monotonic()
-    for table in chosen.rounds():  # gates first: what they call clean need not be segmented
-        inputs = {task: stage.test_from(chosen, task, paths, prepared) for task in table}
-        to_do = [task for task in table if options.force or not artifacts.up_to_date(paths.test(chosen, task), inputs[task])]
-        console.say(f"{chosen.name}: {len(table)} tasks on {device}, {len(table) - len(to_do)} of them up to date")
-        jobs, threads = parallel.share_out(len(table), options.jobs, device)
-        calls = [(chosen, task, paths, inputs[task], device, threads) for task in to_do]
-        shares, lengths = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, False)
-        parallel.run(stage.predict_test, calls, shares, lengths, jobs, threads, "predicting")
-        predicted += len(to_do)
+    with preparation.held(chosen, paths) as prepared:
+        for table in chosen.rounds():  # gates first: what they call clean need not be segmented
+            inputs = {task: stage.test_from(chosen, task, paths, prepared) for task in table}
+            to_do = [task for task in table if options.force or not artifacts.up_to_date(paths.test(chosen, task), inputs[task])]
+            workers = parallel.workers(options, len(table))
+            console.say(f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} of them up to date")
+            calls = [(chosen, task, paths, inputs[task], workers.device, workers.threads) for task in to_do]
+            shares, lengths = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, False)
+            workers.run(stage.predict_test, calls, shares, lengths, "predicting")
+            predicted += len(to_do)
     console.summary(f"predicted the test set with {predicted} of {len(chosen.tasks())} networks in {progress.since(began)}")
     command.then("03_ensemble.py")
 

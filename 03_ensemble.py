@@ -10,14 +10,14 @@ def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     console.keep(paths.log(chosen))
-    prepared = preparation.check(chosen, paths)
     stage = ensembling if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else ensemble
-    inputs = stage.created_from(chosen, paths, prepared)
-    target = paths.ensemble(chosen)
-    if not options.force and artifacts.up_to_date(target, inputs):
-        console.summary(f"{target} is up to date")
-        return command.then("04_postprocess.py")
-    *details, chose = stage.write(chosen, paths, prepared, inputs).splitlines()
+    with preparation.held(chosen, paths) as prepared:
+        inputs = stage.created_from(chosen, paths, prepared)
+        target = paths.ensemble(chosen)
+        if not options.force and artifacts.up_to_date(target, inputs):
+            console.summary(f"{target} is up to date")
+            return command.then("04_postprocess.py")
+        *details, chose = stage.write(chosen, paths, prepared, inputs).splitlines()
     console.tell("\n".join(details))
     console.summary(f"averaged: {chose}")
     command.then("04_postprocess.py")

@@ -26,12 +26,13 @@ def main(options: argparse.Namespace) -> None:
     console.keep(paths.log(chosen))
     competition = competitions.get(chosen.competition)
     stage = submitting if isinstance(competition, competitions.PhotoCompetition) else postprocessing
-    inputs = stage.created_from(chosen, paths, preparation.check(chosen, paths))
-    if options.force or not submission.is_done(chosen, paths, inputs):
-        (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
-    else:
-        console.say(f"{paths.submission(chosen)} is up to date")
-    result = submission.read_scores(chosen, paths)
+    with preparation.held(chosen, paths) as prepared:
+        inputs = stage.created_from(chosen, paths, prepared)
+        if options.force or not submission.is_done(chosen, paths, inputs):
+            (submitting.postprocess if stage is submitting else postprocess)(chosen, competition, paths, inputs)
+        else:
+            console.say(f"{paths.submission(chosen)} is up to date")
+        result = submission.read_scores(chosen, paths)
     console.tell(stage.table(result))
     console.say(f"scores: {paths.submission(chosen, '.json')}; report: {paths.submission(chosen, '.html')}")
     console.say(f"run-length form: {paths.submission(chosen)}; log: {paths.log(chosen)}")

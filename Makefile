@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export STARTED_BY := make
 
-.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test lint clean
+.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test chaos fuzz lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -72,8 +72,8 @@ study: setup ## compare variations of a recipe, with a table and a plot: STUDY=n
 trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
 	@$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
 
-bench: setup ## photographs a second, input and networks, after prepare: RECIPE=magnetic_tile
-	@$(BIN)/python -m benchmarks.photographs $(RECIPE) $(ARGS)
+bench: setup ## how fast it is, beside named baselines: ARGS="--only training", --quick or gpu
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 networks: setup ## every network with its parameters and operations
 	@$(BIN)/python -m src.networks
@@ -82,6 +82,12 @@ networks: setup ## every network with its parameters and operations
 
 test: setup ## the tests (about 5 minutes)
 	@$(BIN)/python -m pytest -q tests
+
+fuzz: setup ## 1,200 damaged inputs and recipes: each must be prepared, or refused in one clear line
+	@PYTHONPATH=. $(BIN)/python tests/fuzz.py $(ARGS)
+
+chaos: setup ## kill the stages at 50 random moments; the bytes must stay the same (about 5 minutes)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: setup ## ruff: errors, imports, formatting
 	@$(BIN)/ruff check .

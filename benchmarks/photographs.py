@@ -51,12 +51,12 @@ def drawing(source: PhotoSource) -> None:
 
 def training(network: torch.nn.Module, member: Member, batch: Batch, device: torch.device) -> None:
     """Forward and backward on one batch, again and again."""
-    layout, loss_of = inference.memory_format(network, member, device), of_phase(member.phases[0], member.activation)
-    network = network.to(device, memory_format=layout).train()
+    loss_of = of_phase(member.phases[0], member.activation)
+    network = network.to(device, memory_format=inference.LAYOUT).train()
 
     def step() -> int:
         with inference.autocast(member, device):
-            logits = network(batch[0].contiguous(memory_format=layout))
+            logits = network(batch[0].contiguous(memory_format=inference.LAYOUT))
         loss_of(logits, *batch[1:]).backward()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -1,17 +1,17 @@
 """Every path and file format of the pipeline: whole or absent, and knowing what it was made from.
 
 An artifact is written under a temporary name beside its place and renamed when complete. It carries `created_from`, the digests of
-its inputs and of the recipe sections that matter to it: when they are what they would be today, the artifact is up to date.
+its inputs and of the recipe sections that matter to it: when they are what they would be today, the artifact is up to date. It also
+carries a checksum of all its bytes, which the stage that makes it verifies before it takes the artifact for done. Who reads an HDF5
+artifact need not read it whole for that: its arrays have checksums of their own (Fletcher-32, a chunk each), and so has what it says of
+itself.
 """
 
-import errno
-import fcntl
 import gzip
 import hashlib
 import json
 import os
-import re
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +22,14 @@ import h5py
 import numpy as np
 import safetensors
 from pydantic import BaseModel
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from src import console
 from src.errors import UserError
+from src.files import CHECKSUM, is_sound, replacing, seal
 from src.recipe import Recipe, Task, dump
 
+CHUNK = 1 << 20  # bytes of an array that are read, and checked, at a time
 FORMAT = 1  # raise it when the meaning of a stored array changes: every older artifact is then made anew
 
 CreatedFrom = dict[str, str]
@@ -57,6 +60,16 @@ class Paths:
 
     def task(self, recipe: Recipe, task: Task) -> Path:
         return self.data / "runs" / recipe.name / task.member / f"fold{task.fold}_seed{task.seed}"
+
+    def recipe_lock(self, recipe: Recipe) -> Path:
+        return self.data / "runs" / recipe.name / ".lock"
+
+    def prepared_lock(self, recipe: Recipe) -> Path:
+        prepared = self.prepared(recipe)
+        return prepared.with_name(f".{prepared.name}.lock")
+
+    def raw_lock(self, competition: str) -> Path:
+        return self.data / "raw" / f".{competition}.lock"
 
     def weights(self, recipe: Recipe, task: Task) -> Path:
         return self.task(recipe, task) / "weights.safetensors"
@@ -106,77 +119,6 @@ class Paths:
         return self.submissions / f"{recipe.name}{ending}"
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to it, flushed to disk, when the block ends well, removed when it does not."""
-    partial = _partial(path)
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except Exception as error:
-        if _no_space(error):
-            raise UserError(f"{path}: no space left on the device; free some and run the same command again") from None
-        if isinstance(error, (OSError, safetensors.SafetensorError)):
-            raise UserError(f"{path}: cannot be written ({error}); mend that and run the same command again") from None
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    """A temporary name of this process's own beside `path`; what processes that are gone left under such names is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".partial")
-        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
-
-
-def _no_space(error: Exception) -> bool:
-    """Whether a write failed for lack of space; HDF5 and safetensors put the system's error number into errors of their own."""
-    named = re.search(r"errno = (\d+)|os error (\d+)", str(error))
-    number = int(named[1] or named[2]) if named else getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a whole folder; an existing one gives way only when the new one is complete."""
-    partial, old = _partial(path), path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-    finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder; a second one waits. The lock goes with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
     """SHA-256 of texts, bytes, recipe sections and arrays (with their type and shape), as hexadecimal."""
     state = hashlib.sha256()
@@ -193,10 +135,16 @@ def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
 
 
 def digest_files(files: list[Path]) -> str:
-    """SHA-256 over names and contents of files, in the order given."""
+    """SHA-256 over names and contents of files, in the order given.
+
+    Raises:
+        UserError: one is a pipe or a device, which may have no end.
+    """
     state = hashlib.sha256()
     for file in files:
-        state.update(file.name.encode())
+        if not (stat.S_ISREG(file.stat().st_mode) or file.is_dir()):
+            raise UserError(f"{file} is no plain file: put the file itself there")
+        state.update(os.fsencode(file.name))
         with open(file, "rb") as stream:
             state.update(hashlib.file_digest(stream, "sha256").digest())
     return state.hexdigest()
@@ -209,25 +157,52 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it and run the stage that makes it again") from None
+    except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run the stage that makes it again") from None
 
 
 def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) -> str:
     """Write named arrays as HDF5 with what they were made from and JSON notes; returns the digest of the content."""
     content = digest(*(part for name, array in arrays.items() for part in (name, array)), json.dumps(notes))
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with _creating(path) as file:
         for name, array in arrays.items():
             _create(file, name, array)
-        file.attrs.update(created_from=json.dumps(inputs), digest=content, notes=json.dumps(notes))
+        _describe(file, inputs, content, notes)
     return content
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file; its checksum lies in the block before the part that is HDF5's."""
+    with replacing(path) as partial:
+        with h5py.File(partial, "w", userblock_size=512) as file:
+            yield file
+        with open(partial, "rb+") as file:
+            file.write(CHECKSUM.encode())
+        seal(partial)
+
+
+def _describe(file: h5py.File, inputs: CreatedFrom, content: str, notes: dict[str, Any]) -> None:
+    told = json.dumps(inputs), content, json.dumps(notes)
+    file.attrs.update(dict(zip(("created_from", "digest", "notes", "checksum"), (*told, digest(*told)), strict=True)))
+
+
+def _description(path: Path) -> tuple[str, str, str]:
+    """What an HDF5 artifact says of itself: JSON of what it was made from, the digest of its content, JSON of its notes."""
+    with h5py.File(path) as file:
+        told = tuple(str(file.attrs[name]) for name in ("created_from", "digest", "notes"))
+        if file.attrs["checksum"] != digest(*told):
+            raise ValueError("its description is damaged")
+    return told
 
 
 def _create(file: h5py.File, name: str, array: np.ndarray) -> None:
     if array.dtype.kind in "OU":
         array = np.char.encode(array.astype(str), "utf-8")
         array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
-    file.create_dataset(name, data=array)
+    rows = array.size and min(len(array), max(1, CHUNK * len(array) // array.nbytes))
+    chunks = (rows, *array.shape[1:]) if rows else None  # only what has chunks can have checksums
+    file.create_dataset(name, data=array, chunks=chunks, fletcher32=bool(chunks))
 
 
 def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **notes: Any) -> str:
@@ -246,8 +221,8 @@ class Stream:
     def create(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
         """Room for an array of rows, zero until written."""
         chunks = (1, *shape[1:]) if shape[0] else None
-        compression = "lzf" if chunks else None
-        self.file.create_dataset(name, shape, dtype, chunks=chunks, compression=compression, shuffle=np.dtype(dtype).itemsize > 1 or None)
+        packed = {"chunks": chunks, "compression": "lzf", "fletcher32": True} if chunks else {}
+        self.file.create_dataset(name, shape, dtype, **packed, shuffle=np.dtype(dtype).itemsize > 1 or None)
 
     def write(self, name: str, row: int, array: np.ndarray) -> None:
         """One row; a smaller array fills its upper left corner."""
@@ -263,11 +238,11 @@ class Stream:
 @contextmanager
 def streaming(path: Path, inputs: CreatedFrom, **notes: Any) -> Iterator[Stream]:
     """`write_arrays`, a row at a time; `Stream.notes` may be added to until the block ends."""
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with _creating(path) as file:
         stream = Stream(file, notes)
         yield stream
         stream.state.update(json.dumps(stream.notes).encode())
-        file.attrs.update(created_from=json.dumps(inputs), digest=stream.state.hexdigest(), notes=json.dumps(stream.notes))
+        _describe(file, inputs, stream.state.hexdigest(), stream.notes)
 
 
 def read_split(path: Path, split: str, names: Iterable[str], if_there: Iterable[str] = ()) -> Arrays:
@@ -306,25 +281,29 @@ def holds(path: Path, name: str) -> bool:
 
 def read_notes(path: Path) -> dict[str, Any]:
     """The JSON notes of an HDF5 artifact."""
-    with reading(path), h5py.File(path) as file:
-        return json.loads(file.attrs["notes"])
+    with reading(path):
+        return json.loads(_description(path)[2])
 
 
 def content_digest(path: Path) -> str:
     """The digest of an HDF5 artifact's content, as computed when it was written."""
-    with reading(path), h5py.File(path) as file:
-        return str(file.attrs["digest"])
+    with reading(path):
+        return _description(path)[1]
 
 
 def write_weights(path: Path, weights: Arrays, inputs: CreatedFrom) -> None:
-    """Write a network's weights as safetensors, with what they were made from."""
+    """Write a network's weights as safetensors, with what they were made from and a checksum."""
     with replacing(path) as partial:
-        save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, partial, {"created_from": json.dumps(inputs)})
+        arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+        partial.write_bytes(save(arrays, {"created_from": json.dumps({"checksum": CHECKSUM, **inputs})}))
+        seal(partial)
 
 
 def read_weights(path: Path) -> Arrays:
     """Weights as `write_weights` wrote them."""
     with reading(path):
+        if not is_sound(path):
+            raise ValueError("its checksum does not fit")
         return load_file(path)
 
 
@@ -339,14 +318,39 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def up_to_date(path: Path, inputs: CreatedFrom) -> bool:
-    """Whether the artifact at `path` exists and was made from exactly these inputs."""
+def write_json(path: Path, content: dict[str, Any], inputs: CreatedFrom) -> None:
+    """Write JSON with what it was made from and a checksum."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({"checksum": CHECKSUM, **content, "created_from": inputs}, indent=1), encoding="utf-8")
+        seal(partial)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def up_to_date(path: Path, inputs: CreatedFrom, quiet: bool = False) -> bool:
+    """Whether the artifact at `path` is there, undamaged to the last byte, and made from exactly these inputs.
+
+    It is for the stage that makes the artifact, and will make it again; unless `quiet`, a damaged one is named.
+    """
     if not path.is_file():
         return False
+    if not is_sound(path):
+        if not quiet:
+            console.say(f"{path} is damaged (its checksum does not fit): it is made again")
+        return False
+    return made_from(path, inputs)
+
+
+def made_from(path: Path, inputs: CreatedFrom) -> bool:
+    """Whether the artifact at `path` says that it was made from exactly these inputs; for who goes on to read it."""
     try:
         return created_from(path) == inputs
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
-        return False  # damaged: to be made again
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError):
+        return False  # missing or damaged
 
 
 def created_from(path: Path) -> CreatedFrom:
@@ -355,6 +359,7 @@ def created_from(path: Path) -> CreatedFrom:
         return json.loads(path.read_text(encoding="utf-8"))["created_from"]
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "np") as file:
-            return json.loads(file.metadata()["created_from"])
-    with h5py.File(path) as file:
-        return json.loads(file.attrs["created_from"])
+            inputs = json.loads(file.metadata()["created_from"])
+        del inputs["checksum"]
+        return inputs
+    return json.loads(_description(path)[0])

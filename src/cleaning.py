@@ -4,16 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from sklearn.preprocessing import RobustScaler
 
 from src.pipe import Strip
 
-PLACEHOLDER_BELOW = -100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
+LARGEST_DEVIATION = 100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
 
 
 def find_valid(image: np.ndarray) -> np.ndarray:
-    """True where a pixel is a measurement: finite, and no placeholder."""
-    return np.isfinite(image) & (image > PLACEHOLDER_BELOW)
+    """True where a pixel is a measurement: finite, and neither a placeholder nor as far from 0 as one."""
+    return np.abs(image) < LARGEST_DEVIATION
 
 
 def repair(image: np.ndarray, valid: np.ndarray, strips: list[Strip]) -> np.ndarray:
@@ -77,6 +76,8 @@ def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scalin
     `per_pixel` fits each pixel position by itself (CorroSeg paper, section 2.1), else one pair serves all. Both statistics are
     equivariant: scaling twice equals scaling once with the second fit, so a fold may refit on its own wells.
     """
+    from sklearn.preprocessing import RobustScaler  # takes a second, which prediction need not spend
+
     if per_pixel:
         counted = valid | ~valid.any(0)  # a position that is valid nowhere counts its repaired pixels
         fitted = RobustScaler().fit(np.where(counted, image, np.nan).reshape(len(image), -1))

@@ -13,10 +13,11 @@ from src import artifacts, console
 from src.errors import UserError
 
 TARGETS = {"01_train_folds.py": "train", "02_predict.py": "predict", "03_ensemble.py": "ensemble", "04_postprocess.py": "submit"}
+LONGEST_LINE = 900  # characters of an error
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every stage takes; --device and --jobs matter to stages 01 and 02."""
+    """The arguments that every stage takes; those from --device on matter to stages 01 and 02, --gpus-per-task to 01 alone."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("recipe", metavar="RECIPE", help="a name in recipes/, or the path of a .toml file")
     arguments.add_argument(
@@ -26,13 +27,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--submissions-dir", type=Path, default=Path("submissions"), help="default: submissions")
     arguments.add_argument("--force", action="store_true", help="make this stage's artifacts again although they are up to date")
     arguments.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
-    arguments.add_argument("--jobs", type=_positive, default=None, help="tasks at a time (default: one a CPU core, or one on a GPU)")
+    arguments.add_argument("--jobs", type=_positive, default=None, help="tasks at a time (default: one a CPU core, or one a GPU)")
+    arguments.add_argument("--threads", type=_positive, default=None, help="CPU threads of a task (default: its share of the cores here)")
+    arguments.add_argument("--cluster", metavar="ADDRESS", help="run the tasks on a Dask cluster: tcp://host:8786, or a .json file")
+    arguments.add_argument("--gpus-per-task", type=_positive, default=1, metavar="N", help="train each task on so many GPUs (default: 1)")
     arguments.add_argument("--quiet", action="store_true", help="show errors and a summary line only; the log has the rest")
     return arguments
 
 
 def paths(options: argparse.Namespace) -> artifacts.Paths:
-    return artifacts.Paths(options.data_dir, options.submissions_dir)
+    """Where artifacts live; in full for a cluster, whose workers start elsewhere."""
+    return artifacts.Paths(options.data_dir.absolute() if options.cluster else options.data_dir, options.submissions_dir)
 
 
 def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
@@ -65,8 +70,14 @@ def then(stage: str) -> None:
 
 
 def _exit(message: str, code: int = 2) -> None:
-    console.error("error: " + " ".join(message.split()))
+    console.error("error: " + one_line(message))
     sys.exit(code)
+
+
+def one_line(message: str) -> str:
+    """A message that may quote hostile names: on one line, of bounded length, without what a terminal would take for a command."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE * 2 // 3]} ... {line[-LONGEST_LINE // 3 :]}"
 
 
 def _positive(text: str) -> int:

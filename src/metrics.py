@@ -1,5 +1,6 @@
 """Scores of binary masks."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,9 +20,14 @@ def patch_iou(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Returns:
         (N,) float64.
     """
-    prediction = prediction.reshape(len(prediction), -1).astype(bool, copy=False)
-    truth = truth.reshape(len(truth), -1).astype(bool, copy=False)
-    return _share((prediction & truth).sum(1), (prediction | truth).sum(1))
+    prediction, truth = _packed(prediction), _packed(truth)
+    shared, either = (np.bitwise_count(bits).sum(1, dtype=np.int64) for bits in (prediction & truth, prediction | truth))
+    return _share(shared, either)
+
+
+def _packed(masks: np.ndarray) -> np.ndarray:
+    """Masks (N, ...) as rows of bits, eight pixels a byte: thresholds are chosen among a hundred, each scored on every patch."""
+    return np.packbits(masks.reshape(len(masks), math.prod(masks.shape[1:])).astype(bool, copy=False), axis=1)
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

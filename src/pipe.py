@@ -39,7 +39,7 @@ def interleave_ratio(image: np.ndarray, valid: np.ndarray, number: np.ndarray) -
 
 def _mean_step(a: np.ndarray, b: np.ndarray, a_valid: np.ndarray, b_valid: np.ndarray) -> float:
     both = a_valid & b_valid
-    return float(np.abs(a - b, dtype=np.float64)[both].mean()) if both.any() else np.nan
+    return float(np.abs(a[both] - b[both], dtype=np.float64).mean()) if both.any() else np.nan
 
 
 def locate(image: np.ndarray, valid: np.ndarray, group: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     Raises:
         UserError: there is no ensemble, or it is of other predictions than today's.
     """
-    if not artifacts.up_to_date(paths.ensemble(recipe), ensemble.created_from(recipe, paths, prepared)):
+    if not artifacts.made_from(paths.ensemble(recipe), ensemble.created_from(recipe, paths, prepared)):
         raise UserError(f"{paths.ensemble(recipe)} is missing or of other predictions: run 03_ensemble.py with the same arguments first")
     content = artifacts.content_digest(paths.ensemble(recipe))
     return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}

@@ -1,6 +1,8 @@
 """From the organisers' raw splits to the arrays of the prepared file."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -8,7 +10,8 @@ from src import artifacts, cleaning, console, folds, pipe
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
-from src.recipe import Recipe, dump
+from src.files import locked, replacing_folder
+from src.recipe import Recipe
 
 
 def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> Iterator[str]:
@@ -23,25 +26,65 @@ def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: Crea
     yield summary(train, test)
 
 
-def generate_raw(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths, force: bool) -> None:
-    """Let a competition that can generate its raw files do so, unless they are there with the recipe's settings.
+def generates(competition: Competition | PhotoCompetition) -> bool:
+    return not isinstance(competition, PhotoCompetition) and competition.generate is not None
+
+
+@contextmanager
+def raw_held(competition: Competition | PhotoCompetition, paths: Paths) -> Iterator[None]:
+    """Generated raw files belong to one process until the block ends; the organisers' own are never written to."""
+    lock = locked(paths.raw_lock(competition.name), paths.raw(competition.name)) if generates(competition) else nullcontext()
+    with lock:
+        yield
+
+
+def is_done(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths, quiet: bool = False) -> bool:
+    """Whether the prepared file is up to date, and with it what it was generated from; unless `quiet`, what is damaged is named."""
+    if generates(competition) and not _is_generated(competition, recipe, paths, quiet):
+        return False
+    return artifacts.up_to_date(paths.prepared(recipe), created_from(competition, recipe, paths), quiet)
+
+
+def _is_generated(competition: Competition, recipe: Recipe, paths: Paths, quiet: bool) -> bool:
+    marker = paths.generated(competition.name)
+    if not artifacts.up_to_date(marker, _generated_from(recipe), quiet):
+        return False
+    folder, truth = paths.raw(competition.name), paths.truth(competition.name)
+    sound = artifacts.read_json(marker)["files"] == _digest_generated(competition, folder, truth)
+    if not sound and not quiet:
+        console.say(f"{folder} or {truth} is damaged (the checksum does not fit): generated again")
+    return sound
+
+
+def _generated_from(recipe: Recipe) -> CreatedFrom:
+    return {"generate": artifacts.digest(recipe.generate)}
+
+
+def generate_raw(competition: Competition, recipe: Recipe, paths: Paths, force: bool) -> None:
+    """Let a competition generate its raw files, unless they are there, undamaged, with the recipe's settings.
 
     Raises:
         UserError: the raw folder holds files that were not generated.
     """
-    if isinstance(competition, PhotoCompetition) or competition.generate is None:
+    if not force and _is_generated(competition, recipe, paths, quiet=True):
         return
-    folder, settings = paths.raw(competition.name), dump(recipe.generate)
-    marker, truth = paths.generated(competition.name), paths.truth(competition.name)
-    if not force and truth.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == settings:
-        return
+    folder, marker, truth = paths.raw(competition.name), paths.generated(competition.name), paths.truth(competition.name)
     if folder.exists() and not marker.is_file():
         raise UserError(f"{folder} holds files that were not generated: move them away, this folder is for generated wells")
     # The truth gets its name first: a marker without its truth would pass for a whole set.
-    with artifacts.replacing_folder(folder) as partial, artifacts.replacing(truth) as partial_truth:
+    with replacing_folder(folder) as partial, artifacts.replacing(truth) as partial_truth:
         competition.generate(partial, partial_truth, recipe.generate)
-        (partial / marker.name).write_text(settings, encoding="utf-8")
+        files = _digest_generated(competition, partial, partial_truth)
+        artifacts.write_json(partial / marker.name, {"files": files}, _generated_from(recipe))
     console.say(f"{folder}: wells generated from seed {recipe.generate.seed}")
+
+
+def _digest_generated(competition: Competition, folder: Path, truth: Path) -> str | None:
+    """The digest of all that was generated, whatever the truth is called; None where a file is missing."""
+    try:
+        return artifacts.digest(artifacts.digest_files(competition.files(folder)), truth.read_bytes())
+    except (UserError, FileNotFoundError):
+        return None
 
 
 def created_from(competition: Competition | PhotoCompetition, recipe: Recipe, paths: Paths) -> CreatedFrom:
@@ -51,6 +94,20 @@ def created_from(competition: Competition | PhotoCompetition, recipe: Recipe, pa
     else:
         files = competition.files(paths.raw(competition.name))
     return {"raw": artifacts.digest_files(files), **_settings(recipe)}
+
+
+@contextmanager
+def held(recipe: Recipe, paths: Paths) -> Iterator[str]:
+    """`check` for a stage: until the block ends nobody prepares other data, and no other stage of this recipe runs.
+
+    Whoever wants to waits. Other recipes run on the same prepared file side by side.
+    """
+    check(recipe, paths)  # before there is any folder for the locks
+    with (
+        locked(paths.recipe_lock(recipe), paths.recipe_lock(recipe).parent),
+        locked(paths.prepared_lock(recipe), paths.prepared(recipe), shared=True),
+    ):
+        yield check(recipe, paths)
 
 
 def check(recipe: Recipe, paths: Paths) -> str:

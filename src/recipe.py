@@ -33,8 +33,8 @@ class Generate(Section):
     """Size and seed of the wells that the demo competition generates."""
 
     seed: Seed = 0
-    train_patches: Count = 900
-    test_patches: Count = 300
+    train_patches: Annotated[int, Field(ge=1, le=40_000)] = 900
+    test_patches: Annotated[int, Field(ge=1, le=40_000)] = 300
 
 
 class Data(Section):
@@ -368,10 +368,11 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     path = _find(name)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits, brackets within brackets
+        raise UserError(f"{path}: not readable as TOML: {error}: mend that line") from None
     for override in overrides or []:
         _apply(tree, override)
+    _check_integers(tree, str(path))
     return parse({"name": path.stem, **tree}, str(path))
 
 
@@ -407,7 +408,7 @@ def to_toml(recipe: Recipe) -> str:
 def _inline(value: Any) -> str:
     """A value on one line; numbers, texts and truth values are written in TOML as in JSON."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_inline(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_inline(key)} = {_inline(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which TOML, unlike JSON, wants escaped
@@ -430,6 +431,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--set {override}: {error}: give it a value that the recipe can hold") from None
     *path, last = key.split(".")
     nodes = [tree]
     for step, following in pairwise([*path, last]):
@@ -444,12 +447,22 @@ def _children(node: dict[str, Any], step: str, following: str, override: str) ->
     child = node.setdefault(step, {})
     children = child if isinstance(child, list) else [child]
     if isinstance(child, list) and following.isdecimal():
-        if int(following) >= len(child):
+        if len(following) > 9 or int(following) >= len(child):
             raise UserError(f"--set {override}: '{step}' has only {len(child)} sections, counted from 0")
         children = [child[int(following)]]
     if not all(isinstance(item, dict) for item in children):
         raise UserError(f"--set {override}: '{step}' holds a value, not a section")
     return children
+
+
+def _check_integers(tree: dict[str, Any], where: str) -> None:
+    """Refuse integers beyond 64 bits, which TOML does not have, though tomllib reads them and numpy and JSON stumble over them."""
+    nodes: list[Any] = [tree]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+        if isinstance(node, int) and not -(1 << 63) <= node < 1 << 63:
+            raise UserError(f"{where}: holds, or is given, an integer of more than 64 bits: no key of a recipe takes one")
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,5 +1,6 @@
 """Refine probabilities into masks on whole strips, with the ring closed: no patch edge and no seam shows."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,6 +17,8 @@ from src.metrics import Score
 from src.pipe import Strip, interleaved, strips
 from src.recipe import Postprocess, Track
 from src.track import follow
+
+Sources = dict[Track | None, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,34 +76,36 @@ def choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], s
         probability: (N, H, W) out of fold.
         thresholds: as `src.ensemble.describe_thresholds` gives them.
     """
-    together = _choose(train, probability, thresholds, settings, score)
+    sources = _sources(train, probability, settings.tracks)
+    together = _choose(train, sources, thresholds, settings, score)
     kind = interleaved(train["group"], train["phase"])
     if not settings.by_scan or min(len(np.unique(train["fold"][kind == k])) for k in (False, True)) < 2:
         return together
     nested, parts = np.empty(len(probability)), {}
     for k in (False, True):
         own = {name: array[kind == k] for name, array in train.items()}
-        parts[k] = _choose(own, probability[kind == k], _thresholds(own, probability[kind == k], score), settings, score)
+        of_kind = {track: source[kind == k] for track, source in sources.items()}
+        parts[k] = _choose(own, of_kind, _thresholds(own, of_kind[None], score), settings, score)
         nested[kind == k] = parts[k].score
     if nested.mean() <= together.score.mean():
         return together
     return Chosen(parts[False].refinement, nested, together.plain_score, parts[False].table, parts[True].refinement)
 
 
-def _choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
+def _choose(train: Arrays, sources: Sources, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
     """`choose` for wells of all kinds together."""
     usual, folds = settings.apply == "if_better", np.unique(train["fold"]).tolist()
-    by_source = {None: thresholds}
-    by_source |= {track: _thresholds(train, followed(train, probability, track), score) for track in settings.tracks}
+    by_source = {None: thresholds} | {track: _thresholds(train, sources[track], score) for track in settings.tracks}
     final = candidates(settings, {source: own["threshold"] for source, own in by_source.items()})
     without = {
         fold: candidates(settings, {source: own["threshold_without_fold"][str(fold)] for source, own in by_source.items()})
         for fold in folds
     }
-    wanted = dict.fromkeys(c for some in (final, *without.values()) for c in some)
-    scores = {c: score(mask, train["mask"]) for c, mask in refine(train, probability, list(wanted), settings).items()}
+    scores = {c: np.empty(len(train["mask"])) for some in (final, *without.values()) for c in some}
+    for c, rows, masks in _refined(train, sources, list(scores), settings):
+        scores[c][rows] = score(masks, train["mask"][rows])
 
-    nested, plain = np.empty(len(probability)), np.empty(len(probability))
+    nested, plain = np.empty(len(train["mask"])), np.empty(len(train["mask"]))
     for fold, allowed in without.items():
         own = train["fold"] == fold
         best = max([c for c in allowed if usual or not c.plain], key=lambda c: scores[c][~own].mean())
@@ -131,41 +136,73 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
         arrays: `image`, `valid`, `group`, `depth`, `phase` of the split; a patch without a valid pixel gets an empty mask.
         probability: (N, H, W).
     """
-    measured = arrays["valid"].any((1, 2))
     masks = {refinement: np.zeros(probability.shape, np.uint8) for refinement in refinements}
-    for beta, track in {(refinement.beta, refinement.track) for refinement in refinements}:
-        own = [refinement for refinement in refinements if (refinement.beta, refinement.track) == (beta, track)]
-        # What was not measured is no seed of corrosion for its neighbours.
-        source = (probability if track is None else followed(arrays, probability, track)) * measured[:, None, None]
-        for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]):
-            walked = _walk(strip, arrays["image"], source, beta, settings)
-            for refinement in own:
-                strip.unstack(remove_small(walked > refinement.threshold, refinement.min_size), masks[refinement])
-    for refinement, mask in masks.items():
-        mask[~measured | (mask.sum((1, 2)) < refinement.min_in_patch)] = 0
+    sources = _sources(arrays, probability, [refinement.track for refinement in refinements if refinement.track])
+    for refinement, rows, own in _refined(arrays, sources, refinements, settings):
+        masks[refinement][rows] = own
     return masks
 
 
-def followed(arrays: Arrays, probability: np.ndarray, track: Track) -> np.ndarray:
-    """The probabilities (N, H, W) of a split after grooves were followed along depth."""
-    p = np.clip(probability.astype(np.float64) * arrays["valid"].any((1, 2))[:, None, None], 0.005, 0.995)
-    logits, result = np.log(p / (1 - p)), np.zeros(p.shape)
+def _sources(arrays: Arrays, probability: np.ndarray, tracks: Iterable[Track]) -> Sources:
+    """The probabilities (N, H, W) as they are, and what each track makes of them."""
+    return {None: probability} | {track: followed(arrays, probability, track) for track in dict.fromkeys(tracks)}
+
+
+def _refined(
+    arrays: Arrays, sources: Sources, refinements: list[Refinement], settings: Postprocess
+) -> Iterator[tuple[Refinement, np.ndarray, np.ndarray]]:
+    """For each refinement and strip the rows (n,) of its patches and their masks (n, H, W): nothing is held for all strips at once."""
+    measured = arrays["valid"].any((1, 2))
     wells = strips(arrays["group"], arrays["depth"], arrays["phase"])
-    for strip, own in zip(wells, follow([strip.stack(logits) for strip in wells], track), strict=True):
+    for beta, track in dict.fromkeys((refinement.beta, refinement.track) for refinement in refinements):
+        own = [refinement for refinement in refinements if (refinement.beta, refinement.track) == (beta, track)]
+        for strip in wells:
+            present = strip.index >= 0
+            rows = strip.index[present]
+            walked = _walk(strip, arrays["image"], sources[track], measured, beta, settings)
+            for refinement in own:
+                mask = remove_small(walked > refinement.threshold, refinement.min_size)
+                patches = mask.reshape(len(present), -1, mask.shape[1])[present]
+                patches[~measured[rows] | (patches.sum((1, 2)) < refinement.min_in_patch)] = 0
+                yield refinement, rows, patches
+
+
+def followed(arrays: Arrays, probability: np.ndarray, track: Track) -> np.ndarray:
+    """The probabilities (N, H, W) float32 of a split after grooves were followed along depth."""
+    measured, result = arrays["valid"].any((1, 2)), np.zeros(probability.shape, np.float32)
+    wells = strips(arrays["group"], arrays["depth"], arrays["phase"])
+    for strip, own in zip(wells, follow([_logits(strip, probability, measured) for strip in wells], track), strict=True):
         strip.unstack(1 / (1 + np.exp(-own)), result)
     return result
 
 
-def _walk(strip: Strip, image: np.ndarray, probability: np.ndarray, beta: float | None, settings: Postprocess) -> np.ndarray:
+def _logits(strip: Strip, probability: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(rows, W) float64 of a strip; zero in missing patches, which say nothing."""
+    present = strip.index >= 0
+    rows = strip.index[present]
+    p = np.clip(probability[rows].astype(np.float64) * measured[rows, None, None], 0.005, 0.995)
+    logits = np.zeros((len(present), *p.shape[1:]))
+    logits[present] = np.log(p / (1 - p))
+    return logits.reshape(-1, p.shape[2])
+
+
+def _walk(
+    strip: Strip, image: np.ndarray, probability: np.ndarray, measured: np.ndarray, beta: float | None, settings: Postprocess
+) -> np.ndarray:
     """What a random walker makes of a strip's probability; without `beta`, the probability itself."""
+    # What was not measured is no seed of corrosion for its neighbours.
+    known = np.repeat((strip.index >= 0) & measured[strip.index], image.shape[1])
+    p = strip.stack(probability).astype(np.float64) * known[:, None]
     limits = settings.seed_above, settings.seed_below
-    if beta is not None and settings.walk_on == "patches":
-        walked = np.zeros(probability.shape)
-        for row in strip.index[strip.index >= 0]:
-            walked[row] = random_walker_on_patch(image[row], probability[row].astype(np.float64), beta, *limits)
-        return strip.stack(walked)
-    p = strip.stack(probability.astype(np.float64))
-    return p if beta is None else random_walker(strip.stack(image), p, beta, *limits)
+    if beta is None:
+        return p
+    if settings.walk_on == "strips":
+        return random_walker(strip.stack(image), p, beta, *limits)
+    patches = p.reshape(len(strip.index), *image.shape[1:])
+    for place, row in enumerate(strip.index):
+        if row >= 0:
+            patches[place] = random_walker_on_patch(image[row], patches[place], beta, *limits)
+    return patches.reshape(p.shape)
 
 
 def random_walker(image: np.ndarray, probability: np.ndarray, beta: float, above: float, below: float) -> np.ndarray:

@@ -13,16 +13,21 @@ Order = Literal["row", "column"]
 
 
 def encode(masks: np.ndarray, order: Order) -> list[str]:
-    """The code of each of (N, H, W) masks of 0 and 1; an empty mask gives an empty string. One pass over all masks."""
-    size = masks.shape[1] * masks.shape[2]
-    pixels = masks.reshape(-1, size) if order == "row" else masks.transpose(0, 2, 1).reshape(-1, size)
-    # A zero on both sides of every mask makes each run start and end inside its own row, also at the first and last pixel.
-    padded = np.pad(pixels != 0, ((0, 0), (1, 1)))
-    owner, edge = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    starts, lengths = edge[::2] + 1, edge[1::2] - edge[::2]
-    numbers = np.stack([starts, lengths], axis=1).ravel().astype(str)
-    last = np.searchsorted(owner, np.arange(len(masks)), side="right")
-    return [" ".join(numbers[first:end]) for first, end in pairwise([0, *last])]
+    """The code of each of (N, H, W) masks of 0 and 1; an empty mask gives an empty string. One pass over all masks that show any."""
+    count, size = len(masks), masks.shape[1] * masks.shape[2]
+    shown = np.flatnonzero(masks.reshape(count, size).any(1))
+    pixels = masks[shown] if order == "row" else masks[shown].transpose(0, 2, 1)
+    # End to end, with a zero before and after every mask: each run starts and ends inside its own, also at the first and last pixel.
+    laid = np.zeros(len(shown) * (size + 1) + 1, bool)
+    laid[:-1].reshape(len(shown), size + 1)[:, 1:] = pixels.reshape(len(shown), size)
+    edge = np.flatnonzero(laid[1:] != laid[:-1])
+    owner, start = np.divmod(edge[::2], size + 1)
+    numbers = np.stack([start + 1, edge[1::2] - edge[::2]], axis=1).ravel().tolist()
+    last = 2 * np.searchsorted(owner, np.arange(len(shown)), side="right")
+    codes = [""] * count
+    for row, (first, end) in zip(shown, pairwise([0, *last]), strict=True):
+        codes[row] = " ".join(map(str, numbers[first:end]))
+    return codes
 
 
 def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.ndarray:
@@ -44,6 +49,8 @@ def decode(codes: Iterable[str], height: int, width: int, order: Order) -> np.nd
 
 def _runs(code: str, size: int) -> np.ndarray:
     """Half-open pixel ranges (runs, 2) of one code, checked against a mask of `size` pixels."""
+    if len(code) > 20 * size + 1000:  # two numbers a pixel at most; said before millions of words are taken apart
+        raise ValueError(f"run-length code longer than that of any mask of {size} pixels: '{code[:40]}'")
     words = code.split()
     if len(words) % 2:
         raise ValueError(f"run-length code with an odd count of numbers: '{code[:40]}'")

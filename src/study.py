@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from src import (
     artifacts,
+    checkpoints,
     command,
     competitions,
     console,
@@ -39,6 +41,7 @@ from src import (
 )
 from src.artifacts import Paths
 from src.errors import UserError, did_you_mean
+from src.files import locked
 from src.photographs import comparing, pruned, pruned_figures
 from src.recipe import RECIPES, Count, Recipe, Section
 
@@ -171,33 +174,41 @@ def _with_members(base: Recipe, names: list[str] | None) -> Recipe:
     return base.model_copy(update={"members": [member for member in base.members if not names or member.name in names]})
 
 
-def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
-    """Prepare what is missing and train every run, all in one task table."""
-    paths, device = command.paths(options), inference.choose_device(options.device)
+def prepare(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
+    """Run stage 00 for every prepared file that the runs need."""
     for run in {run.recipe.prepared: run for run in all_runs}.values():
         file = folder / "recipes" / f"{run.recipe.name}.toml"
         artifacts.write_text(file, recipe.to_toml(run.recipe))
         stage = [sys.executable, str(RECIPES.parent / "00_prepare_data.py"), str(file), "--data-dir", str(options.data_dir)]
         if subprocess.run(stage, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"study: preparing the data of {file} failed; the line above says why")
+
+
+def train(all_runs: list[Run], folder: Path, options: argparse.Namespace) -> None:
+    """Prepare what is missing and train every run, all in one task table."""
+    prepare(all_runs, folder, options)
+    paths = command.paths(options)
     costs, first, later = {}, {}, []  # of those that have their training before pruning in common, the first goes first
     table = {(run.recipe.name, task) for run in all_runs for task in run.recipe.tasks()}
-    jobs, threads = parallel.share_out(len(table), options.jobs, device)
-    for run in {run.recipe.name: run for run in all_runs}.values():
-        prepared = preparation.check(run.recipe, paths)
-        training.check(run.recipe, paths)
-        to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
-        costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
-        for task in to_do:
-            _, dense = training.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
-            call = (run.recipe, task, paths, prepared, device, threads)
-            if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
-                later.append(call)
-    console.say(f"{len(table)} tasks on {device}, {len(table) - len(first) - len(later)} of them up to date")
-    for calls in (list(first.values()), later):
-        shares = [paths.progress(*call[:2]) for call in calls]
-        lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
-        parallel.run(training.run_task, calls, shares, lengths, jobs, threads, "study")
+    with ExitStack() as stack:
+        for run in {run.recipe.prepared: run for run in all_runs}.values():  # each task has a lock of its own
+            stack.enter_context(locked(paths.prepared_lock(run.recipe), paths.prepared(run.recipe), shared=True))
+        workers = parallel.workers(options, len(table), options.gpus_per_task)
+        for run in {run.recipe.name: run for run in all_runs}.values():
+            prepared = preparation.check(run.recipe, paths)
+            training.check(run.recipe, paths, workers.gpus)
+            to_do = [task for task in run.recipe.tasks() if not training.is_done(run.recipe, task, paths, prepared)]
+            costs |= {(run.recipe.name, name): progress.cost(run.recipe.member(name), True) for name in {task.member for task in to_do}}
+            for task in to_do:
+                _, dense = checkpoints.dense_from(run.recipe, task, paths, inference.weights_from(run.recipe, task, prepared))
+                call = (run.recipe, task, paths, prepared, workers.device, workers.threads, workers.gpus)
+                if not run.recipe.member(task.member).prunings or first.setdefault(dense, call) is not call:
+                    later.append(call)
+        console.say(f"{len(table)} tasks on {workers}, {len(table) - len(first) - len(later)} of them up to date")
+        for calls in (list(first.values()), later):
+            shares = [paths.progress(*call[:2]) for call in calls]
+            lengths = [costs[chosen.name, task.member] for chosen, task, *_ in calls]
+            workers.run(training.run_task, calls, shares, lengths, "study")
 
 
 def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The submission files: written, read back, and checked before they get their final names."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts, rle
+from src import artifacts, console, rle
 from src.artifacts import CreatedFrom, Paths
 from src.competitions import Competition
 from src.errors import UserError
@@ -51,7 +50,7 @@ def _check(path: Path, read_names: np.ndarray, read_masks: np.ndarray, names: np
 def write_scores(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedFrom, endings: Sequence[str]) -> None:
     """Write submissions/<recipe>.json: the scores, with the digests of the submission's files; the last of them to be written."""
     files = {path.name: artifacts.digest_files([path]) for path in (paths.submission(recipe, ending) for ending in endings)}
-    artifacts.write_text(paths.submission(recipe, ".json"), json.dumps({**result, "files": files, "created_from": inputs}, indent=1))
+    artifacts.write_json(paths.submission(recipe, ".json"), {**result, "files": files}, inputs)
 
 
 def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
@@ -59,8 +58,14 @@ def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
     scores = paths.submission(recipe, ".json")
     if not artifacts.up_to_date(scores, inputs):
         return False
-    files = read_scores(recipe, paths)["files"]
-    return all((scores.parent / name).is_file() and artifacts.digest_files([scores.parent / name]) == own for name, own in files.items())
+    for name, own in read_scores(recipe, paths)["files"].items():
+        file = scores.parent / name
+        if not file.is_file():
+            return False
+        if artifacts.digest_files([file]) != own:
+            console.say(f"{file} is damaged or was changed (its checksum does not fit): it is made again")
+            return False
+    return True
 
 
 def told(result: dict[str, Any]) -> str:
@@ -76,5 +81,4 @@ def told(result: dict[str, Any]) -> str:
 
 def read_scores(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     """The scores that `write_scores` wrote."""
-    with artifacts.reading(paths.submission(recipe, ".json")):
-        return json.loads(paths.submission(recipe, ".json").read_text(encoding="utf-8"))
+    return artifacts.read_json(paths.submission(recipe, ".json"))

@@ -2,12 +2,9 @@
 
 import csv
 import io
-import json
-import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +12,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from src import artifacts, competitions, console, inference, networks, pruning
+from src import accumulation, artifacts, checkpoints, competitions, console, inference, networks, pruning, ranks
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition
 from src.errors import UserError, did_you_mean
-from src.inference import autocast, load_network, memory_format, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
+from src.files import locked
+from src.inference import LAYOUT, autocast, load_network, predict, predictions_from, read_split, rows_of, set_up_torch, weights_from
 from src.losses import of_phase
 from src.metrics import soft_iou
 from src.photographs import confusion, gallery, predicting
@@ -35,13 +33,16 @@ HeldOut = Callable[[nn.Module], dict[str, float]]  # scores of a network on the 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def check(recipe: Recipe, paths: Paths) -> None:
+def check(recipe: Recipe, paths: Paths, gpus: int = 1) -> None:
     """Let every network see a window once, without memory, so that what cannot work is found before anything is trained.
 
     Raises:
-        UserError: an unknown network or option, windows or photographs that a network cannot take, or a loss that does not fit.
+        UserError: an unknown network or option, windows or photographs that a network cannot take, a loss that does not fit, or what
+            several GPUs cannot do.
     """
     for member in recipe.members:
+        if gpus > 1 and (member.prunings or member.selection != "last"):
+            raise UserError(f"member '{member.name}': --gpus-per-task {gpus} takes neither pruning nor a selection of epochs: use 1")
         for phase in member.phases:
             of_phase(phase, member.activation)
     if isinstance(competitions.get(recipe.competition), PhotoCompetition):
@@ -70,40 +71,46 @@ def is_done(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> bool:
 def discard(recipe: Recipe, paths: Paths, prepared: str) -> None:
     """Remove what every task has made, so that it is made again; done at once, a run that is then killed can go on like any other."""
     for task in recipe.tasks():
-        _, dense = dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
+        _, dense = checkpoints.dense_from(recipe, task, paths, weights_from(recipe, task, prepared))
         made = (paths.weights(recipe, task), paths.oof(recipe, task), paths.checkpoint(recipe, task), paths.progress(recipe, task), dense)
         for path in made:
             path.unlink(missing_ok=True)
 
 
-def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int) -> None:
+def run_task(recipe: Recipe, task: Task, paths: Paths, prepared: str, device: torch.device, threads: int, gpus: int = 1) -> None:
     """Fit a task and predict its held-out fold; whatever is up to date already is kept.
 
     Args:
         prepared: digest of the prepared file.
         threads: CPU threads to use.
+        gpus: to train on, from the current one on.
     """
     set_up_torch(threads)
     photographs = isinstance(competitions.get(recipe.competition), PhotoCompetition)
-    with artifacts.locked(paths.task(recipe, task)):  # the workers of a killed run may still be at it
+    with locked(paths.task(recipe, task) / ".lock", paths.task(recipe, task)):  # the workers of a killed run may still be at it
         inputs = weights_from(recipe, task, prepared)
-        if not artifacts.up_to_date(paths.weights(recipe, task), inputs):
+        if not artifacts.up_to_date(paths.weights(recipe, task), inputs, quiet=True):
             artifacts.write_text(paths.saved_recipe(recipe, task), to_toml(recipe))
-            fit = Fit(recipe, task, paths, inputs, device)
-            progress = paths.progress(recipe, task)
-
-            def report(share: float) -> None:
-                progress.write_text(f"{share:.4f}", encoding="utf-8")
-
-            if photographs:
-                fit_photographs(fit, Gallery.open(paths, recipe, "train"), threads, report)
-            else:
-                fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
+            ranks.run(gpus, device, fit_task, recipe, task, paths, inputs, max(1, threads // gpus))
         paths.checkpoint(recipe, task).unlink(missing_ok=True)  # it has served
         inputs = predictions_from(recipe, task, paths, prepared)
-        if not artifacts.up_to_date(paths.oof(recipe, task), inputs):
+        if not artifacts.up_to_date(paths.oof(recipe, task), inputs, quiet=True):
             (predicting.predict_held_out if photographs else _predict_held_out)(recipe, task, paths, inputs, device)
         paths.progress(recipe, task).unlink(missing_ok=True)
+
+
+def fit_task(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, threads: int, device: torch.device) -> None:
+    """Fit a task on this device, alone or as one of the ranks that share it."""
+    set_up_torch(threads)
+    fit, progress = Fit(recipe, task, paths, inputs, device), paths.progress(recipe, task)
+
+    def report(share: float) -> None:
+        progress.write_text(f"{share:.4f}", encoding="utf-8")
+
+    if isinstance(competitions.get(recipe.competition), PhotoCompetition):
+        fit_photographs(fit, Gallery.open(paths, recipe, "train"), threads, report)
+    else:
+        fit_pipes(fit, read_split(paths, recipe, "train", "mask", "fold"), report)
 
 
 def fit_pipes(fit: "Fit", train: Arrays, report: Report) -> None:
@@ -159,16 +166,16 @@ class Fit:
     paths: Paths
     created_from: CreatedFrom
     device: torch.device
+    most: int = 0  # samples at once, where there was no memory for a whole batch
 
     def run(self, source: PipeSource | PhotoSource, report: Report, held_out: HeldOut) -> None:
         """Train and write weights and history; `held_out` scores an epoch where the recipe selects or watches one."""
         member = self.recipe.member(self.task.member)
         torch.manual_seed(self.seed_of(-1))
-        network = source.network()
-        network = network.to(self.device, memory_format=memory_format(network, member, self.device))
+        network = ranks.with_common_statistics(source.network(), self.device).to(self.device, memory_format=LAYOUT)
         state = self.resume(network)
         average = _average_of(network, member.ema, state)
-        start = state["epoch"]
+        start, self.most = state["epoch"], state["most"]
         for epoch in range(start, member.epochs):
             if member.patience and epoch - state["best_epoch"] > member.patience:
                 break
@@ -195,12 +202,13 @@ class Fit:
             self.write_history(state["history"])
             if average:
                 state["average"] = average.state_dict()
-            if epoch + 1 < member.epochs:  # after the last one the weights themselves follow
+            if epoch + 1 < member.epochs and ranks.first():  # after the last one the weights themselves follow
                 state |= {"scores": pruner.scores if pruner else {}}
                 self.save_checkpoint(network, optimiser, state, epoch + 1)
             if member.prunings and epoch + 1 == sum(phase.epochs for phase in member.dense_phases):
                 self.save_dense(network, state["history"])
-        self.finish(average.module if average else network, source.scaling, state)
+        if ranks.first():
+            self.finish(average.module if average else network, source.scaling, state)
 
     def epoch(
         self,
@@ -223,16 +231,21 @@ class Fit:
         torch.manual_seed(self.seed_of(epoch))
         loss_of = of_phase(phase, member.activation)
         _train_mode(network, phase.frozen)
+        spread = ranks.spread(network)
+
+        def forward(image: torch.Tensor) -> torch.Tensor:
+            with autocast(member, self.device):
+                return spread(image.contiguous(memory_format=LAYOUT))
+
         total, seen = torch.zeros((), device=self.device), 0
         for step, (image, mask, weight) in enumerate(batches):
             share = (step + 0.5) / steps  # half way through the step, so that neither the first nor the last learns nothing
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
-            with autocast(member, self.device):
-                logits = network(image.contiguous(memory_format=memory_format(network, member, self.device)))
-            loss = loss_of(logits, mask, weight)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss, most = accumulation.gradients(network, forward, loss_of, (image, mask, weight), self.most or len(image))
+            if most < (self.most or len(image)):
+                console.say(f"{self.paths.task(self.recipe, self.task)}: {accumulation.describe(network, len(image), most)}")
+                self.most = most
             if pruner:
                 pruner.observe()
             optimiser.step()
@@ -240,7 +253,7 @@ class Fit:
                 _renew(optimiser, network)
             if average:
                 average.update_parameters(network)
-            total += loss.detach() * len(image)
+            total += loss * len(image)
             seen += len(image)
             if step % 10 == 0:
                 report((epoch + share) / member.epochs)
@@ -258,48 +271,32 @@ class Fit:
 
     def resume(self, network: nn.Module) -> dict[str, Any]:
         """The state after the last finished epoch, with its weights in the network; or that before the first."""
-        fresh = {"epoch": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
-        created_from, dense = dense_from(self.recipe, self.task, self.paths, self.created_from)
+        fresh = {"epoch": 0, "most": 0, "history": [], "best_score": -1.0, "best_epoch": 0, "best": {}}
+        created_from, dense = checkpoints.dense_from(self.recipe, self.task, self.paths, self.created_from)
         for path, made_from in ((self.paths.checkpoint(self.recipe, self.task), self.created_from), (dense, created_from)):
-            state = self._stored(path, network, made_from)
+            state = checkpoints.load(path, network, made_from, bool(self.recipe.member(self.task.member).prunings), self.device)
             if state:
                 self.write_history(state["history"])
                 return fresh | state
         return fresh
 
-    def _stored(self, path: Path, network: nn.Module, created_from: CreatedFrom) -> dict[str, Any] | None:
-        """What a checkpoint holds, with its weights in the network; None if there is none of this network and these inputs."""
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["created_from"] != created_from:
-                return None
-            if self.recipe.member(self.task.member).prunings:
-                pruning.fit_state(network, state["network"])
-            if {name: tensor.shape for name, tensor in state["network"].items()} != _shapes(network):
-                return None
-            network.load_state_dict(state["network"])
-            return state
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-            console.say(f"{path} is damaged: this task starts again from its first epoch")
-            return None
-
     def save_checkpoint(self, network: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], epoch: int) -> None:
-        state |= {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "created_from": self.created_from}
-        _save(state, self.paths.checkpoint(self.recipe, self.task))
+        state |= {"epoch": epoch, "most": self.most, "created_from": self.created_from}
+        state |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        checkpoints.save(state, self.paths.checkpoint(self.recipe, self.task))
 
     def save_dense(self, network: nn.Module, history: list[dict[str, Any]]) -> None:
-        """Keep the network as it is before pruning, for other recipes that train alike up to here: see `dense_from`."""
-        created_from, path = dense_from(self.recipe, self.task, self.paths, self.created_from)
-        _save({"epoch": len(history), "network": network.state_dict(), "history": history, "created_from": created_from}, path)
+        """Keep the network as it is before pruning, for other recipes that train alike up to here: see `checkpoints.dense_from`."""
+        created_from, path = checkpoints.dense_from(self.recipe, self.task, self.paths, self.created_from)
+        checkpoints.save({"epoch": len(history), "network": network.state_dict(), "history": history, "created_from": created_from}, path)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, dict.fromkeys(name for line in history for name in line))
         writer.writeheader()
         writer.writerows(history)
-        artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
+        if ranks.first():
+            artifacts.write_text(self.paths.history(self.recipe, self.task), text.getvalue())
 
     def finish(self, network: nn.Module, scaling: Scaling, state: dict[str, Any]) -> None:
         """Write the weights with their scaling."""
@@ -307,29 +304,6 @@ class Fit:
         arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         arrays |= {"scaling.center": scaling.center, "scaling.scale": scaling.scale}
         artifacts.write_weights(self.paths.weights(self.recipe, self.task), arrays, self.created_from)
-
-
-def dense_from(recipe: Recipe, task: Task, paths: Paths, created_from: CreatedFrom) -> tuple[CreatedFrom, Path]:
-    """What a task's network is made from before its first pruning phase, and where it is kept then.
-
-    Tasks of the same name, fold and seed whose phases are the same up to there have it in common, whatever their recipes are called: it
-    is trained once. A recipe that prunes nothing may take the whole of its training from there.
-    """
-    member = recipe.member(task.member)
-    dense = member.model_copy(update={"phases": member.dense_phases, "margin": 0})
-    made_from = {**created_from, "member": artifacts.digest(dense)}
-    return made_from, paths.dense(artifacts.digest(json.dumps([made_from, task.fold, task.seed])))
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    content = io.BytesIO()  # torch's own writing to a file hides why it failed
-    torch.save(state, content)
-    with artifacts.replacing(path) as partial:
-        partial.write_bytes(content.getbuffer())
-
-
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _renew(optimiser: torch.optim.Optimizer, network: nn.Module) -> None:

@@ -8,7 +8,6 @@ are not. Forecasts are made from the JSONs, so that another way of forecasting n
 
 import argparse
 import contextlib
-import json
 import runpy
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from src import artifacts, command, competitions, console, ensemble, forecast, inference, recipe, refine, report, submission
 from src.artifacts import Paths
 from src.errors import UserError
+from src.files import locked
 from src.recipe import RECIPES, Recipe
 
 STAGES = ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
@@ -41,17 +41,17 @@ def measure(seed: int, folder: Path, options: argparse.Namespace) -> Measured:
     by_patch = _options(options, place, [f"generate.seed={seed}", f"name=trial_{seed}_random", *RANDOM])
     runs = [recipe.load(run.recipe, run.overrides) for run in (by_well, by_patch)]
     target, inputs = place.with_suffix(".json"), {"recipes": artifacts.digest(*runs)}
-    if options.force or not artifacts.up_to_date(target, inputs):
-        place.mkdir(parents=True, exist_ok=True)
-        with open(place / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            _run(STAGES, by_well)
-            _run(STAGES[:2], by_patch)
-        paths = command.paths(by_well)
-        measured = {"seed": seed, **scores(runs[0], paths), "promise": promise(runs[1], paths), "created_from": inputs}
-        artifacts.write_text(target, json.dumps(measured))
-        shutil.rmtree(place)
-    with artifacts.reading(target):
-        return json.loads(target.read_text(encoding="utf-8"))
+    with locked(folder / f".seed{seed}.lock", target):
+        if options.force or not artifacts.up_to_date(target, inputs):
+            place.mkdir(parents=True, exist_ok=True)
+            with open(place / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                _run(STAGES, by_well)
+                _run(STAGES[:2], by_patch)
+            paths = command.paths(by_well)
+            measured = {"seed": seed, **scores(runs[0], paths), "promise": promise(runs[1], paths)}
+            artifacts.write_json(target, measured, inputs)
+            shutil.rmtree(place)
+    return artifacts.read_json(target)
 
 
 def scores(chosen: Recipe, paths: Paths) -> Measured:

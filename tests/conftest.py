@@ -7,9 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+from src import console
+
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)  # the same examples every time, however slow
+settings.load_profile("fixed")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 Patches = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def lines_are_shown() -> None:
+    """What is said goes to the standard output, as in a stage."""
+    console.start(quiet=False)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Artifacts: whole or absent, and knowing what they were made from."""
 
 import errno
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from src import artifacts
+from src import artifacts, files
 from src.errors import UserError
 from src.recipe import Data, Folds
 
@@ -64,11 +63,11 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, existing: bool
     if existing:
         path.mkdir()
         (path / "old").write_text("")
-    with pytest.raises(ValueError, match="stop"), artifacts.replacing_folder(path) as partial:
+    with pytest.raises(ValueError, match="stop"), files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
         raise ValueError("stop")
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == (["folder", "folder/old"] if existing else [])
-    with artifacts.replacing_folder(path) as partial:
+    with files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["folder", "folder/new"]
 
@@ -119,7 +118,7 @@ def write_any(path: Path, inputs: dict[str, str]) -> None:
     elif path.suffix == ".safetensors":
         artifacts.write_weights(path, {"w": np.zeros(100, np.float32)}, inputs)
     else:
-        artifacts.write_text(path, json.dumps({"created_from": inputs}))
+        artifacts.write_json(path, {"score": 0.5}, inputs)
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
@@ -219,6 +218,15 @@ def test_digest_of_files_covers_names_contents_and_order(tmp_path: Path) -> None
     assert artifacts.digest_files([a, b]) == digests[0]
 
 
+def test_digest_of_files_takes_any_name_and_no_pipe(tmp_path: Path) -> None:
+    odd, pipe = tmp_path / "\udcff.npy", tmp_path / "pipe"
+    odd.write_bytes(b"1")
+    assert len(artifacts.digest_files([odd])) == 64
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="pipe is no plain file: put the file itself there"):
+        artifacts.digest_files([odd, pipe])
+
+
 def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -229,3 +237,44 @@ def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_no
     artifacts.write_text(path, "whole")
     assert path.read_text() == "whole"
     assert not left.exists() and running.exists() and foreign.exists()
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    write_any(path, {"raw": "1"})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 200)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        assert not artifacts.up_to_date(path, {"raw": "1"}), place
+        assert capsys.readouterr().out.startswith(f"{path} is damaged"), place
+    path.write_bytes(whole)
+    assert artifacts.up_to_date(path, {"raw": "1"})
+
+
+def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
+    """By themselves, without a look at the rest: arrays written whole or by rows, and what an artifact says of itself."""
+    path, rows = tmp_path / "a.h5", np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    with artifacts.streaming(path, {"raw": "1"}, threshold=0.5) as stream:
+        stream.put("name", np.array(["a", "b", "c"], object))
+        stream.create("image", rows.shape, np.float32)
+        for row, image in enumerate(rows):
+            stream.write("image", row, image)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        stored = [file[name].id.get_chunk_info(0) for name in ("name", "image")]
+        assert all(file[name].fletcher32 for name in ("name", "image"))
+    assert artifacts.read_notes(path) == {"threshold": 0.5}
+    for place, read in (
+        (stored[0].byte_offset, lambda: artifacts.read_arrays(path, ["name"])),
+        (stored[1].byte_offset + 7, lambda: artifacts.read_arrays(path, ["image"])),
+        (whole.index(b'{"threshold": 0.5}') + 15, lambda: artifacts.read_notes(path)),
+        (whole.index(b'{"threshold": 0.5}') + 15, lambda: artifacts.content_digest(path)),
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.h5 cannot be read"):
+            read()

@@ -16,12 +16,14 @@ from src import cleaning, pipe
         (-999.25, False),
         (-999, False),
         (-100, False),
+        (100, False),
+        (3e38, False),
         (-0.94, True),
         (0.47, True),
         (0, True),
     ],
 )
-def test_only_finite_values_above_the_placeholders_are_valid(value: float, valid: bool) -> None:
+def test_only_finite_values_nearer_to_0_than_the_placeholders_are_valid(value: float, valid: bool) -> None:
     image = np.array([[[0.1, value]]], np.float32)
     assert cleaning.find_valid(image).tolist() == [[[True, valid]]]
 

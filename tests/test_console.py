@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from src import command, console, environment, parallel
 from src.errors import UserError
@@ -121,7 +122,8 @@ def _complain(number: int) -> None:
 def test_what_tasks_say_in_processes_of_their_own_is_logged(tmp_path):
     console.start(quiet=True)
     console.keep(tmp_path / "log.txt")
-    parallel.run(_complain, [(0,), (1,)], [tmp_path / "0", tmp_path / "1"], [1.0, 1.0], 2, 1, "training")
+    workers = parallel.Workers(torch.device("cpu"), jobs=2, threads=1)
+    workers.run(_complain, [(0,), (1,)], [tmp_path / "0", tmp_path / "1"], [1.0, 1.0], "training")
     kept = (tmp_path / "log.txt").read_text()
     assert "task 0 complains" in kept and "task 1 complains" in kept
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,22 @@ def test_every_form_of_the_files_gives_the_same_arrays_in_natural_order(
     assert raw.notes == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_are_infinite_and_empty_cells_nan_without_a_word(tmp_path: Path, challenge: Challenge) -> None:
+    patches = {name: patch.astype(float) for name, patch in challenge.test.items()}
+    patches["well_3_patch_0"][:2, 0] = 1e300, np.nan
+    patches["well_3_patch_1"][5] = -1e39
+    (challenge.write(tmp_path) / "X_test.zip").unlink()
+    (tmp_path / "X_test.csv").write_text(csv_of(patches).replace("nan", ""))
+    with np.errstate(over="ignore"):
+        challenge.test = {name: patch.astype(np.float32) for name, patch in patches.items()}
+    raw = corroseg.read(tmp_path)
+    assert_read_as(raw, challenge)
+    valid = cleaning.find_valid(raw.test.image)
+    assert (~valid).sum() == 2 + 36
+    pipe.locate(raw.test.image, valid, raw.test.group, raw.test.number)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float16", ">f4", "int8", "int64", "uint16"])
 def test_patches_of_any_number_type_become_float32(tmp_path: Path, challenge: Challenge, dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -286,6 +303,29 @@ def half_of_the_original_release(folder: Path) -> None:
     (folder / "y_train.csv").write_text(rows + "well_0_patch_0" + ",0" * 1296 + "\n")
 
 
+def bzip2_bomb(folder: Path) -> None:
+    """64 MiB in 100 bytes: zipfile would unpack it at once, whatever it is asked for."""
+    with zipfile.ZipFile(folder / "X_train.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(ENTRY, bytes(64 << 20))
+    assert (folder / "X_train.zip").stat().st_size < 1000
+
+
+def endless(filler: bytes) -> Break:
+    """Masks that unpack to a GiB of this after a good first line."""
+
+    def break_it(folder: Path) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        parts = [packer.compress(HEADER.encode() + b"\n"), *(packer.compress(filler * (1 << 20)) for _ in range(8)), packer.flush()]
+        (folder / "y_train.csv").unlink()
+        (folder / "y_train.csv.gz").write_bytes(b"".join(parts))
+
+    return break_it
+
+
+def patch_far_away(folder: Path) -> None:
+    change_zip(folder / "X_test.zip", {"images/well_3_patch_2005.npy": WHOLE})
+
+
 def header_of(description: str) -> bytes:
     """A .npy file whose header says something else than its 5,184 bytes of data."""
     text = description.ljust(117) + "\n"
@@ -356,6 +396,10 @@ BAD = {
     "mask columns from 1": (line(0, HEADER, "," + ",".join(map(str, range(1, 1297)))), "y_train.csv", "columns 0 to 1295"),
     "mask columns missing": (line(0, ",1295", ""), "y_train.csv", "columns 0 to 1295"),
     "masks without header": (line(0, HEADER, "well_9_patch_0" + ",0" * 1296), "y_train.csv", "columns 0 to 1295"),
+    "masks that are one endless line": (endless(b"0,"), "y_train.csv.gz: line 2 is too long", AGAIN),
+    "masks of endless lines": (endless(b"\n"), "y_train.csv.gz: line 50001", AGAIN),
+    "entry of a zip that bursts": (bzip2_bomb, f"X_train.zip: {ENTRY} is packed by method 12", "pack it again as a plain zip"),
+    "patch numbered far away": (patch_far_away, "X_test.zip: well 3 has patches 0 to 2005, but 2001", "get the whole well"),
     "empty masks": (write("y_train.csv", b""), "y_train.csv", "columns 0 to 1295"),
     "masks of header only": (write("y_train.csv", HEADER.encode()), "y_train.csv", "holds no patches"),
     "masks are no text": (write("y_train.csv", bytes(range(256))), "y_train.csv", "columns 0 to 1295"),
@@ -363,6 +407,8 @@ BAD = {
     "no gzip": (lambda folder: (folder / "y_train.csv").rename(folder / "y_train.csv.gz"), "y_train.csv.gz", AGAIN),
     "two CSV files in a zip": (two_csv_in_a_zip, "y_train.zip", "2 CSV files instead of one"),
     "image CSV with text": (image_csv("1.0", "x"), "X_train.csv: column 0 holds text", AGAIN),
+    "image CSV with a quote": (image_csv("1.0,", '"1.0,'), "X_train.csv: column 0 holds text", AGAIN),
+    "image CSV with a carriage return": (image_csv("1.0,", "1\r1,"), "X_train.csv: column 0 holds text", AGAIN),
     "image CSV with a column less": (image_csv(",1295\n", "\n"), "X_train.csv", AGAIN),
     "image CSV with a value less": (image_csv("1.0,", ""), "X_train.csv", AGAIN),
     "image CSV with a value more": (image_csv("1.0,", "1.0,1.0,"), "X_train.csv", AGAIN),
@@ -385,6 +431,17 @@ def test_a_bad_file_is_one_line_that_names_it_and_says_what_to_do(
     assert names in message
     assert advice in message
     assert "\n" not in message
+
+
+def test_a_zip_of_far_more_patches_than_the_challenge_has_is_refused(
+    tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge.write(tmp_path)
+    monkeypatch.setattr(corroseg, "MOST_PATCHES", 17)  # lines of the masks, which are 16 and a header
+    corroseg.read(tmp_path)
+    change_zip(tmp_path / "X_train.zip", {f"images/well_3_patch_{k}.npy": WHOLE for k in range(2)})
+    with pytest.raises(UserError, match=r"X_train\.zip: holds 18 files"):
+        corroseg.read(tmp_path)
 
 
 class CreatesFile:

@@ -94,6 +94,20 @@ def test_thresholds_are_tried_one_by_one_on_probabilities_above_them() -> None:
     assert by_threshold[0.75] == by_threshold[0.95] == 0
 
 
+def test_scores_at_all_thresholds_are_those_of_masks_cut_one_by_one() -> None:
+    """Also where a probability is a threshold itself, in float16 or float32."""
+    rng = np.random.default_rng(0)
+    probability = rng.choice([*ensemble.THRESHOLDS, *rng.random(200)], size=(20, 1, 6, 6))
+    truth = rng.random((20, 6, 6)) < 0.3
+    for stored in (probability.astype(np.float16), probability.astype(np.float32)):
+        scores = ensemble.threshold_scores(stored, truth, metrics.patch_iou)
+        for number, threshold in enumerate(ensemble.THRESHOLDS):
+            mask = stored[:, 0].astype(np.float64) > threshold
+            union = (mask | truth).sum((1, 2))
+            expected = np.where(union, (mask & truth).sum((1, 2)) / np.maximum(union, 1), 1)
+            np.testing.assert_array_equal(scores[number], expected)
+
+
 def test_a_choice_for_a_fold_is_made_on_the_others() -> None:
     fold = np.array([0, 0, 1, 2])
     scores = np.array(

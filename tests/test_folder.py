@@ -433,7 +433,7 @@ BAD = {
     "mask with white first": (whole(**{MASK: white_first()}), "masks/a.png: its palette paints label 0 white", "save it as grey"),
     "mask with soft edges": (whole(**{MASK: png(GREY8)}), "masks/a.png holds the label", "0 and 255 only"),
     "mask cut": (whole(**{MASK: png(LABELS)[:60]}), "masks/a.png: cannot be read", "put a whole copy there"),
-    "huge mask": (whole(**{MASK: HUGE}), "masks/a.png claims more than 200,000,000", "cut it into smaller"),
+    "huge mask": (whole(**{MASK: HUGE}), "masks/a.png claims more than 100,000,000", "cut it into smaller"),
     "no defects in masks": (whole(**{MASK: png(LABELS * 0)}), "no mask shows any defect", "check how the masks were saved"),
     "image of nothing": (whole(**{IMAGE: b""}), "images/a.png is no PNG, JPEG, TIFF or NPY", "save it again"),
     "web page": (whole(**{IMAGE: b"<html>" * 99}), "images/a.png is no PNG, JPEG, TIFF or NPY", "save it again"),
@@ -457,9 +457,9 @@ BAD = {
         "t.png has no pixels",
         "take it away",
     ),
-    "huge PNG": (whole(**{IMAGE: HUGE}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
-    "huge JPEG": (whole(**{IMAGE: jpeg(20_000, 10_001)}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
-    "monstrous JPEG": (whole(**{IMAGE: jpeg(65_000, 65_000)}), "images/a.png claims more than 200,000,000 pixels", "cut it into smaller"),
+    "huge PNG": (whole(**{IMAGE: HUGE}), "images/a.png claims more than 100,000,000 pixels", "cut it into smaller"),
+    "huge JPEG": (whole(**{IMAGE: jpeg(20_000, 10_001)}), "images/a.png claims more than 100,000,000 pixels", "cut it into smaller"),
+    "monstrous JPEG": (whole(**{IMAGE: jpeg(65_000, 65_000)}), "images/a.png claims more than 100,000,000 pixels", "cut it into smaller"),
     "NPY cut": (whole(**{IMAGE: npy(GREY8)[:-1]}), "images/a.png: cannot be read", "put a whole copy there"),
     "NPY of nonsense": (whole(**{IMAGE: npy(GREY8).replace(b"{", b"[")}), "images/a.png: cannot be read", "put a whole copy there"),
     "NPY of text": (whole(**{IMAGE: npy(np.array([["x"]]))}), "images/a.png holds an array (1, 1) of <U1", "save it as (H, W)"),
@@ -473,6 +473,7 @@ BAD = {
         "images/a.png holds NaN or infinite",
         "replace them",
     ),
+    "NPY of enormous values": (whole(**{IMAGE: npy(np.where(GREY8 > 9, 1.0, -1e9))}), "images/a.png holds NaN or infinite", "replace them"),
     "NPY beyond float32": (whole(**{IMAGE: npy(GREY8 * 1e300)}), "images/a.png holds NaN or infinite", "replace them"),
     "other columns": (
         coded("name,rle\na,1 1\n"),
@@ -496,6 +497,7 @@ BAD = {
         "down the columns",
     ),
     "code of -1": (coded(BY_CLASS + "a.png,1,-1 1\n"), "masks.csv: a.png: run-length code with a word", "'start length'"),
+    "endless lines": (coded(BY_CLASS + "\n" * 1_000_001), "masks.csv has more than 1,000,000 lines", "put PNG masks"),
     "group of no image": (whole(groups_dot_csv="name,group\nz,1\n"), "groups.csv: z is no image", "training images only"),
     "group of a test image": (whole(groups_dot_csv="name,group\na,1\nb,1\nt,1\n"), "groups.csv: t is no image", "training images only"),
     "image without group": (
@@ -533,7 +535,7 @@ def test_what_is_bad_is_one_line_that_names_it_and_says_what_to_do(
 
 def test_a_huge_tiff_is_refused_unread(tmp_path: Path) -> None:
     assert tiff(GREY8) != HUGE_TIFF
-    with pytest.raises(UserError, match=r"a\.png claims more than 200,000,000 pixels"):
+    with pytest.raises(UserError, match=r"a\.png claims more than 100,000,000 pixels"):
         read(tmp_path, whole(**{IMAGE: HUGE_TIFF}))
 
 
@@ -542,6 +544,41 @@ def test_a_link_that_leads_nowhere_is_told_about(tmp_path: Path) -> None:
     (tmp_path / "test" / "images" / "u.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"u\.png: cannot be read \(.*No such file"):
         folder.read(tmp_path, DATA)
+
+
+@pytest.mark.parametrize("ask", [folder.files, folder.read])
+def test_names_with_digits_that_are_no_numbers_are_sorted(tmp_path: Path, ask: Callable) -> None:
+    others = {f"test/images/{name}.png": png(GREY8) for name in ("²1", "٣1", "1", "a²")}
+    ask(lay(tmp_path, whole() | others), DATA)
+
+
+def test_a_pipe_in_an_images_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    lay(tmp_path, whole())
+    os.mkfifo(tmp_path / "test" / "images" / "u.png")
+    with pytest.raises(UserError, match=r"u\.png is no plain file: put the image itself there"):
+        folder.read(tmp_path, DATA)
+
+
+def test_an_image_that_takes_more_memory_than_there_is_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    photographs = read(tmp_path, whole())
+    monkeypatch.setattr(Image, "open", out_of_memory)
+    with pytest.raises(UserError, match=r"a\.png takes more memory than there is: cut it into smaller images"):
+        photographs.train.read_image(0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_decoders_warn_of_is_not_printed(tmp_path: Path) -> None:
+    image = Image.fromarray(GREY8)
+    exif = image.getexif()
+    exif[270] = "a description that is longer than four bytes"
+    content = io.BytesIO()
+    image.save(content, "TIFF", exif=exif)
+    cut = content.getvalue().replace(struct.pack("<HHI", 270, 2, 45), struct.pack("<HHI", 270, 2, 9999))
+    assert cut != content.getvalue()
+    np.testing.assert_array_equal(image_files.decode(lay(tmp_path, {"a.tif": cut}) / "a.tif")[..., 0], GREY8)
 
 
 class CreatesFolder:

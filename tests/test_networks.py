@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from src import networks
 from src.errors import UserError
-from src.networks.layers import RingConv2d
+from src.networks.layers import RingConv2d, RingPad, ring_pad
 from src.networks.ring_unet import Recurrence
 
 
@@ -224,3 +224,17 @@ def test_sadd_unet_trains_at_batch_64_in_under_6_gib():
     )
     done = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     assert int(done.stdout) * 1024 < 6 * 2**30
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 2, 1, 3), (2, 1, 2, 2), (2, 3, 2, 1)])
+def test_ring_padding_and_its_gradient_are_those_of_concatenation(shape, layout):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    padded, expected = RingPad.apply(x), ring_pad(x)
+    assert torch.equal(padded, expected)
+    assert padded.is_contiguous(memory_format=layout)
+    weight = torch.randn_like(expected)
+    (gradient,), (plain,) = (torch.autograd.grad((y * weight).sum(), x) for y in (padded, expected))
+    torch.testing.assert_close(gradient, plain)
+    assert torch.autograd.gradcheck(RingPad.apply, x)

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 from test_page import Balanced
-from test_stages import STAGES, Workplace
 
 from src import artifacts, metrics, recipe, rle
 from src.artifacts import Paths
 from src.page import photographs
 from src.photographs import choosing, comparing
 from src.photographs.gallery import Gallery
+from tests.workplace import STAGES, Workplace
 
 RECIPE = """
 competition = "folder"

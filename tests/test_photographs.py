@@ -1,6 +1,7 @@
 """Photographs: how they are grouped, drawn, augmented, and turned into masks."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from scipy import ndimage
 from skimage.transform import rotate
 
 from src import metrics
-from src.photographs import choosing, duplicates, predicting, samples
+from src.competitions import Photographs, PhotoSplit
+from src.errors import UserError
+from src.photographs import choosing, duplicates, gallery, predicting, samples
 from src.photographs.samples import Crops, Sample, Views
 from src.recipe import Photograph
 
@@ -204,6 +207,19 @@ def test_overlaps_are_the_dice_of_the_masks_that_would_be_made():
                 np.testing.assert_allclose(told[t, s], metrics.dice(mask[None], truth[None])[0])
 
 
+def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
+    probability, truth = np.zeros((3, 9, 20), np.float32), np.zeros((3, 9, 20), np.uint8)
+    probability[0, -2:, -3:], probability[0, -1, -1], probability[0, 0, 0] = 0.5, 0.9, 0.15
+    truth[0, -1], truth[1, 4, 4] = 1, 1
+    told = choosing.overlaps(probability, truth, [0, 2])
+    at = {round(float(threshold), 2): told[number] for number, threshold in enumerate(choosing.THRESHOLDS)}
+    assert at[0.05][0, 0] == at[0.1][0, 0] == 2 * 3 / (7 + 20)
+    assert at[0.05][1, 0] == at[0.4][0, 0] == at[0.4][1, 0] == 2 * 3 / (6 + 20)
+    assert at[0.5][0, 0] == 2 * 1 / (1 + 20)
+    assert at[0.5][1, 0] == 0 == at[0.9][0, 0]
+    assert not told[..., 1].any() and (told[..., 2] == 1).all()
+
+
 def test_masks_lose_exactly_the_components_that_are_too_small():
     probability = np.zeros((1, 6, 12), np.float32)
     probability[0, 0, 0] = probability[0, 1, 1] = 0.9  # two pixels that touch at a corner
@@ -264,3 +280,28 @@ def test_a_large_photograph_is_predicted_in_tiles_as_if_it_were_predicted_whole(
     with torch.inference_mode():
         torch.testing.assert_close(predicting.in_tiles(network, x), network(x))
     assert len(seen) > 2 and max(max(shape) for shape in seen[:-1]) <= 32
+
+
+# The prepared file
+
+
+def photographs_of(sizes: list[tuple[int, int]], classes: int) -> Photographs:
+    names = np.array([f"{number}.png" for number in range(len(sizes))], object)
+    split = PhotoSplit(names, np.array(sizes, np.int32), lambda index: None, lambda index: None)
+    return Photographs(split, split, [str(k) for k in range(classes)], 3, np.uint16, [])
+
+
+def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
+    fits = photographs_of([(4096, 9), (9, 10_922)], 6)  # 6 bytes a pixel, of the image and of the masks
+    gallery._check_place(fits.train, fits, Path("raw"))
+    for raw in (photographs_of([(4096, 9), (9, 10_923)], 6), photographs_of([(4096, 9), (9, 10_922)], 7)):
+        with pytest.raises(
+            UserError, match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* cut photographs into pieces"
+        ):
+            gallery._check_place(raw.train, raw, Path("raw"))
+
+
+def test_moments_taken_in_blocks_are_those_of_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 3), np.uint8)
+    monkeypatch.setattr(gallery, "BLOCK", 300)
+    np.testing.assert_allclose(gallery._moments(pixels, 255.0), [(pixels / 255).mean(0), ((pixels / 255) ** 2).mean(0)], rtol=1e-6)

@@ -1,8 +1,13 @@
 """The typed recipe."""
 
+import math
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src import recipe
 from src.errors import UserError
@@ -118,6 +123,12 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("member.phase.loss={ bce = inf }", "member.0.phase.0.loss"),
         ("member.network.day=2024-01-01", "member.0.network"),
         ("folds.groups=[[1, 2]]", "folds.groups: "),
+        ("seeds=[9223372036854775808]", "an integer of more than 64 bits"),
+        ("member.network.width=-9223372036854775809", "an integer of more than 64 bits"),
+        ("seeds=[" + "9" * 5000 + "]", "give it a value that the recipe can hold"),
+        ("seeds=0x" + "f" * 5000, "an integer of more than 64 bits"),
+        ("seeds=" + "[" * 5000, "give it a value that the recipe can hold"),
+        ("generate.train_patches=40001", "generate.train_patches: "),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_with_its_place(minimal: str, override: str, words: str) -> None:
@@ -132,8 +143,9 @@ def test_a_missing_key_is_named(minimal: str) -> None:
 def test_broken_toml_is_named_with_its_file(minimal: str) -> None:
     Path(minimal).write_text("competition = ")
     assert f"{minimal}: not readable as TOML" in problem_of(minimal)
-    Path(minimal).write_bytes(b"\xff\xfe")
-    assert f"{minimal}: not readable as TOML" in problem_of(minimal)
+    for damaged in (b"\xff\xfe", b"a = " + b"9" * 5000, b"a = " + b"[" * 5000):
+        Path(minimal).write_bytes(damaged)
+        assert f"{minimal}: not readable as TOML" in problem_of(minimal)
 
 
 def test_overrides_reach_nested_keys_lists_and_sections_that_the_file_lacks(minimal: str) -> None:
@@ -169,6 +181,11 @@ def test_an_override_without_key_or_value_shows_how_to_write_it(minimal: str, ov
     assert f"--set {override}: write it as key.path=value" in problem_of(minimal, override)
 
 
+@pytest.mark.parametrize("index", ["2", "9" * 5000])
+def test_an_override_of_a_section_that_is_not_there_is_refused(minimal: str, index: str) -> None:
+    assert "'member' has only 2 sections, counted from 0" in problem_of(minimal, f"member.{index}.name=x")
+
+
 @pytest.mark.parametrize(
     ("override", "step"), [("competition.name=x", "competition"), ("member.phase.epochs.first=1", "epochs"), ("seeds.first=1", "seeds")]
 )
@@ -202,7 +219,7 @@ def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path:
             "folds.groups=[[3], [1, 2]]",
             "member.phase.learning_rate=1e-12",
             "member.phase.loss={ bce = 0.5, smooth_iou = 2.0 }",
-            'member.network={ name = "x", "odd key" = [1.5, true, "t", 2], none = [] }',
+            'member.network={ name = "x", "odd key" = [1.5, true, "t", 2], none = [], "\U0001f600\\u007f" = "\U0001f600\\u007f" }',
             "postprocess.betas=[]",
         ],
     )
@@ -235,3 +252,48 @@ def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
 @pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem)
 def test_every_corroseg_recipe_holds_out_the_same_wells(path: Path) -> None:
     assert recipe.load(str(path)).folds.groups == [[3], [12, 13, 15], [7, 8, 9], [10, 11, 14], [1, 2, 4, 5, 6]]
+
+
+# Any recipe is refused in one line, or it survives being written and read again
+
+
+def branches(value: Any) -> list[dict | list]:
+    """The sections and lists in a recipe."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return ([value] if isinstance(value, dict | list) and value else []) + [branch for item in inner for branch in branches(item)]
+
+
+NUMBERS = st.integers() | st.integers(-2, 9) | st.floats() | st.sampled_from([2**63, 2**63 - 1, -(2**63) - 1, 0.5, 1e-320])
+TEXTS = st.text(max_size=5) | st.sampled_from(
+    ["group", "random", "blocks", "per_well", "sgd", "cyclic", "bce", "segment", "always", "linear"]
+)
+ATOMS = st.booleans() | NUMBERS | TEXTS | st.dates()
+VALUES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=4)
+
+
+@given(st.data())
+def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(data: st.DataObject) -> None:
+    tree = tomllib.loads(recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(MINIMAL)}, "here")))
+    for _ in range(data.draw(st.integers(1, 3))):
+        branch = data.draw(st.sampled_from(branches(tree)))
+        key = data.draw(st.sampled_from(sorted(branch)) | TEXTS if isinstance(branch, dict) else st.sampled_from(range(len(branch))))
+        branch[key] = data.draw(VALUES)
+    try:
+        loaded = recipe.parse(tree, "here")
+    except UserError as error:
+        assert str(error).startswith("here: ")
+        return
+    text = recipe.to_toml(loaded)
+    assert recipe.parse(tomllib.loads(text), "there") == loaded
+    assert not any(math.isnan(value) or math.isinf(value) for value in tomllib.loads(text)["postprocess"]["betas"])
+
+
+@given(st.text(max_size=9), st.text("[]{}=.\"'0123456789ex_-\n#, ") | st.text())
+def test_an_override_of_any_text_is_refused_or_read(key: str, text: str) -> None:
+    tree = tomllib.loads(MINIMAL)
+    try:
+        recipe._apply(tree, f"{key}={text}")
+    except UserError as error:
+        assert str(error).startswith("--set ")
+    else:
+        assert tree != tomllib.loads(MINIMAL) or key.split(".")[0].isdecimal()

@@ -5,6 +5,7 @@ import pytest
 from skimage.segmentation import random_walker
 
 from src import metrics, refine
+from src.pipe import strips
 from src.recipe import Postprocess, Track
 from src.refine import Refinement
 
@@ -371,3 +372,31 @@ def test_the_held_out_truth_has_no_say_in_its_own_threshold_by_scan() -> None:
     train["mask"][4, :, 3] = 1  # fold 0 of the interleaved wells wants what the contiguous ones want
     chosen = refine.choose(train, probability, thresholds(4, 0.2), settings, metrics.patch_iou)
     assert chosen.score.tolist() == [1, 1, 1, 1, 0.5, 1, 1, 1]  # and does not get it: the other three decide
+
+
+@pytest.mark.parametrize("walk_on", ["strips", "patches"])
+def test_masks_of_a_strip_are_those_of_the_whole_split_at_once(walk_on: str) -> None:
+    """Missing patches, wells of both kinds of scan, patches without a place and one without a valid pixel."""
+    rng = np.random.default_rng(0)
+    group, depth = np.array([1, 1, 1, 2, 2, 2, 2, 3]), np.array([0, 1, 4, 0, 0, 1, 1, -1])
+    phase = np.array([0, 0, 0, 0, 1, 0, 1, 0])
+    valid = np.ones((8, 6, 6), bool)
+    valid[1] = False
+    arrays = {"image": rng.normal(size=(8, 6, 6)).astype(np.float32), "valid": valid, "group": group, "depth": depth, "phase": phase}
+    probability = rng.random((8, 6, 6)).astype(np.float16)
+    settings = Postprocess(walk_on=walk_on, seed_above=0.6, seed_below=0.3)
+    wanted = [refine.Refinement(0.5, None, 3), refine.Refinement(0.5, 1.0, 0), refine.Refinement(0.4, None, 0, TRACK)]
+    masks = refine.refine(arrays, probability, wanted, settings)
+    assert not any(mask[1].any() for mask in masks.values())
+    p = probability.astype(np.float64) * valid.any((1, 2))[:, None, None]
+    for strip in strips(group, depth, phase):
+        rows, stacked = strip.index[strip.index >= 0], strip.stack(p)
+        small = refine.remove_small(stacked > 0.5, 3).reshape(-1, 6, 6)[strip.index >= 0]
+        np.testing.assert_array_equal(masks[wanted[0]][rows], small * valid[rows])
+        if walk_on == "strips":
+            walked = refine.random_walker(strip.stack(arrays["image"]), stacked, 1.0, 0.6, 0.3).reshape(-1, 6, 6)[strip.index >= 0]
+        else:
+            walked = np.array([refine.random_walker_on_patch(arrays["image"][row], p[row], 1.0, 0.6, 0.3) for row in rows])
+        np.testing.assert_array_equal(masks[wanted[1]][rows], (walked > 0.5) * valid[rows])
+    cut = refine.followed(arrays, probability, TRACK) > 0.4
+    np.testing.assert_array_equal(masks[wanted[2]], cut * valid)

@@ -4,6 +4,9 @@ import csv
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from src import rle
 
@@ -90,6 +93,36 @@ def test_runs_of_neighbouring_masks_do_not_merge() -> None:
 def test_malformed_code_is_refused(code: str) -> None:
     with pytest.raises(ValueError, match="run-length code"):
         rle.decode(["1 12", code], 3, 4, "row")
+
+
+@given(arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 1)), st.sampled_from(["row", "column"]))
+def test_any_masks_agree_with_a_loop_over_pixels_and_decode_to_themselves(masks: np.ndarray, order: str) -> None:
+    codes = rle.encode(masks, order)
+    assert codes == [code_pixel_by_pixel(mask, order) for mask in masks]
+    np.testing.assert_array_equal(rle.decode(codes, *masks.shape[1:], order), masks)
+
+
+NUMBERS = st.lists(st.integers(-1, 14) | st.integers(), max_size=8).map(lambda numbers: " ".join(map(str, numbers)))
+
+
+@given(st.text() | st.text("0123456789 -.\x00٣") | NUMBERS)
+def test_any_text_is_refused_or_means_the_pixels_that_a_loop_over_its_runs_marks(text: str) -> None:
+    try:
+        decoded = rle.decode([text], 3, 4, "row")[0]
+    except ValueError as error:
+        assert str(error).startswith("run-length code")
+        return
+    numbers = [int(word) for word in text.split()]
+    pixels = [pixel for start, length in zip(numbers[::2], numbers[1::2], strict=True) for pixel in range(start, start + length)]
+    assert len(set(pixels)) == len(pixels)  # runs that overlap are refused
+    assert (np.flatnonzero(decoded) + 1).tolist() == pixels
+
+
+def test_a_code_too_long_for_its_mask_is_refused_before_it_is_taken_apart() -> None:
+    with pytest.raises(ValueError, match="longer than that of any mask of 12 pixels: '1 1 1 1"):
+        rle.decode(["1 1 " * 1000], 3, 4, "row")
+    longest = " ".join(f"{start} 1" for start in range(1, 101))
+    assert rle.decode([longest], 10, 10, "row").all()
 
 
 def test_real_codes_of_severstal_survive_decoding_and_encoding(severstal_folder) -> None:

@@ -290,6 +290,11 @@ def cut_zip(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def bzip2_bomb(folder: Path) -> None:
+    """64 MiB in 100 bytes, as the first entry: zipfile would unpack it at once, whatever it is asked for."""
+    assert pack(folder, "train_images", "", {A: bytes(64 << 20)}, zipfile.ZIP_BZIP2).stat().st_size < 20_000
+
+
 def empty_folder(folder: Path) -> None:
     shutil.rmtree(folder / "train_images")
     (folder / "train_images").mkdir()
@@ -373,6 +378,9 @@ BAD = {
     "entry with a backslash": (zipped(f"images\\{A}"), "is not named", "remove it"),
     "zip cut off": (cut_zip, "train_images.zip: cannot be read", AGAIN),
     "zip of nothing": (lambda folder: pack(folder, "train_images").write_bytes(b""), "train_images.zip: cannot be read", AGAIN),
+    "zip that bursts": (bzip2_bomb, f"train_images.zip: {A} is packed by method 12", "pack it again as a plain zip"),
+    "csv of endless lines": (csv(SHOWN + "\n" * 1_000_001), "train.csv: has more than 1,000,000 lines", AGAIN),
+    "code that is endless": (one("1 1 " * 3_000_000), BAD_CODE, "longer than that of any mask of 409600 pixels"),
     "zip of texts": (zip_of_texts, "train_images.zip holds none of the 2 images", "download"),
     "empty folder": (empty_folder, "train_images holds none of the 2 images", "download"),
 }

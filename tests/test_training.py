@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, augment, inference, pipe, preparation, recipe, samples, training
+from src import artifacts, augment, checkpoints, inference, pipe, preparation, recipe, samples, training
 from src.artifacts import Paths
 from src.augment import Cuts, Symmetries
 from src.cleaning import Scaling
@@ -515,6 +515,19 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
     fit(chosen, train, tmp_path / "damaged")
     assert digest(tmp_path / "damaged") == digest(tmp_path / "fresh")
     assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9999])
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, capsys, place):
+    network = torch.nn.Conv2d(1, 1, 3)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoints.save({"network": network.state_dict(), "created_from": {"made": "here"}}, checkpoint)
+    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU)
+    content = bytearray(checkpoint.read_bytes())
+    content[int(place * len(content))] ^= 4
+    checkpoint.write_bytes(content)
+    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU) is None
+    assert f"{checkpoint} is damaged" in capsys.readouterr().out
 
 
 def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):

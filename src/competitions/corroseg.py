@@ -6,20 +6,23 @@ Raw files, found by pattern because their names carry random suffixes:
 A CSV has the patch's name, then 1,296 values in row-major order.
 """
 
+import csv
 import gzip
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
 from src import metrics
-from src.competitions import Competition, Raw, RawSplit
+from src.competitions import Competition, Raw, RawSplit, zip_files
 from src.errors import UserError
 
 SIZE = 36
@@ -28,7 +31,9 @@ NAME = re.compile(r"well_(0|[1-9]\d{0,4})_patch_(0|[1-9]\d{0,4})")
 IMAGES = ("", ".csv", ".csv.gz", ".zip")  # endings; the empty one is a folder
 MASKS = (".csv.gz", ".zip", ".csv")
 LARGEST_NPY = 64 * 1024  # bytes; a patch takes 10 KiB in the widest type
-LARGEST_CSV = 1 << 30  # bytes unpacked; twenty times the real masks
+LONGEST_LINE = 1 << 16  # bytes of a CSV, unpacked; twice what 1,296 numbers of full precision take
+MOST_PATCHES = 50_000  # or lines of a CSV; five times the challenge's
+MOST_MISSING = 2_000  # patches between the first and the last of a well: a strip has room for every one
 
 # The first release of the masks shifted well 1 by this many patches and had a well 0; the organisers' correction undoes both.
 SHIFT = 450
@@ -95,14 +100,12 @@ def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: the file is damaged, a row is not 1,296 values of 0 or 1, or a name is not a patch's or stands twice.
     """
-    rows = _csv_rows(_csv_bytes(path), path)
-    names, masks = [], np.empty((len(rows), PIXELS), np.uint8)
-    for row, mask in zip(rows, masks, strict=True):
-        name, _, values = row.partition(b",")
-        names.append(name.decode("utf-8", "replace"))
-        mask[:] = _mask_row(values, names[-1], path)
+    names, masks = [], []
+    for name, values in _csv_rows(path):
+        names.append(name)
+        masks.append(_mask_row(values, name, path))
     _check_names(names, path)
-    return np.array(names, object), masks.reshape(-1, SIZE, SIZE)
+    return np.array(names, object), np.array(masks, np.uint8).reshape(-1, SIZE, SIZE)
 
 
 def write_masks(path: Path, names: np.ndarray, masks: np.ndarray) -> None:
@@ -131,40 +134,39 @@ def _mask_row(text: bytes, name: str, path: Path) -> np.ndarray:
     return np.array([word[:1] == b"1" for word in words], np.uint8)
 
 
-def _csv_rows(content: bytes, path: Path) -> list[bytes]:
-    """The lines of a CSV below its header; each is sure to be a name and 1,296 values."""
-    header, *rows = content.splitlines() or [b""]
-    if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
-        raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}: download it again")
-    rows = [row for row in rows if row]
-    for row in rows:
-        if row.count(b",") != PIXELS:
-            name = row.partition(b",")[0].decode("utf-8", "replace")[:80]
-            raise UserError(f"{path}: {name} has {row.count(b',')} values instead of {PIXELS}: download it again")
-    return rows
-
-
-def _csv_bytes(path: Path) -> bytes:
-    """The content of a CSV, plain, gzipped or zipped, at most `LARGEST_CSV` bytes of it."""
+def _csv_rows(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and the 1,296 values, as text, of every row of a CSV, plain, gzipped or zipped; a row at a time is in memory."""
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                content = stream.read(LARGEST_CSV + 1)
-        elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                inside = [info for info in _entries(archive, path) if info.filename.endswith(".csv")]
-                if len(inside) != 1:
-                    raise UserError(f"{path}: holds {len(inside)} CSV files instead of one")
-                with archive.open(inside[0]) as stream:
-                    content = stream.read(LARGEST_CSV + 1)
-        else:
-            with open(path, "rb") as stream:
-                content = stream.read(LARGEST_CSV + 1)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        with _opened_csv(path) as stream:
+            header = stream.readline(LONGEST_LINE).rstrip(b"\r\n")
+            if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
+                raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}: download it again")
+            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), start=2):
+                row = line.rstrip(b"\r\n")
+                name, _, values = row.partition(b",")
+                if number > MOST_PATCHES or len(line) == LONGEST_LINE:
+                    raise UserError(f"{path}: line {number} is too long, or one too many, for a file of the challenge: download it again")
+                if row and row.count(b",") != PIXELS:
+                    start = name.decode("utf-8", "replace")[:80]
+                    raise UserError(f"{path}: {start} has {row.count(b',')} values instead of {PIXELS}: download it again")
+                if row:
+                    yield name.decode("utf-8", "replace"), values
+    except zip_files.DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error}): download it again") from None
-    if len(content) > LARGEST_CSV:
-        raise UserError(f"{path}: unpacks to more than {LARGEST_CSV >> 20} MiB, which no file of this challenge does")
-    return content
+
+
+@contextmanager
+def _opened_csv(path: Path) -> Iterator[BinaryIO]:
+    if path.suffix != ".zip":
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            yield stream
+        return
+    with zipfile.ZipFile(path) as archive:
+        inside = [info for info in zip_files.entries(archive, path) if info.filename.endswith(".csv")]
+        if len(inside) != 1:
+            raise UserError(f"{path}: holds {len(inside)} CSV files instead of one")
+        with archive.open(inside[0]) as stream:
+            yield stream
 
 
 def _find(folder: Path, stem: str, endings: tuple[str, ...]) -> Path:
@@ -192,6 +194,7 @@ def _read_images(path: Path) -> RawSplit:
         names, images = _read_image_csv(path)
     _check_names(names, path)
     key = np.array([_key(name) for name in names], np.int32)
+    _check_numbers(key[:, 0], key[:, 1], path)
     order = np.lexsort((key[:, 1], key[:, 0]))
     return RawSplit(np.array(names, object)[order], images[order], key[order, 0], key[order, 1])
 
@@ -199,25 +202,18 @@ def _read_images(path: Path) -> RawSplit:
 def _read_zip(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in _entries(archive, path):
+            inside = zip_files.entries(archive, path)
+            if len(inside) > MOST_PATCHES:
+                raise UserError(f"{path}: holds {len(inside)} files, five times as many as the challenge has: download it again")
+            for info in inside:
                 where = f"{path}: {info.filename}"
                 if not info.filename.endswith(".npy"):
                     continue
                 if info.file_size > LARGEST_NPY:
                     raise UserError(f"{where} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch: download it again")
                 yield info.filename.rpartition("/")[2].removesuffix(".npy"), _parse_npy(archive.read(info), where)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except zip_files.DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error}): download it again") from None
-
-
-def _entries(archive: zipfile.ZipFile, path: Path) -> Iterator[zipfile.ZipInfo]:
-    """Files in a zip, without folders and the hidden files that some systems add."""
-    for info in archive.infolist():
-        parts = info.filename.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts:
-            raise UserError(f"{path}: {info.filename} climbs out of the zip: this is no file of the challenge")
-        if not info.is_dir() and parts[0] != "__MACOSX" and not parts[-1].startswith("."):
-            yield info
 
 
 def _npy_files(path: Path) -> list[Path]:
@@ -262,13 +258,18 @@ def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _read_image_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    content = _csv_bytes(path)
-    _csv_rows(content, path)  # pandas would fill short rows up with NaN and take the first patch for a header
-    table = pd.read_csv(io.BytesIO(content), index_col=0, encoding_errors="replace", low_memory=False)
-    text = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
-    if text:
-        raise UserError(f"{path}: column {text[0]} holds text where only numbers may stand: download it again")
-    return [str(name) for name in table.index], table.to_numpy(np.float32).reshape(-1, SIZE, SIZE)
+    names, parts, lines = [], [], _csv_rows(path)
+    while rows := list(islice(lines, 1000)):
+        names += [name for name, _ in rows]
+        content = io.BytesIO(b"\n".join(values for _, values in rows))
+        options = {"quoting": csv.QUOTE_NONE, "lineterminator": "\n", "encoding_errors": "replace", "low_memory": False}
+        table = pd.read_csv(content, header=None, **options)  # neither quotes nor carriage returns make two cells one, or one line two
+        text = [column for column in table.columns if table[column].dtype.kind not in "fiu"]
+        if text:
+            raise UserError(f"{path}: column {text[0]} holds text where only numbers may stand: download it again")
+        with np.errstate(over="ignore"):  # as in a .npy file
+            parts.append(table.to_numpy(np.float32))
+    return names, np.concatenate([np.empty((0, PIXELS), np.float32), *parts]).reshape(-1, SIZE, SIZE)
 
 
 def _key(name: str) -> tuple[int, int]:
@@ -284,9 +285,21 @@ def _check_names(names: list[str], path: Path) -> None:
     for name in names:
         if not NAME.fullmatch(name):
             raise UserError(f"{path}: '{name[:80]}' is not named well_<n>_patch_<k> with plain numbers below 100,000")
-    if len(set(names)) < len(names):
-        twice = next(name for row, name in enumerate(names) if name in set(names[:row]))
-        raise UserError(f"{path}: {twice} stands in it twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{path}: {name} stands in it twice: keep the one that counts")
+        seen.add(name)
+
+
+def _check_numbers(well: np.ndarray, number: np.ndarray, path: Path) -> None:
+    """Refuse a well whose patches are numbered far apart: its strip would have room for all that are missing."""
+    for own in np.unique(well):
+        numbers = number[well == own]
+        missing = int(np.ptp(numbers)) + 1 - len(numbers)
+        if missing > MOST_MISSING:
+            problem = f"well {own} has patches {numbers.min()} to {numbers.max()}, but {missing} of them are missing"
+            raise UserError(f"{path}: {problem}: get the whole well, or take away what does not belong to it")
 
 
 COMPETITION = Competition(

@@ -10,7 +10,6 @@ groups.csv        optional, name,group: training images that show the same thing
 """
 
 import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from src.errors import UserError
 from src.recipe import Data
 
 MOST_CLASSES = 64  # larger labels are grey values of a picture rather than numbers of classes
-LARGEST_CSV = 1 << 30  # bytes
+LARGEST_CSV = 1 << 27  # bytes
+MOST_LINES = 1_000_000  # of a CSV
 
 BY_CLASS = ("ImageId", "ClassId", "EncodedPixels")
 JOINED = ("ImageId_ClassId", "EncodedPixels")
@@ -263,21 +263,25 @@ def read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...
         UserError: the file cannot be read, is larger than `LARGEST_CSV`, or has another header or a row of another length.
     """
     csv.field_size_limit(LARGEST_CSV)  # the code of one large mask may be longer than the default of 128 KiB
+    rows = []
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(LARGEST_CSV + 1)
-        if len(content) > LARGEST_CSV:
+        if path.stat().st_size > LARGEST_CSV:
             raise UserError(f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into train/masks/ instead")
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream, strict=True)
+            columns = tuple(word.strip() for word in next(lines, []))
+            if columns not in headers:
+                raise UserError(f"{path}: the first line must be {' or '.join(','.join(wanted) for wanted in headers)}")
+            for number, row in enumerate(lines, start=2):
+                if number > MOST_LINES:
+                    raise UserError(f"{path} has more than {MOST_LINES:,} lines: put PNG masks into train/masks/ instead")
+                if row and len(row) != len(columns):
+                    raise UserError(f"{path}: line {number} has {len(row)} values instead of {len(columns)}: mend that line")
+                if row:
+                    rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}): save it again as CSV in UTF-8") from None
-    columns = tuple(word.strip() for word in rows[0]) if rows else ()
-    if columns not in headers:
-        raise UserError(f"{path}: the first line must be {' or '.join(','.join(wanted) for wanted in headers)}")
-    for number, row in enumerate(rows[1:], start=2):
-        if row and len(row) != len(columns):
-            raise UserError(f"{path}: line {number} has {len(row)} values instead of {len(columns)}: mend that line")
-    return columns, [row for row in rows[1:] if row]
+    return columns, rows
 
 
 COMPETITION = PhotoCompetition(

@@ -20,7 +20,8 @@ from PIL import Image
 from src.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-LARGEST = 200_000_000  # pixels; what claims more is refused before it is unpacked
+LARGEST = 100_000_000  # pixels; what claims more is refused before it is unpacked
+LARGEST_VALUE = 1e9  # of a floating-point pixel
 Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow's own limit is lower
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file is said once, by a UserError
 
@@ -47,6 +48,8 @@ def header(path: Path) -> Header:
     Raises:
         UserError: the file is no image, is damaged, has no pixels or more than `LARGEST`, or has pixels of another kind.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no plain file: put the image itself there")
     with _told_in_one_line(path):
         with open(path, "rb") as stream:
             start = stream.read(26)
@@ -62,7 +65,7 @@ def decode(path: Path) -> np.ndarray:
     """The image (H, W, C) in `path`, C being 1 or 3, of the type that `header` gives; alpha is dropped, palettes are looked up.
 
     Raises:
-        UserError: as `header`, or a pixel is NaN or infinite.
+        UserError: as `header`, or a pixel is NaN, infinite, or so large that its square may be.
     """
     found = header(path)
     with _told_in_one_line(path), np.errstate(over="ignore"):
@@ -71,8 +74,8 @@ def decode(path: Path) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels, found.dtype)
         if pixels.shape != (found.height, found.width, found.channels):
             raise ValueError(f"pixels of shape {pixels.shape} where the header promises {(found.height, found.width, found.channels)}")
-    if found.dtype is np.float32 and not np.isfinite(pixels).all():
-        raise UserError(f"{path} holds NaN or infinite values: replace them by numbers")
+    if found.dtype is np.float32 and not (np.abs(pixels) < LARGEST_VALUE).all():
+        raise UserError(f"{path} holds NaN or infinite values, or some beyond {LARGEST_VALUE:.0e}: replace them by numbers")
     return pixels
 
 
@@ -117,14 +120,12 @@ def _png_header(start: bytes) -> Header:
 
 
 def _pillow_header(path: Path) -> Header:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=["JPEG", "TIFF"]) as image:
-                width, height = image.size
-                mode = image.mode
-        except Image.DecompressionBombError:
-            raise _too_large(path) from None
+    try:
+        with Image.open(path, formats=["JPEG", "TIFF"]) as image:
+            width, height = image.size
+            mode = image.mode
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
     if mode not in PILLOW_CHANNELS:
         raise UserError(f"{path} holds pixels of kind '{mode}': save it as a grey or RGB PNG")
     return Header(height, width, PILLOW_CHANNELS[mode], np.uint8, _decode_by_pillow)
@@ -200,10 +201,14 @@ def _too_large(path: Path) -> UserError:
 
 @contextmanager
 def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Errors of decoders as one that names the file; what they only warn of, such as odd notes beside the pixels, is not said."""
     try:
-        yield
-    except (UserError, MemoryError):
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except UserError:
         raise
+    except MemoryError:
+        raise UserError(f"{path} takes more memory than there is: cut it into smaller images, or put a whole copy there") from None
     except Exception as error:  # decoders of damaged files raise whatever their parsers stumble over
         reason = " ".join(str(error).replace(str(path), "the file").split())[:120] or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}): put a whole copy there, or save it again as a plain PNG") from None

@@ -111,4 +111,5 @@ def has_ending(path: Path, endings: tuple[str, ...]) -> bool:
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
     """Sorts image2 before image10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", path.name)], path.name
+    parts = re.split(r"([0-9]+)", path.name)  # a text, a number, a text, and so on; there are digits beside these that int does not take
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.name

@@ -31,9 +31,9 @@ import numpy as np
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from src import artifacts
 from src.competitions.image_files import decode
 from src.errors import UserError
+from src.files import replacing_folder
 
 CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")  # labels 1 to 5; MT_Free has no defects
 NAME = re.compile(r"exp(\d)_num_(\d{1,9})")
@@ -63,7 +63,7 @@ def lay_out(source: Path, target: Path) -> str:
     group = group_alike(tiles.number, thumbnails(tiles.path))
     test = choose_test(group, tiles.label)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with artifacts.replacing_folder(target) as partial:
+    with replacing_folder(target) as partial:
         for part in ("train", "test"):
             for kind in ("images", "masks"):
                 (partial / part / kind).mkdir(parents=True)

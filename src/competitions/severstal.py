@@ -27,7 +27,8 @@ NOTHING = ("",) * len(CLASSES)
 FOUR_ROWS = {"ImageId_ClassId", "EncodedPixels"}
 SHOWN_CLASSES = {"ImageId", "ClassId", "EncodedPixels"}
 TRAIN, SAMPLE = "train.csv", "sample_submission.csv"
-LARGEST_CSV = 1 << 28  # bytes; over ten times the real masks
+LARGEST_CSV = 1 << 27  # bytes; five times the real masks
+MOST_LINES = 1_000_000
 
 Codes = tuple[str, ...]  # the run-length code of each class
 
@@ -265,7 +266,9 @@ def _csv_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): {AGAIN}") from None
     if len(content) > LARGEST_CSV:
-        raise UserError(f"{path}: has more than {LARGEST_CSV >> 20} MiB, which no file of this competition has")
+        raise UserError(f"{path}: has more than {LARGEST_CSV >> 20} MiB, which no file of this competition has: {AGAIN}")
+    if content.count(b"\n") > MOST_LINES:
+        raise UserError(f"{path}: has more than {MOST_LINES:,} lines, which no file of this competition has: {AGAIN}")
     return content.decode("utf-8-sig", "replace")
 
 

@@ -1,12 +1,9 @@
 """The photographs of Severstal: JPEGs of one size in a folder or in a zip, read one at a time by any process."""
 
 import io
-import lzma
 import os
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,27 +14,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
+from src.competitions import zip_files
+from src.competitions.zip_files import DAMAGE
 from src.errors import UserError
 
 HEIGHT, WIDTH = 256, 1600
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}\.jpg")
 LARGEST_JPEG = 4 << 20  # bytes; three times the bare pixels
 AGAIN = "download it again"
-
-# What zipfile, its decompressors and Pillow raise on bytes that are damaged or made up.
-DAMAGE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -105,14 +89,9 @@ def _folder_entries(path: Path) -> list[str]:
 
 def _zip_entries(path: Path) -> list[str]:
     try:
-        inside = [info.filename for info in _archive(path).infolist() if not info.is_dir()]
+        return [info.filename for info in zip_files.entries(_archive(path), path)]
     except DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error}): {AGAIN}") from None
-    for entry in inside:
-        parts = entry.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts:
-            raise UserError(f"{path}: {entry} climbs out of the zip: this is no file of the competition")
-    return inside
 
 
 def is_zip(path: Path) -> bool:

@@ -1,4 +1,8 @@
-"""Encoders from timm, with weights from timm, from a file, or none."""
+"""Encoders from timm, with weights from timm, from a file, or none.
+
+Here and in the files of other libraries' networks these are imported where they are used: that takes seconds, which the stages would
+spend again and again for networks that most recipes do not have.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -66,6 +69,8 @@ def features(name: str, pretrained: Pretrained, channels: int, output_stride: in
 
 def check_name(name: str) -> None:
     """Raises a `UserError` where timm has no network of this name."""
+    import timm
+
     if not timm.is_model(name):
         raise UserError(f"no encoder '{name}' in timm: {did_you_mean(name, timm.list_models())[:200]}")
 
@@ -79,6 +84,8 @@ def _dilate_densenet(network: nn.Module) -> None:
 
 
 def _create(name: str, pretrained: Pretrained, options: dict[str, Any]) -> nn.Module:
+    import timm
+
     if isinstance(pretrained, str):
         return _from_file(name, Path(pretrained), options)
     if not pretrained:
@@ -88,6 +95,8 @@ def _create(name: str, pretrained: Pretrained, options: dict[str, Any]) -> nn.Mo
 
 
 def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+    import timm
+
     if not path.is_file():
         raise UserError(f"pretrained weights {path} are missing: put them there, or set pretrained = false")
     try:

@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
@@ -30,6 +29,8 @@ class OnRing(nn.Module):
 @register
 def deeplab_v3(encoder: str = "resnet50", pretrained: bool = False, copies: int = 1) -> nn.Module:
     """DeepLabV3 (Chen et al. 2017), which the CorroSeg paper tried and left (section 3.2)."""
+    import segmentation_models_pytorch as smp
+
     with fetching(encoder) if pretrained else nullcontext():
         network = smp.DeepLabV3(encoder, encoder_weights="imagenet" if pretrained else None, in_channels=copies, classes=1)
     return OnRing(network, copies)

@@ -4,12 +4,7 @@
 pipeline gives `classes`, with the background among them where the activation is a softmax, and `channels`.
 """
 
-from collections.abc import Callable
-
-import segmentation_models_pytorch as smp
 import torch
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from torch import nn
 from torch.nn.functional import interpolate, pad
 
@@ -36,10 +31,12 @@ class OnPhotograph(nn.Module):
         return self.network(padded)[:, :, :height, :width]
 
 
-def _of_library(build: Callable[..., nn.Module], encoder: str, pretrained: Pretrained, classes: int, channels: int) -> nn.Module:
+def _of_library(name: str, encoder: str, pretrained: Pretrained, classes: int, channels: int) -> nn.Module:
     """A network of segmentation-models-pytorch on an encoder from timm, whose weights come as those of every other encoder here."""
+    import segmentation_models_pytorch as smp
+
     check_name(encoder)
-    network = build(f"tu-{encoder}", encoder_weights=None, in_channels=channels, classes=classes)
+    network = getattr(smp, name)(f"tu-{encoder}", encoder_weights=None, in_channels=channels, classes=classes)
     if pretrained:
         network.encoder.model.load_state_dict(features(encoder, pretrained, channels).state_dict())
     return OnPhotograph(network)
@@ -48,31 +45,31 @@ def _of_library(build: Callable[..., nn.Module], encoder: str, pretrained: Pretr
 @register
 def unet(encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
     """U-Net (Ronneberger et al. 2015; two-stage report on Severstal, section 3.1)."""
-    return _of_library(smp.Unet, encoder, pretrained, classes, channels)
+    return _of_library("Unet", encoder, pretrained, classes, channels)
 
 
 @register
 def unet_plus_plus(encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
     """U-Net++ (Zhou et al. 2018)."""
-    return _of_library(smp.UnetPlusPlus, encoder, pretrained, classes, channels)
+    return _of_library("UnetPlusPlus", encoder, pretrained, classes, channels)
 
 
 @register
 def fpn(encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
     """Feature pyramid network (Kirillov et al. 2019)."""
-    return _of_library(smp.FPN, encoder, pretrained, classes, channels)
+    return _of_library("FPN", encoder, pretrained, classes, channels)
 
 
 @register
 def linknet(encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
     """LinkNet (Chaurasia and Culurciello 2017)."""
-    return _of_library(smp.Linknet, encoder, pretrained, classes, channels)
+    return _of_library("Linknet", encoder, pretrained, classes, channels)
 
 
 @register
 def ma_net(encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
     """MA-Net (Fan et al. 2020)."""
-    return _of_library(smp.MAnet, encoder, pretrained, classes, channels)
+    return _of_library("MAnet", encoder, pretrained, classes, channels)
 
 
 class DeepLabV3Plus(nn.Module):
@@ -83,6 +80,9 @@ class DeepLabV3Plus(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module, channels: int, classes: int) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+
         super().__init__()
         self.encoder = encoder
         depths = [channels, *encoder.feature_info.channels()]

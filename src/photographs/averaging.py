@@ -47,11 +47,11 @@ class Average:
         return np.mean([self._read(*rows[name]) for rows in self.place], axis=0, dtype=np.float32)
 
     def _read(self, path: Path, row: int) -> np.ndarray:
-        if path not in self._files:
-            with artifacts.reading(path):
+        with artifacts.reading(path):
+            if path not in self._files:
                 self._files[path] = h5py.File(path)
-        height, width = self._files[path][f"{self.within}size"][row]
-        return self._files[path][f"{self.within}probability"][row, :, :height, :width]
+            height, width = self._files[path][f"{self.within}size"][row]
+            return self._files[path][f"{self.within}probability"][row, :, :height, :width]
 
 
 def tasks_of(recipe: Recipe, role: str) -> list[Task]:

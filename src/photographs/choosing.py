@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from src import artifacts
-from src.artifacts import CreatedFrom, Paths, content_digest, digest, up_to_date
+from src.artifacts import CreatedFrom, Paths, content_digest, digest, made_from, up_to_date
 from src.errors import UserError
 from src.inference import predictions_from
 from src.photographs.averaging import Average, oof_average, tasks_of, test_average
@@ -32,13 +32,21 @@ def overlaps(probability: np.ndarray, truth: np.ndarray, sizes: Sequence[int]) -
     for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
         true = int(y.sum())
         for t, threshold in enumerate(THRESHOLDS):
-            label, count = ndimage.label(p > threshold, np.ones((3, 3))) if (p > threshold).any() else (None, 0)
-            area = np.bincount(label.ravel(), minlength=count + 1)[1:] if count else np.zeros(0)
-            hit = np.bincount(label[y > 0], minlength=count + 1)[1:] if count else np.zeros(0)
+            box = _box(p > threshold)
+            p, y = p[box], y[box]  # what lies outside is below every further threshold too
+            label, count = ndimage.label(p > threshold, np.ones((3, 3))) if p.size else (np.zeros(p.shape, int), 0)
+            area = np.bincount(label.ravel(), minlength=count + 1)[1:]
+            hit = np.bincount(label[y > 0], minlength=count + 1)[1:]
             for s, size in enumerate(sizes):
                 marked, common = area[area >= size].sum(), hit[area >= size].sum()
                 result[t, s, k] = 2 * common / (marked + true) if marked + true else 1.0
     return result
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest box that holds all of a mask (H, W), an empty one for an empty mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else (slice(0), slice(0))
 
 
 def mask_of(probability: np.ndarray, threshold: Sequence[float], min_size: Sequence[int]) -> np.ndarray:
@@ -113,12 +121,11 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     files = []
     for task in recipe.tasks():
         file = paths.oof(recipe, task)
-        if not up_to_date(file, predictions_from(recipe, task, paths, prepared)):
+        if not made_from(file, predictions_from(recipe, task, paths, prepared)):
             raise UserError(f"{file} is missing or of other weights or settings: run 01_train_folds.py with the same arguments first")
         files.append(file)
     predictions = digest(*map(content_digest, files))
-    made_from = {"prepared": prepared, "predictions": predictions, "sizes": str(sizes_of(recipe)), "roles": digest(*recipe.members)}
-    return made_from | {"holds": "curve"}  # files of before it was kept are made again
+    return {"prepared": prepared, "predictions": predictions, "sizes": str(sizes_of(recipe)), "roles": digest(*recipe.members)}
 
 
 def sizes_of(recipe: Recipe) -> list[int]:

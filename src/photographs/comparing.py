@@ -10,7 +10,7 @@ import torch
 
 from src import metrics, networks
 from src.artifacts import Paths
-from src.inference import autocast, memory_format
+from src.inference import LAYOUT, autocast
 from src.losses import of_phase
 from src.photographs import choosing
 from src.photographs.averaging import Average, oof_average
@@ -68,7 +68,7 @@ def training_rate(network: torch.nn.Module, member: Member, train: Gallery, devi
 
     def step() -> None:
         with autocast(member, device):
-            logits = network(x.contiguous(memory_format=memory_format(network, member, device)))
+            logits = network(x.contiguous(memory_format=LAYOUT))
         optimiser.zero_grad(set_to_none=True)
         loss_of(logits, truth, torch.ones_like(truth[:, :1])).backward()
         optimiser.step()
@@ -79,7 +79,7 @@ def training_rate(network: torch.nn.Module, member: Member, train: Gallery, devi
 def prediction_rate(network: torch.nn.Module, member: Member, train: Gallery, size: tuple[int, int], device: torch.device) -> float:
     """Photographs a second, one at a time."""
     network.eval()
-    x = torch.randn(1, train.moments.shape[2], *size, device=device).contiguous(memory_format=memory_format(network, member, device))
+    x = torch.randn(1, train.moments.shape[2], *size, device=device).contiguous(memory_format=LAYOUT)
 
     def step() -> None:
         with torch.inference_mode(), autocast(member, device):

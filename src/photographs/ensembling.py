@@ -22,7 +22,7 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     files = [paths.choice(recipe)]
     for task in recipe.tasks():
         files.append(paths.test(recipe, task))
-        if not artifacts.up_to_date(files[-1], test_from(recipe, task, paths, prepared)):
+        if not artifacts.made_from(files[-1], test_from(recipe, task, paths, prepared)):
             raise UserError(f"{files[-1]} is missing or of other weights or settings: run 02_predict.py with the same arguments first")
     return {"prepared": prepared, "predictions": artifacts.digest(*map(artifacts.content_digest, files))}
 

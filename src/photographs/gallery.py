@@ -16,6 +16,8 @@ from src.errors import UserError
 from src.photographs import duplicates
 from src.recipe import Folds, Recipe
 
+LARGEST_PLACE = 1 << 28  # bytes; the room of each photograph in the prepared file, and that of its masks
+BLOCK = 1 << 22  # pixels whose moments are taken at a time
 FULL = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what counts as white in each type
 
 
@@ -26,8 +28,11 @@ def prepare(competition: PhotoCompetition, recipe: Recipe, paths: Paths, inputs:
     they are. Beside the arrays of the contract there are `size` (N, 2), `moments` (N, 2, C), the mean and mean square of each
     channel, white being 1, and for training `shows` (N, K), which classes of defects a photograph shows.
     """
-    raw = competition.read(paths.raw(recipe.data.folder or competition.name), recipe.data)
+    folder = paths.raw(recipe.data.folder or competition.name)
+    raw = competition.read(folder, recipe.data)
     train = first(raw.train, recipe.data.patches)
+    for split in (train, raw.test):
+        _check_place(split, raw, folder)
     with artifacts.streaming(paths.prepared(recipe), inputs, classes=raw.classes, white=FULL[np.dtype(raw.dtype).name]) as stream:
         thumbnails, shows = _write_split(stream, "train", train, raw)
         _write_split(stream, "test", raw.test, raw)
@@ -42,6 +47,16 @@ def prepare(competition: PhotoCompetition, recipe: Recipe, paths: Paths, inputs:
     left_out = fold < 0
     if left_out.any():
         yield f"{left_out.sum()} training photographs are in no fold: {excluded[left_out][0]}"
+
+
+def _check_place(split: PhotoSplit, raw: Photographs, folder: Path) -> None:
+    """Every photograph has the room of the tallest and the widest one, which must fit in memory several times over."""
+    height, width = split.size.max(0, initial=1).tolist()
+    room = height * width * max(raw.channels * np.dtype(raw.dtype).itemsize, len(raw.classes) if split.read_mask else 0)
+    if room > LARGEST_PLACE:
+        tallest, widest = split.name[split.size.argmax(0)]
+        problem = f"with the height of {tallest} ({height}) and the width of {widest} ({width}) every photograph takes {room >> 20} MiB"
+        raise UserError(f"{folder}: {problem}, more than {LARGEST_PLACE >> 20}: cut photographs into pieces of about the same size")
 
 
 def first(split: PhotoSplit, count: int | None) -> PhotoSplit:
@@ -92,14 +107,22 @@ def _write_split(stream: Stream, where: str, split: PhotoSplit, raw: Photographs
         image = split.read_image(row)
         stream.write(f"{where}/image", row, image)
         thumbnails[row] = duplicates.thumbnail(image)
-        bright = image.reshape(-1, raw.channels) / np.float32(white)
-        moments[row] = bright.mean(0, dtype=np.float64), (bright**2).mean(0, dtype=np.float64)
+        moments[row] = _moments(image.reshape(-1, raw.channels), white)
         if split.read_mask:
             mask = split.read_mask(row)
             stream.write(f"{where}/mask", row, mask)
             shows[row] = mask.any((1, 2))
     stream.put(f"{where}/moments", moments)
     return thumbnails, shows
+
+
+def _moments(pixels: np.ndarray, white: float) -> np.ndarray:
+    """Mean and mean square (2, C) of pixels (P, C), a block at a time: as floating point all of them may not fit in memory."""
+    total = np.zeros((2, pixels.shape[1]))
+    for start in range(0, len(pixels), BLOCK):
+        bright = pixels[start : start + BLOCK] / np.float32(white)
+        total += bright.sum(0, dtype=np.float64), (bright**2).sum(0, dtype=np.float64)
+    return total / len(pixels)
 
 
 def summary(classes: list[str], shows: np.ndarray, group: np.ndarray, fold: np.ndarray, test: int) -> Iterator[str]:
@@ -147,14 +170,14 @@ class Gallery:
     def image(self, row: int) -> np.ndarray:
         """(H, W, C), values as the organisers gave them."""
         height, width = self.size[row]
-        return self._read("image")[row, :height, :width]
+        return self._read("image", np.s_[row, :height, :width])
 
     def mask(self, row: int) -> np.ndarray:
         """(K, H, W) uint8 of 0 and 1."""
         height, width = self.size[row]
         if len(self.shows) and not self.shows[row].any():
             return np.zeros((len(self.classes), height, width), np.uint8)  # saves unpacking it
-        return self._read("mask")[row, :, :height, :width]
+        return self._read("mask", np.s_[row, :, :height, :width])
 
     def scaling(self, rows: np.ndarray) -> Scaling:
         """Mean and standard deviation of each channel over all pixels of some photographs, white being 1."""
@@ -162,11 +185,11 @@ class Gallery:
         mean, square = np.tensordot(area / area.sum(), self.moments[rows], 1)
         return Scaling(mean.astype(np.float32), np.sqrt(np.maximum(square - mean**2, 1e-12)).astype(np.float32))
 
-    def _read(self, name: str) -> h5py.Dataset:
-        if self._file is None:
-            with artifacts.reading(self.path):
+    def _read(self, name: str, where: tuple[int | slice, ...]) -> np.ndarray:
+        with artifacts.reading(self.path):
+            if self._file is None:
                 self._file = h5py.File(self.path)
-        return self._file[f"{self.split}/{name}"]
+            return self._file[f"{self.split}/{name}"][where]
 
 
 def check(recipe: Recipe, paths: Paths) -> None:

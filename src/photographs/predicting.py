@@ -11,7 +11,7 @@ from torch.nn import functional
 from src import artifacts
 from src.artifacts import CreatedFrom, Paths
 from src.cleaning import Scaling
-from src.inference import autocast, load_network, memory_format, predictions_from, set_up_torch
+from src.inference import LAYOUT, autocast, load_network, predictions_from, set_up_torch
 from src.networks.layers import probability
 from src.photographs.choosing import open_rows
 from src.photographs.gallery import Gallery
@@ -90,7 +90,7 @@ def predict(
     total: torch.Tensor | float = 0.0
     with torch.inference_mode():
         for flip in flips:
-            view = x.flip(flip).contiguous(memory_format=memory_format(network, member, device))
+            view = x.flip(flip).contiguous(memory_format=LAYOUT)
             with autocast(member, device):
                 logits = in_tiles(network, view) if member.role == "segment" else network(view).float()
             if member.role == "segment" and member.photograph.resize:

@@ -1,0 +1,108 @@
+"""Whole stages as a user runs them, each in a process of its own, with their time and the memory of their largest process."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.cases import Bench, made_up
+from benchmarks.timing import Run, load, run
+from src import artifacts, inference, networks, preparation, recipe
+from src.artifacts import Paths
+from src.recipe import Recipe
+
+SCRIPTS = ("00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py")
+SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)  # patches, a fifth of them of the test set
+TOLERANCE = 1.2  # times as long a patch as in the next smaller set
+
+
+def table(runs: dict[str, Run], patches: int, together: Sequence[str] = SCRIPTS) -> list[str]:
+    lines = ["| stage | seconds | CPU seconds | patches/s | largest process (MiB) |", "|---|---|---|---|---|"]
+    total = Run(*(sum(getattr(runs[name], part) for name in together) for part in ("wall", "cpu")), max(r.memory for r in runs.values()))
+    for title, one in (*runs.items(), (f"{', '.join(name[:2] for name in together)} together", total)):
+        lines.append(f"| {title} | {one.wall:.1f} | {one.cpu:.1f} | {patches / one.wall:,.0f} | {one.memory:,.0f} |")
+    return lines
+
+
+def as_options(paths: Paths, settings: list[str]) -> list[str]:
+    """The recipe's overrides and the directories as a stage's command line takes them."""
+    told = [part for setting in settings for part in ("--set", setting)]
+    return [*told, "--data-dir", str(paths.data), "--submissions-dir", str(paths.submissions)]
+
+
+def demo(bench: Bench) -> list[str]:
+    """`make all` on a fresh data directory, without the making of .venv."""
+    folder = bench.paths.data / "demo"
+    settings = ["member.phase.epochs=1", "generate.train_patches=120", "generate.test_patches=40"] * bench.quick
+    arguments = ["demo", *as_options(Paths(folder / "data", folder / "submissions"), settings), "--force"]
+    before, runs = load(), {name: run(name, *arguments) for name in SCRIPTS}
+    return [f"All of `make all` (the demo); {before} before:", "", *table(runs, 160 if bench.quick else 1200), ""]
+
+
+def test_set(bench: Bench) -> list[str]:
+    """The challenge with the members of `corroseg_quick`, trained for one epoch: what stages 02 to 04 cost does not hang on how well."""
+    chosen = recipe.load("corroseg_quick", _overrides(bench))
+    given = ["corroseg_quick", *as_options(bench.paths, _overrides(bench))]
+    runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
+    run(SCRIPTS[1], *given)
+    runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
+    patches = artifacts.read_shape(bench.paths.prepared(chosen), "test/image")[0]
+    title = f"{patches:,} test patches, {len(chosen.tasks())} tasks of `corroseg_quick` trained for one epoch; {load()} after:"
+    return [title, "", *table(runs, patches, tuple(runs)), ""]
+
+
+def _overrides(bench: Bench) -> list[str]:
+    generated = [] if bench.recipe.competition == "corroseg" else GENERATED
+    return ["member.phase.epochs=1", *generated, *(["data.patches=400", "prepared=quick", "name=quick"] if bench.quick else [])]
+
+
+GENERATED = ['competition="demo"', "folds={ count = 5 }"]  # where the challenge's files are not at hand
+
+
+def growth(bench: Bench) -> list[str]:
+    """Stages 00, 02, 03 and 04 on more and more generated patches: untrained networks of two folds, out-of-fold predictions made up."""
+    lines, per_patch = [], {}
+    for patches in QUICK_SIZES if bench.quick else SIZES:
+        folder = bench.paths.data / "growth" / str(patches)
+        paths = Paths(folder / "data", folder / "submissions")
+        settings = [f"generate.train_patches={4 * patches // 5}", f"generate.test_patches={patches // 5}", "folds={ count = 2 }"]
+        chosen = recipe.load("demo", settings)
+        given = ["demo", *as_options(paths, settings)]
+        run(SCRIPTS[0], *given)  # generates the wells, which is not timed
+        runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
+        _make_up_training(chosen, paths)
+        runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
+        lines += [f"{patches:,} patches, {load()}:", "", *table(runs, patches, tuple(runs)), ""]
+        for name, one in runs.items():
+            per_patch.setdefault(name, []).append(one.cpu / patches)
+    for name, costs in per_patch.items():
+        ratios = ", ".join(f"{cost / costs[0]:.2f}" for cost in costs)
+        steps = [larger / smaller for smaller, larger in pairwise(costs)]
+        verdict = "within" if max(steps) <= TOLERANCE else "beyond"
+        lines.append(f"- {name}: CPU seconds a patch, relative to the smallest set: {ratios} (each step {verdict} 20 %)")
+    return [*lines, ""]
+
+
+def _make_up_training(chosen: Recipe, paths: Paths) -> None:
+    """Untrained weights, and for each fold the truth in doubt for its out-of-fold predictions."""
+    prepared = preparation.check(chosen, paths)
+    train = artifacts.read_split(paths.prepared(chosen), "train", ["name", "mask", "fold"])
+    for task in chosen.tasks():
+        torch.manual_seed(task.fold)
+        network = networks.create(chosen.member(task.member).network)
+        weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        weights |= {"scaling.center": np.zeros((), np.float32), "scaling.scale": np.ones((), np.float32)}
+        artifacts.write_weights(paths.weights(chosen, task), weights, inference.weights_from(chosen, task, prepared))
+        own = train["fold"] == task.fold
+        arrays = {"name": train["name"][own], "probability": made_up(train["mask"][own], task.fold)[:, None]}
+        artifacts.write_arrays(paths.oof(chosen, task), arrays, inference.predictions_from(chosen, task, paths, prepared))
+
+
+def paths_of(folder: Path, real: Path) -> Paths:
+    """The benchmarks' own data directory, in which the challenge's raw files are linked, where there are any."""
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    if real.is_dir() and any(real.glob("X_train*")) and not (folder / "raw" / "corroseg").exists():
+        (folder / "raw" / "corroseg").symlink_to(real.resolve())
+    return Paths(folder, folder / "submissions")

@@ -1,0 +1,228 @@
+"""What goes wrong around the stages: damaged files, full and read-only disks, two runs at once."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.workplace import STAGES, Workplace
+
+RECIPE = """
+competition = "demo"
+[generate]
+train_patches = 60
+test_patches = 16
+[folds]
+count = 2
+[[member]]
+name = "net"
+network = { name = "ring_unet", channels = [4, 8] }
+batch_size = 16
+[[member.phase]]
+epochs = 2
+learning_rate = 0.01
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """However many cores there are: the number of threads decides the order of sums."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Workplace:
+    place = Workplace(tmp_path_factory.mktemp("finished"), RECIPE)
+    for stage in STAGES:
+        place.run(stage)
+    return place
+
+
+def contents(place: Workplace) -> dict[str, bytes]:
+    """Every file but locks and histories, which hold times."""
+    return {name: content for name, content in place.files("**/*").items() if not name.endswith((".lock", "history.csv"))}
+
+
+def flip(path: Path, draw: random.Random) -> None:
+    """Change one bit anywhere in a file."""
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        ["data/raw/demo/X_train_*.zip", "data/runs/tiny/net/fold1_seed0/weights.safetensors", "submissions/tiny.png"],
+        ["data/truth/demo.csv.gz", "data/runs/tiny/net/fold0_seed0/oof.h5", "data/ensembles/tiny.h5", "submissions/tiny_official.csv"],
+        ["data/prepared/demo.h5", "data/runs/tiny/net/fold1_seed0/test.h5", "submissions/tiny.json"],
+        ["data/raw/demo/generated.json", "submissions/tiny.csv"],
+        ["submissions/tiny.html"],
+    ],
+)
+def test_flipped_bits_are_named_and_healed_by_running_all_stages(finished, tmp_path, damaged):
+    expected, draw = contents(finished), random.Random(len(damaged))
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    place = Workplace(tmp_path / "copy", RECIPE)
+    for name in damaged:
+        flip(next(place.folder.glob(name)), draw)
+    told = "".join(place.run(stage) for stage in STAGES)
+    for name in damaged:
+        where = place.folder / name
+        where = where.parent if where.suffix == ".zip" else where  # generated files are named by their folder
+        named = [line for line in told.splitlines() if "checksum does not fit" in line and str(where) in line]
+        assert len(named) == 1, (name, told)
+    assert contents(place) == expected
+
+
+def test_a_damaged_file_stops_a_stage_that_only_reads_it(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    place = Workplace(tmp_path / "copy", RECIPE)
+    weights, prepared = place.folder / "data/runs/tiny/net/fold0_seed0/weights.safetensors", place.folder / "data/prepared/demo.h5"
+    for path, place_in_file, stage in ((weights, -100, "02_predict.py"), (prepared, len(prepared.read_bytes()) // 2, "01_train_folds.py")):
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[place_in_file] ^= 16
+        path.write_bytes(damaged)
+        message = place.refused(stage, "--force")
+        assert str(path) in message and "run" in message, message
+        path.write_bytes(whole)
+
+
+@contextmanager
+def permissions_withdrawn(folder: Path) -> Iterator[None]:
+    """The folder cannot be written to; root, whom permissions do not bind, becomes nobody for that time."""
+    root = os.geteuid() == 0
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    if root:
+        os.seteuid(65534)
+    try:
+        if not os.access(__file__, os.R_OK, effective_ids=True):
+            pytest.skip("user nobody may not read this repository")
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in folders:
+            path.chmod(0o755)
+
+
+@contextmanager
+def files_kept_short(folder: Path) -> Iterator[None]:
+    """No file may grow beyond some bytes, which is how a quota looks to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def disk_filled(folder: Path) -> Iterator[None]:
+    """The small disk on which the folder lies holds not a byte more."""
+    with open(folder / "filler", "wb", buffering=0) as filler:
+        for size in (1 << 16, 1):
+            try:
+                while filler.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+    try:
+        yield
+    finally:
+        (folder / "filler").unlink()
+
+
+@contextmanager
+def mounted_read_only(folder: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody may enter, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def small_disk(folder) -> Iterator[Path]:
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def every_stage_refuses_and_goes_on(place: Workplace, trouble, words: list[str], expected: dict[str, bytes]) -> None:
+    for stage in STAGES:
+        before = contents(place)
+        with trouble(place.folder):
+            message = place.refused(stage)
+        assert message.startswith("error: ") and any(word in message for word in words), message
+        assert str(place.folder) in message, message
+        assert {name: content for name, content in contents(place).items() if name in before} == before
+        assert not list(place.folder.rglob("*.partial"))
+        place.run(stage)
+    assert contents(place) == expected
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"), [(permissions_withdrawn, ["Permission denied"]), (files_kept_short, ["no space left", "File too large"])]
+)
+def test_a_folder_that_cannot_be_written_to_stops_each_stage_in_one_line(finished, folder, trouble, words):
+    every_stage_refuses_and_goes_on(Workplace(folder, RECIPE), trouble, words, contents(finished))
+
+
+@pytest.mark.parametrize(("trouble", "words"), [(disk_filled, ["no space left", "No space left"]), (mounted_read_only, ["Read-only"])])
+def test_a_full_or_read_only_disk_stops_each_stage_in_one_line(finished, small_disk, trouble, words):
+    every_stage_refuses_and_goes_on(Workplace(small_disk, RECIPE), trouble, words, contents(finished))
+
+
+def _await(condition, process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, "ended too soon"
+        time.sleep(0.01)
+
+
+def test_a_second_run_of_a_recipe_waits_and_another_recipe_does_not(finished, tmp_path):
+    place = Workplace(tmp_path, RECIPE)
+    first = place.start_all(tmp_path / "first.txt")
+    _await(lambda: list(tmp_path.glob("data/runs/tiny/net/*/recipe.toml")), first)
+    os.kill(first.pid, signal.SIGSTOP)  # in the midst of training
+    try:
+        second = place.start_all(tmp_path / "second.txt")
+        _await(lambda: "waiting" in (tmp_path / "second.txt").read_text(), second)
+        (line,) = [line for line in (tmp_path / "second.txt").read_text().splitlines() if "waiting" in line]
+        assert f"process {first.pid} (01_train_folds.py " in line and "data/runs/tiny" in line
+        assert "up to date" in place.run("00_prepare_data.py", "--set", "name=other")
+        place.run("01_train_folds.py", "--set", "name=other")
+        assert not list(tmp_path.glob("data/runs/tiny/net/*/weights.safetensors"))
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert first.wait() == 0 and second.wait() == 0
+    found = {name: content for name, content in contents(place).items() if not name.endswith(".txt") and "/other/" not in name}
+    assert found == contents(finished)
