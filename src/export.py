@@ -11,7 +11,6 @@ import multiprocessing
 import re
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -194,14 +193,21 @@ def measure(file: Path, folder: Path, shape: tuple[int, ...], beside: Stopwatch 
 
 
 def _serve(connection: Connection, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak()
     step = _step(file, folder, shape)
     while connection.recv():
         began = time.perf_counter()
         step()
         milliseconds = 1000 * (time.perf_counter() - began)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        connection.send((milliseconds, peak / (1e6 if sys.platform == "darwin" else 1e3)))
+        connection.send((milliseconds, _peak() - before))
+
+
+def _peak() -> float:
+    """Megabytes that this process took at most. On Linux getrusage would tell those of the process that started it, if they were more."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], object]:

@@ -18,7 +18,7 @@ from src.inference import LAYOUT, autocast, load_network
 from src.networks.layers import Activation, probability
 from src.photographs.averaging import oof_average, tasks_of
 from src.photographs.gallery import Gallery
-from src.photographs.predicting import in_tiles, predict
+from src.photographs.predicting import STEPS, in_tiles, predict
 from src.photographs.samples import Batch, Crops, Sample
 from src.recipe import Member, Recipe
 
@@ -109,6 +109,6 @@ class HeldOut:
             scaled = torch.from_numpy(self.scaling.apply(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)[None].to(self.device)
             with torch.inference_mode(), autocast(self.member, self.device):
                 logits = in_tiles(network, scaled.contiguous(memory_format=LAYOUT))
-            likely = probability(logits, self.member.activation)[0].cpu().numpy()
+            likely = probability(logits, self.member.activation)[0].mul(STEPS).round().div(STEPS).cpu().numpy()  # as it would be stored
             counts += count(mask.numpy().astype(np.uint8), likely, self.member.activation)
         return {"held_out_micro_iou": micro_iou(counts), "held_out_iou": float(class_iou(counts).mean())}
