@@ -162,7 +162,7 @@ def test_the_ensemble_is_made_from_predictions_of_todays_weights_only(tmp_path: 
             for file in (paths.oof(tiny, task), paths.test(tiny, task)):
                 artifacts.write_arrays(file, {"name": NAMES, "probability": predictions(value)}, inputs)
 
-    with pytest.raises(UserError, match=r"weights\.safetensors is missing .* 01_train_folds\.py"):
+    with pytest.raises(UserError, match=r"weights\.safetensors is missing.* 01_train_folds\.py"):
         ensemble.created_from(tiny, paths, "p")
     make(0)
     before = ensemble.created_from(tiny, paths, "p")
