@@ -203,8 +203,10 @@ def test_a_full_or_read_only_disk_stops_each_stage_in_one_line(finished, small_d
 
 
 def _await(condition, process: subprocess.Popen) -> None:
+    begun = time.monotonic()
     while not condition():
         assert process.poll() is None, "ended too soon"
+        assert time.monotonic() < begun + 300, "it never came, however busy the machine"
         time.sleep(0.01)
 
 

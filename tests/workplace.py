@@ -46,13 +46,14 @@ class Workplace:
         command = [sys.executable, *self.command(stage, "--jobs", "2", *more)]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
 
-    def start_all(self, stderr: Path) -> subprocess.Popen:
+    def start_all(self, said: Path) -> subprocess.Popen:
         """All five stages one after the other in one process, which loads torch once."""
         code = "import runpy, sys\nfor command in eval(sys.argv[1]):\n sys.argv = command\n runpy.run_path(command[0], run_name='__main__')"
         commands = [self.command(stage, "--jobs", "1") for stage in STAGES]
-        with open(stderr, "w") as file:
+        with open(said, "w") as file:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            return subprocess.Popen([sys.executable, "-c", code, repr(commands)], stderr=file, cwd=ROOT, env=environment)
+            command = [sys.executable, "-c", code, repr(commands)]
+            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
 
     def call(self, stage: str, *more: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of the stage, run inside this process to save the time that torch takes to load."""
