@@ -83,10 +83,10 @@ networks: setup ## every network with its parameters and operations
 test: setup ## the tests (about 5 minutes)
 	@$(BIN)/python -m pytest -q tests
 
-fuzz: setup ## 1,200 damaged inputs and recipes: each must be prepared, or refused in one clear line
+fuzz: setup ## 1,200 damaged inputs and recipes: each is prepared, or refused in one line
 	@PYTHONPATH=. $(BIN)/python tests/fuzz.py $(ARGS)
 
-chaos: setup ## kill the stages at 50 random moments; the bytes must stay the same (about 5 minutes)
+chaos: setup ## kill the stages at 50 random moments: the bytes stay the same
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: setup ## ruff: errors, imports, formatting

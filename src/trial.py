@@ -44,9 +44,11 @@ def measure(seed: int, folder: Path, options: argparse.Namespace) -> Measured:
     with locked(folder / f".seed{seed}.lock", target):
         if options.force or not artifacts.up_to_date(target, inputs):
             place.mkdir(parents=True, exist_ok=True)
+            told = console.state()
             with open(place / "log.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 _run(STAGES, by_well)
                 _run(STAGES[:2], by_patch)
+            console.resume(told)  # the stages' own log goes with the place
             paths = command.paths(by_well)
             measured = {"seed": seed, **scores(runs[0], paths), "promise": promise(runs[1], paths)}
             artifacts.write_json(target, measured, inputs)

@@ -171,7 +171,7 @@ def test_other_masks_make_everything_anew(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "copy")
     place = Workplace(tmp_path / "copy")
     Image.fromarray(np.zeros(SIZES[1], np.uint8)).save(place.folder / "data/raw/blobs/train/masks/p1.png")
-    assert "written" in place.run(STAGES[0])
+    assert "prepared" in place.run(STAGES[0])
     assert "run 01_train_folds.py" in place.refused(STAGES[1].replace("01_train_folds", "02_predict"))
 
 
