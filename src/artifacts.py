@@ -175,7 +175,8 @@ def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) 
 def _creating(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file; its checksum lies in the block before the part that is HDF5's."""
     with replacing(path) as partial:
-        with h5py.File(partial, "w", userblock_size=512) as file:
+        # Without a cache of chunks a full disk is noticed where an array is written: on closing, HDF5 would crash.
+        with h5py.File(partial, "w", userblock_size=512, rdcc_nbytes=0) as file:
             yield file
         with open(partial, "rb+") as file:
             file.write(CHECKSUM.encode())

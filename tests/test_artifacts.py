@@ -2,6 +2,8 @@
 
 import errno
 import os
+import resource
+import signal
 import subprocess
 from pathlib import Path
 
@@ -278,3 +280,21 @@ def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"a\.h5 cannot be read"):
             read()
+
+
+def test_wherever_a_disk_is_full_it_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    """In children that may write so many bytes and no more: HDF5 once crashed when the rest of its cache did not fit."""
+    arrays = {"name": np.array(["a", "b"]), "image": np.random.default_rng(0).normal(size=(60, 36, 36)).astype(np.float32)}
+    for limit in (600, 3_000, 10_000, 100_000, 200_000, 300_000):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            try:
+                artifacts.write_arrays(tmp_path / "a.h5", arrays, {})
+            except UserError as error:
+                os._exit(2 if "no space left" in str(error) else 1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, limit
+        assert not list(tmp_path.iterdir()), limit

@@ -80,7 +80,7 @@ def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch
     monkeypatch.setattr(training, "run_task", run_task)
     pd.testing.assert_frame_equal(run(tmp_path / "interrupted")[STABLE], undisturbed[STABLE])
     files = {path.name for path in (tmp_path / "interrupted/data/studies/what").iterdir()}
-    assert files == {"table.csv", "table.md", "plot.png", "recipes"}
+    assert files == {"table.csv", "table.md", "plot.png", "recipes", "log.txt"}
     # Two trainings a protocol, not three: post-processing does not train.
     assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
 
