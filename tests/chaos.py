@@ -23,24 +23,11 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 from src import study  # noqa: F401 - all that a stage loads, so that one forked from this process need not load it again
+from tests import workplace
 from tests.workplace import ROOT, STAGES
 
 A_ROUND = 5  # kills
-RECIPE = """
-competition = "demo"
-[generate]
-train_patches = 60
-test_patches = 16
-[folds]
-count = 3
-[[member]]
-name = "net"
-network = { name = "ring_unet", channels = [4, 8] }
-batch_size = 16
-[[member.phase]]
-epochs = 5
-learning_rate = 0.01
-"""
+RECIPE = workplace.RECIPE.replace("epochs = 30", "epochs = 5")
 
 
 class Place:

@@ -15,23 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import workplace
 from tests.workplace import STAGES, Workplace
 
-RECIPE = """
-competition = "demo"
-[generate]
-train_patches = 60
-test_patches = 16
-[folds]
-count = 2
-[[member]]
-name = "net"
-network = { name = "ring_unet", channels = [4, 8] }
-batch_size = 16
-[[member.phase]]
-epochs = 2
-learning_rate = 0.01
-"""
+RECIPE = workplace.RECIPE.replace("epochs = 30", "epochs = 2").replace("count = 3", "count = 2")
 
 
 @pytest.fixture(autouse=True, scope="module")
