@@ -126,9 +126,15 @@ def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(machines,
         assert here.files(pattern) and there.files(pattern) == here.files(pattern)
 
 
+def heed_ctrl_c() -> None:
+    """Which a program does not if the one that started it was put into the background by a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_the_tasks_on_the_cluster(machines, there):
     worker = machines.hire()
-    stage = subprocess.Popen([sys.executable, *there.command("01_train_folds.py", "", "", "--cluster", machines.address)], cwd=ROOT)
+    command = [sys.executable, *there.command("01_train_folds.py", "", "", "--cluster", machines.address)]
+    stage = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_ctrl_c)
     wait_for(trains(there))
     (task,) = tasks_of(worker)
     stage.send_signal(signal.SIGINT)

@@ -99,7 +99,7 @@ RUNS = {
 @pytest.mark.parametrize(("run", "outcome"), RUNS.values(), ids=RUNS.keys())
 def test_every_bad_end_is_told_from_a_good_one(case: fuzz.Case, tmp_path: Path, run: Callable[[fuzz.Case], None], outcome: str) -> None:
     before = fuzz.contents(case.made)
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    resident = fuzz.forked(lambda: None, tmp_path).memory
     limits = {"cpu": 1} if run is spin else {"wall": 1} if run is hang else {}
     ended = fuzz.forked(lambda: run(case), tmp_path, **limits)
     assert fuzz.judge(case, ended, before, memory=resident + (200 << 20)) == outcome
