@@ -82,22 +82,12 @@ class Place:
         return None if os.WIFSIGNALED(os.waitpid(pid, 0)[1]) else moment
 
     def files(self) -> dict[str, bytes]:
-        """All files by name, but for locks, and for histories without their times."""
+        """All files by name, but for locks, and without times."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.name.endswith((".lock", "log.txt")):
-                content = path.read_bytes()
-                if path.name == "history.csv":
-                    content = without_times(content)
-                found[str(path.relative_to(self.folder))] = content
+                found[str(path.relative_to(self.folder))] = workplace.without_times(path.name, path.read_bytes())
         return found
-
-
-def without_times(history: bytes) -> bytes:
-    """A history but for the seconds that each epoch took."""
-    rows = [line.split(b",") for line in history.splitlines()]
-    place = rows[0].index(b"seconds")
-    return b"\n".join(b",".join(row[:place] + row[place + 1 :]) for row in rows)
 
 
 def round_of_kills(place: Place, seconds: list[float], draw: random.Random, most: int) -> list[int]:

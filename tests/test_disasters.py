@@ -41,8 +41,8 @@ def finished(tmp_path_factory) -> Workplace:
 
 
 def contents(place: Workplace) -> dict[str, bytes]:
-    """Every file but locks and histories, which hold times."""
-    return {name: content for name, content in place.files("**/*").items() if not name.endswith((".lock", "history.csv"))}
+    """Every file but locks, without times."""
+    return {name: workplace.without_times(name, content) for name, content in place.files("**/*").items() if not name.endswith(".lock")}
 
 
 def flip(path: Path, draw: random.Random) -> None:

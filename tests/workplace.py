@@ -1,7 +1,9 @@
 """A folder in which the five scripts run, as a user runs them."""
 
 import io
+import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -84,3 +86,20 @@ class Workplace:
         """What the stages made: all files but the logs, which tell of every run."""
         found = [path for path in sorted(self.folder.glob(pattern)) if path.is_file() and path.name != "log.txt"]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
+
+
+def without_times(name: str, content: bytes) -> bytes:
+    """A file but for how long training took: histories tell it, the page does, and the scores hold the page's checksum and their own."""
+    if name.endswith("history.csv"):
+        rows = [line.split(b",") for line in content.splitlines()]
+        place = rows[0].index(b"seconds")
+        return b"\n".join(b",".join(row[:place] + row[place + 1 :]) for row in rows)
+    if name.endswith("tiny.html"):
+        page, times = re.subn(rb'<td class="n">[^<]*</td>(?=<td>[^<]*</td></tr>)', b"", content)
+        assert times == 1, f"{name} tells of the training of its one member {times} times"
+        return page
+    if name.endswith("tiny.json"):
+        scores = json.loads(content)
+        del scores["checksum"], scores["files"]["tiny.html"]
+        return json.dumps(scores).encode()
+    return content
