@@ -1,10 +1,12 @@
 """A headless Chromium, spoken to over its DevTools pipe: JSON messages, each ended by a zero byte."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,19 +93,16 @@ def browser() -> Iterator[Browser]:
     """A fresh browser without a network, gone at the end."""
     to_read, to_send = os.pipe()
     answers, to_answer = os.pipe()
+    # Chromium reads from 3 and writes to 4; numbers far from these can be put there one after the other.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (to_read, to_answer)]
+    wire = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-
-        def wire() -> None:  # Chromium reads from 3 and writes to 4
-            os.dup2(to_read, 30)
-            os.dup2(to_answer, 31)
-            os.dup2(30, 3)
-            os.dup2(31, 4)
-
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run"]
         command = [FOUND, *options, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=wire, close_fds=False)
-        os.close(to_read)
-        os.close(to_answer)
+        wired = [sys.executable, "-c", wire, *map(str, ends), *command]
+        process = subprocess.Popen(wired, stderr=subprocess.DEVNULL, pass_fds=ends)
+        for end in (to_read, to_answer, *ends):
+            os.close(end)
         try:
             yield Browser(to_send, answers)
         finally:

@@ -1,5 +1,6 @@
 """The Makefile: what its help lists, and which command it says comes next."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def make(*arguments: str) -> str:
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # of a `make test`
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=own).stdout
 
 
 def test_help_lists_every_target_recipe_and_study_and_fits_100_columns():
