@@ -30,7 +30,8 @@ from src.files import CHECKSUM, is_sound, replacing, seal
 from src.recipe import Recipe, Task, dump
 
 CHUNK = 1 << 20  # bytes of an array that are read, and checked, at a time
-FORMAT = 1  # raise it when the meaning of a stored array changes: every older artifact is then made anew
+# Raise it when the meaning of a stored array or the default of a recipe's key changes: every older artifact is then made anew.
+FORMAT = 2
 
 CreatedFrom = dict[str, str]
 Arrays = dict[str, np.ndarray]

@@ -385,8 +385,11 @@ def parse(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def dump(section: BaseModel) -> str:
-    """A section as canonical JSON: what digests are made of, and what `parse` reads back."""
-    return json.dumps(section.model_dump(by_alias=True), sort_keys=True)
+    """A section as canonical JSON: what digests are made of, and what `parse` reads back.
+
+    What is as usual is left out, so that an option of a later version does not make earlier networks look like others.
+    """
+    return json.dumps(section.model_dump(by_alias=True, exclude_defaults=True), sort_keys=True)
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -1,5 +1,6 @@
 """The typed recipe."""
 
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_jsonable_python
 
-from src import recipe
+from src import artifacts, recipe
 from src.errors import UserError
 
 MINIMAL = """
@@ -247,6 +249,32 @@ def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
     assert recipe.dump(loaded.folds) == recipe.dump(recipe.load(minimal, ["data.scaling=per_pixel"]).folds)
     assert recipe.dump(loaded.folds) != recipe.dump(recipe.load(minimal, ["folds.count=4"]).folds)
     assert recipe.Folds.model_validate_json(recipe.dump(loaded.folds)) == loaded.folds
+
+
+def test_a_changed_default_raises_the_format() -> None:
+    """Digests leave defaults out (`recipe.dump`): networks of an earlier default would pass for networks of the new one.
+
+    After a change of a default raise `artifacts.FORMAT` and write tests/defaults.json anew; a new key is only added to it.
+    """
+    kept = json.loads((Path(__file__).parent / "defaults.json").read_text(encoding="utf-8"))
+    assert kept == {"format": artifacts.FORMAT, "defaults": defaults()}
+
+
+def defaults() -> dict[str, Any]:
+    """Every key of a recipe that has a default, by its section's class."""
+    return {
+        f"{section.__name__}.{name}": to_jsonable_python(field.get_default(call_default_factory=True))
+        for section in recipe.Section.__subclasses__()
+        if section.__module__ == recipe.__name__
+        for name, field in section.model_fields.items()
+        if not field.is_required()
+    }
+
+
+def test_a_default_that_is_written_out_changes_no_digest(minimal: str) -> None:
+    plain, written = recipe.load(minimal), recipe.load(minimal, ["member.ema=0.0", "member.augment={ roll = true }", "member.phase.cycles=1"])
+    assert artifacts.digest(*plain.members) == artifacts.digest(*written.members)
+    assert artifacts.digest(*plain.members) != artifacts.digest(*recipe.load(minimal, ["member.augment={ roll = false }"]).members)
 
 
 @pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem)
