@@ -122,7 +122,7 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
             layer.reset_running_stats()
             layer.momentum = None  # the plain mean over all batches
             layer.train()
-    windows = Windows.of(arrays, member.height, device, averages=member.depth_averages)
+    windows = Windows.of(arrays, member.height, device, averages=member.depth_averages, beside=member.beside)
     starts = torch.from_numpy(windows.canvas.windows(member.height, member.margin)).to(device)
     # In random order: batches of neighbours would each lack the variance that lies between distant places.
     order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0)).to(device)
@@ -136,7 +136,7 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
 def _predict(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
     """Probabilities (N, H, W) float32, each row from the windows that have it inside."""
     height = window_height(network, arrays, member, device)
-    windows = Windows.of(arrays, height, device, averages=member.depth_averages)
+    windows = Windows.of(arrays, height, device, averages=member.depth_averages, beside=member.beside)
     starts = torch.from_numpy(windows.canvas.windows(height, member.margin)).to(device)
     total = torch.zeros_like(windows.image)
     count = torch.zeros_like(windows.image[:, :1])
@@ -160,7 +160,7 @@ def window_height(network: nn.Module, arrays: Arrays, member: Member, device: to
     Rows of margin are computed and thrown away, fewer of them in taller windows. That changes nothing if no row inside sees as far as
     its window's ends: what is not a number there then does not reach it.
     """
-    x = torch.zeros(1, 1 + len(member.depth_averages), member.height, arrays["image"].shape[2], device=device)
+    x = torch.zeros(1, member.inputs, member.height, arrays["image"].shape[2], device=device)
     x[:, :, [0, -1]] = torch.nan
     with torch.inference_mode():
         inside = network.eval()(x)[:, :, member.margin : member.height - member.margin]

@@ -103,15 +103,32 @@ def average_twins(probability: np.ndarray, group: np.ndarray, depth: np.ndarray,
     Args:
         probability: (N, ..., W), patches by row; `group`, `depth`, `phase` (N,).
     """
-    result = probability.copy()
+    result, (even, odd) = probability.copy(), _twins(group, depth, phase)
+    e, o = probability[even], probability[odd]
+    result[even] = e / 2 + (o + np.roll(o, 1, -1)) / 4
+    result[odd] = o / 2 + (e + np.roll(e, -1, -1)) / 4
+    return result
+
+
+def beside(image: np.ndarray, group: np.ndarray, depth: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """The pipe half a column to the left and to the right of each column, the mean of both.
+
+    An interleaved patch has both measured, in its twin; for a patch without a twin they are interpolated.
+
+    Args:
+        image: (N, ..., W), patches by row; `group`, `depth`, `phase` (N,).
+    """
+    result, (even, odd) = image / 2 + (np.roll(image, 1, -1) + np.roll(image, -1, -1)) / 4, _twins(group, depth, phase)
+    result[even] = (image[odd] + np.roll(image[odd], 1, -1)) / 2
+    result[odd] = (image[even] + np.roll(image[even], -1, -1)) / 2
+    return result
+
+
+def _twins(group: np.ndarray, depth: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """(2, P) rows of the even and of the odd columns of the same stretch of pipe."""
     row_of = {key: row for row, key in enumerate(zip(group.tolist(), depth.tolist(), phase.tolist(), strict=True))}
     pairs = [(row, row_of[well, d, 1]) for (well, d, parity), row in row_of.items() if parity == 0 and (well, d, 1) in row_of]
-    if pairs:
-        even, odd = np.array(pairs).T
-        e, o = probability[even], probability[odd]
-        result[even] = e / 2 + (o + np.roll(o, 1, -1)) / 4
-        result[odd] = o / 2 + (e + np.roll(e, -1, -1)) / 4
-    return result
+    return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
 @dataclass(frozen=True)

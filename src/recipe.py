@@ -196,7 +196,8 @@ class Member(Section):
     "softmax" adds a background class, and every pixel belongs to one class; with "sigmoid" classes may overlap.
 
     `depth_averages` gives the network one more channel for each of these odd numbers of rows: the pipe averaged over so many
-    (`src.windows`). With `ema` other than 0 what is kept is a running average of the weights, in which each step weighs 1 - `ema`.
+    (`src.windows`). `beside` gives it one for the pipe between its columns, which interleaved wells have measured (`src.pipe`). With
+    `ema` other than 0 what is kept is a running average of the weights, in which each step weighs 1 - `ema`.
     Every `watch` epochs the history records the held-out fold's scores, for a figure: they decide nothing.
     """
 
@@ -208,6 +209,7 @@ class Member(Section):
     height: Count = 36
     margin: Annotated[int, Field(ge=0)] = 0
     depth_averages: list[Count] = []
+    beside: bool = False
     batch_size: Count = 128
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: Augment = Augment()
@@ -225,13 +227,14 @@ class Member(Section):
             raise ValueError(f"two margins of {self.margin} rows leave nothing of a window of {self.height} rows")
         if any(rows % 2 == 0 for rows in self.depth_averages):
             raise ValueError(f"depth_averages must be odd, so that a row is the middle of its average: {self.depth_averages}")
-        inputs = 1 + len(self.depth_averages)
-        if self.network.get("inputs", 1) != inputs:
-            raise ValueError(f"depth_averages has {inputs - 1} entries: network needs inputs = {inputs}, the pipe itself among them")
+        if self.network.get("inputs", 1) != self.inputs:
+            raise ValueError(f"the pipe itself, depth_averages and beside are {self.inputs} channels: network needs inputs = {self.inputs}")
         if self.augment.drop_averages and not self.depth_averages:
             raise ValueError("augment.drop_averages drops depth_averages, and there are none")
-        if self.augment.grooves and self.depth_averages:
-            raise ValueError("augment.grooves simulates no averages along depth: it excludes depth_averages")
+        if self.augment.grooves and self.inputs > 1:
+            raise ValueError("augment.grooves simulates the pipe alone: it excludes depth_averages and beside")
+        if self.beside and (self.augment.texture or self.augment.drop_averages):
+            raise ValueError("beside: augment.texture and augment.drop_averages would treat it as an average along depth: leave them out")
         if self.patience and self.selection == "last":
             raise ValueError('patience stops on the held-out score and so needs selection = "best_on_held_out"')
         if self.prunings and self.selection != "last":
@@ -241,6 +244,11 @@ class Member(Section):
         if len({pruning.channels for pruning in self.prunings}) > 1:
             raise ValueError("a member prunes either channels or single weights")
         return self
+
+    @property
+    def inputs(self) -> int:
+        """Channels of a window of pipe."""
+        return 1 + len(self.depth_averages) + self.beside
 
     @property
     def epochs(self) -> int:

@@ -33,7 +33,7 @@ class PipeSource:
         weight = train["valid"] & trained_on[:, None, None]
         known = np.isin(train["group"], train["group"][trained_on])
         scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        return PipeSource(Windows.of(scaled, member.height, device, weight[known], member.depth_averages), member, scaling)
+        return PipeSource(Windows.of(scaled, member.height, device, weight[known], member.depth_averages, member.beside), member, scaling)
 
     def network(self) -> nn.Module:
         return networks.create(self.member.network)

@@ -53,7 +53,7 @@ def check(recipe: Recipe, paths: Paths, gpus: int = 1) -> None:
             raise UserError(f"member '{member.name}': photograph, role and activation are for photographs; {recipe.competition} has pipes")
         network = networks.sketch(member.network)
         try:
-            network(torch.empty(2, 1 + len(member.depth_averages), member.height, width, device="meta"))
+            network(torch.empty(2, member.inputs, member.height, width, device="meta"))
         except Exception as error:
             raise UserError(
                 f"member '{member.name}': network '{member.network['name']}' cannot take windows of "

@@ -14,7 +14,8 @@ from src.artifacts import Arrays
 class Windows:
     """The canvas of a split (`src.pipe.Canvas`) as tensors (R, W): images, and for training masks and the weights of pixels.
 
-    `averages` (R, W) are further channels of the image, each its mean along depth over a number of rows (`averaged`).
+    `further` (R, W) are further channels of the image: its means along depth (`averaged`), and the pipe between its columns
+    (`src.pipe.beside`).
     """
 
     canvas: pipe.Canvas
@@ -22,14 +23,22 @@ class Windows:
     image: torch.Tensor
     mask: torch.Tensor | None = None
     weight: torch.Tensor | None = None
-    averages: tuple[torch.Tensor, ...] = ()
+    further: tuple[torch.Tensor, ...] = ()
 
     @staticmethod
-    def of(arrays: Arrays, height: int, device: torch.device, weight: np.ndarray | None = None, averages: Sequence[int] = ()) -> "Windows":
+    def of(
+        arrays: Arrays,
+        height: int,
+        device: torch.device,
+        weight: np.ndarray | None = None,
+        averages: Sequence[int] = (),
+        beside: bool = False,
+    ) -> "Windows":
         """Lay out `image` (and with `weight` (N, H, W) also `mask`) of a prepared split for windows of `height` rows.
 
         Args:
             averages: odd numbers of rows over which the image is averaged along depth, for a channel each.
+            beside: whether a channel more shows the pipe between the image's columns.
         """
         strips = pipe.strips(arrays["group"], arrays["depth"], arrays["phase"])
         canvas = pipe.Canvas.of(strips, patch_height=arrays["image"].shape[1], margin=height)
@@ -37,9 +46,12 @@ class Windows:
         def lay(patches: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(patches.reshape(-1, patches.shape[2])[canvas.source]).float().to(device)
 
-        channels = tuple(lay(averaged(arrays["image"], strips, rows)) for rows in averages)
+        further = [averaged(arrays["image"], strips, rows) for rows in averages]
+        if beside:
+            further.append(pipe.beside(arrays["image"], arrays["group"], arrays["depth"], arrays["phase"]))
+        channels = tuple(map(lay, further))
         if weight is None:
-            return Windows(canvas, height, lay(arrays["image"]), averages=channels)
+            return Windows(canvas, height, lay(arrays["image"]), further=channels)
         here = torch.from_numpy(canvas.real)[:, None].to(device)
         return Windows(canvas, height, lay(arrays["image"]), lay(arrays["mask"]), lay(weight) * here, channels)
 
@@ -49,8 +61,8 @@ class Windows:
         return tensor[rows].unsqueeze(1)
 
     def inputs(self, starts: torch.Tensor) -> torch.Tensor:
-        """What a network sees of windows: (B, 1 + averages, height, W)."""
-        return torch.cat([self.take(tensor, starts) for tensor in (self.image, *self.averages)], dim=1)
+        """What a network sees of windows: (B, 1 + further channels, height, W)."""
+        return torch.cat([self.take(tensor, starts) for tensor in (self.image, *self.further)], dim=1)
 
     def shuffled(self, shift: bool, generator: torch.Generator) -> torch.Tensor:
         """First rows (M,) of windows that tile every strip, in random order, without those that hold no labelled pixel.

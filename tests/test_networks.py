@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from src import networks
 from src.errors import UserError
 from src.networks.layers import RingConv2d, RingPad, ring_pad
-from src.networks.ring_unet import Recurrence
+from src.networks.ring_unet import Presence, Recurrence
 
 
 def test_ring_convolution_wraps_azimuth_and_repeats_depth():
@@ -26,7 +26,7 @@ def test_ring_convolution_wraps_azimuth_and_repeats_depth():
     torch.testing.assert_close(conv(x), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"recurrent": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"presence": True}], ids=str)
 def test_ring_unet_commutes_with_rolls_of_its_grid(options):
     torch.manual_seed(0)
     network = networks.create({"name": "ring_unet", "channels": [4, 8, 12], **options}).eval()
@@ -49,9 +49,9 @@ def test_ring_unet_pools_depth_and_azimuth_by_their_own_numbers():
     torch.testing.assert_close(network(x.roll(2, 3)), y.roll(2, 3), atol=1e-5, rtol=0)
 
 
-def test_gradients_reach_every_part_of_a_recurrent_ring_unet():
+def test_gradients_reach_every_part_of_a_ring_unet_with_all_options():
     torch.manual_seed(0)
-    network = networks.create({"name": "ring_unet", "channels": [4, 8], "recurrent": True})
+    network = networks.create({"name": "ring_unet", "channels": [4, 8], "recurrent": True, "presence": True})
     network(torch.randn(2, 1, 48, 36)).square().sum().backward()
     assert all(weights.grad.abs().sum() > 0 for weights in network.parameters())
 
@@ -65,6 +65,19 @@ def test_a_recurrent_ring_unet_sees_its_window_from_end_to_end():
             changed = x.clone()
             changed[:, :, elsewhere] = other[:, :, elsewhere]
             assert torch.equal(network(x)[:, :, own], network(changed)[:, :, own]) != far
+
+
+def test_presence_multiplies_the_chance_of_pixels_with_that_of_the_rows_around():
+    """Row r of the second head sees the largest feature of each row of the map from 4 above to 4 below its own."""
+    torch.manual_seed(0)
+    layer, logits, features = Presence(2, rows=3), torch.randn(1, 1, 15, 4), torch.randn(1, 2, 5, 2)
+    weight, bias = layer.head.weight.detach().numpy()[0], layer.head.bias.item()
+    largest = np.pad(features.numpy()[0].max(axis=2), ((0, 0), (4, 4)))
+    row = [bias + sum(weight[channel, k] * largest[channel, r + k] for channel in range(2) for k in range(9)) for r in range(5)]
+    with torch.no_grad():
+        got = torch.sigmoid(layer(logits, features)).numpy()[0, 0]
+    chance = 1 / (1 + np.exp(-np.repeat(row, 3)))[:, None]
+    np.testing.assert_allclose(got, torch.sigmoid(logits).numpy()[0, 0] * chance, atol=1e-6)
 
 
 def test_a_recurrence_reads_each_column_down_and_up():

@@ -187,3 +187,18 @@ def test_twins_are_averaged_as_columns_of_the_full_ring() -> None:
     result = pipe.average_twins(probability, group, depth, phase)
     np.testing.assert_allclose(result, np.stack([smoothed[..., 1::2], lonely, contiguous, smoothed[..., 0::2]]))
     np.testing.assert_array_equal(probability, before)
+
+
+def test_beside_a_column_lies_what_the_twin_measured_or_else_what_interpolation_says():
+    rng = np.random.default_rng(0)
+    scan = rng.random((3, 8))  # rows, the ring
+    lonely, contiguous = rng.random((2, 3, 4))
+    image = np.stack([scan[:, 1::2], lonely, contiguous, scan[:, 0::2]])
+    got = pipe.beside(image, np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0]))
+    for column in range(8):
+        beside = (scan[:, column - 1] + scan[:, (column + 1) % 8]) / 2
+        np.testing.assert_allclose(got[0 if column % 2 else 3, :, column // 2], beside)
+    for row, patch in ((1, lonely), (2, contiguous)):
+        for column in range(4):
+            left, right = ((patch[:, column] + patch[:, (column + step) % 4]) / 2 for step in (-1, 1))
+            np.testing.assert_allclose(got[row, :, column], (left + right) / 2)

@@ -117,9 +117,10 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("member.augment.grooves=-0.1", "member.0.augment.grooves: "),
         ("member.ema=1.0", "member.0.ema: "),
         ("member.depth_averages=[72]", "depth_averages must be odd"),
-        ("member.depth_averages=[73]", "depth_averages has 1 entries: network needs inputs = 2"),
-        ("member.network.inputs=2", "depth_averages has 0 entries: network needs inputs = 1"),
+        ("member.depth_averages=[73]", "are 2 channels: network needs inputs = 2"),
+        ("member.network.inputs=2", "are 1 channels: network needs inputs = 1"),
         ("member.augment.drop_averages=0.5", "there are none"),
+        ("member.beside=true", "are 2 channels: network needs inputs = 2"),
         ("name=../up", "name: "),
         ("member.phase.learning_rate=inf", "member.0.phase.0.learning_rate: "),
         ("member.phase.loss={ bce = inf }", "member.0.phase.0.loss"),
@@ -272,9 +273,9 @@ def defaults() -> dict[str, Any]:
 
 
 def test_a_default_that_is_written_out_changes_no_digest(minimal: str) -> None:
-    plain, written = recipe.load(minimal), recipe.load(minimal, ["member.ema=0.0", "member.augment={ roll = true }", "member.phase.cycles=1"])
-    assert artifacts.digest(*plain.members) == artifacts.digest(*written.members)
-    assert artifacts.digest(*plain.members) != artifacts.digest(*recipe.load(minimal, ["member.augment={ roll = false }"]).members)
+    usual = ["member.ema=0.0", "member.augment={ roll = true }", "member.phase.cycles=1"]
+    plain, written, other = (recipe.load(minimal, overrides) for overrides in ([], usual, ["member.augment={ roll = false }"]))
+    assert artifacts.digest(*plain.members) == artifacts.digest(*written.members) != artifacts.digest(*other.members)
 
 
 @pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem)

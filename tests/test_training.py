@@ -338,11 +338,12 @@ def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_the
     with_averages = {key: WITH_AVERAGES[key] for key in ("network", "depth_averages")}
     fit(tiny(**with_averages), train, tmp_path / "averages")
     fit(tiny(**with_averages, augment={"drop_averages": 0.5}), train, tmp_path / "dropped")
+    fit(tiny(network=WITH_AVERAGES["network"] | {"inputs": 2}, beside=True), train, tmp_path / "beside")
     for name in ("draw_grooves", "drop_averages"):
         monkeypatch.delattr(augment, name)
     fit(tiny(augment={"grooves": 0.0, "drop_averages": 0.0}, ema=0.0), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default")
-    assert len({digest(tmp_path / name) for name in ("off", "grooves", "ema", "averages", "dropped")}) == 5
+    assert len({digest(tmp_path / name) for name in ("off", "grooves", "ema", "averages", "dropped", "beside")}) == 6
     assert losses(tmp_path / "ema") == losses(tmp_path / "off")  # what is trained is not what is kept
 
 

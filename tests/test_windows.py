@@ -47,10 +47,11 @@ def test_a_well_has_no_say_in_the_averages_of_another():
     assert not np.array_equal(before[3:], after[3:])
 
 
-def test_a_window_shows_the_pipe_and_its_averages_as_channels():
+def test_a_window_shows_the_pipe_its_averages_and_what_lies_between_its_columns_as_channels():
     arrays = split()
-    windows = Windows.of(arrays, 6, CPU, averages=[5, 9])
+    windows = Windows.of(arrays, 6, CPU, averages=[5, 9], beside=True)
     starts = torch.from_numpy(windows.canvas.position[::6])  # the patches by themselves
-    expected = np.stack([arrays["image"], *(averaged(arrays["image"], strips(arrays), rows) for rows in (5, 9))], axis=1)
+    between = pipe.beside(arrays["image"], arrays["group"], arrays["depth"], arrays["phase"])
+    expected = np.stack([arrays["image"], *(averaged(arrays["image"], strips(arrays), rows) for rows in (5, 9)), between], axis=1)
     np.testing.assert_array_equal(windows.inputs(starts).numpy(), expected)
     assert Windows.of(arrays, 6, CPU).inputs(starts).shape == (7, 1, 6, 5)

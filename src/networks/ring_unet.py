@@ -27,6 +27,25 @@ class Recurrence(nn.Module):
         return x + read.unflatten(0, columns.shape[:2]).permute(0, 3, 2, 1)
 
 
+class Presence(nn.Module):
+    """Logits (B, 1, H, W) of pixels, made smaller where the rows around show no corrosion at all.
+
+    From the deepest features (B, C, h, w) a second head gives each row the chance that about a patch around it holds any corrosion; a
+    pixel's chance is multiplied with it.
+    """
+
+    def __init__(self, channels: int, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.head = nn.Conv1d(channels, 1, kernel_size=9, padding=4)
+        nn.init.constant_(self.head.bias, 3.0)  # at first every row may hold some, so that pixels learn too
+
+    def forward(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        row = self.head(features.amax(dim=3)).repeat_interleave(self.rows, dim=2)[..., None]
+        pixel, row = torch.broadcast_tensors(logits.float(), row.float())
+        return -torch.logsumexp(torch.stack([-pixel, -row, -pixel - row]), dim=0)  # the logit of the product of two sigmoids
+
+
 class RingUNet(nn.Module):
     """Ring convolutions at every level, with concatenated skips; between two levels the map is pooled along depth and azimuth.
 
@@ -34,7 +53,7 @@ class RingUNet(nn.Module):
     product of the row pools; any such height will do, so that the network may see the pipe above and below a patch.
     """
 
-    def __init__(self, inputs: int, channels: list[int], pools: list[Pool], recurrent: bool = False) -> None:
+    def __init__(self, inputs: int, channels: list[int], pools: list[Pool], recurrent: bool = False, presence: bool = False) -> None:
         super().__init__()
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
@@ -43,6 +62,7 @@ class RingUNet(nn.Module):
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
         self.along = Recurrence(channels[-1]) if recurrent else nn.Identity()
+        self.presence = Presence(channels[-1], self.factor[0]) if presence else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, columns = self.factor
@@ -51,10 +71,10 @@ class RingUNet(nn.Module):
         for level, block in enumerate(self.encoder):
             x = block(nn.functional.max_pool2d(x, self.pools[level - 1]) if level else x)
             skips.append(x)
-        x = self.along(x)
+        x = deepest = self.along(x)
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([skips[level], self.up[level](x)], dim=1))
-        return self.head(x)
+        return self.presence(self.head(x), deepest) if self.presence else self.head(x)
 
 
 @register
@@ -64,17 +84,19 @@ def ring_unet(
     pool_columns: Sequence[int] = (),
     inputs: int = 1,
     recurrent: bool = False,
+    presence: bool = False,
 ) -> nn.Module:
     """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the number of channels that it is given.
 
     `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much it shrinks depth and azimuth. A
     groove runs through hundreds of rows at nearly constant azimuth: deep levels that shrink depth alone see it as a whole.
 
-    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole window.
+    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole window; `presence` a
+    second head, which makes pixels smaller where the rows around show no corrosion at all.
     """
     steps = len(channels) - 1
     rows, columns = list(pool_rows) or [2] * steps, list(pool_columns) or [2] * steps
     if not channels or not len(rows) == len(columns) == steps:
         found = f"{len(channels)}, {len(rows)} and {len(columns)}"
         raise UserError(f"network 'ring_unet' needs channels, and one number fewer of pool_rows and of pool_columns, not {found}")
-    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent)
+    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent, presence)

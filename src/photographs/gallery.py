@@ -204,7 +204,7 @@ def check(recipe: Recipe, paths: Paths) -> None:
     )
     for member in recipe.members:
         usual = type(member).model_construct()
-        for key in ("augment", "height", "margin", "depth_averages"):
+        for key in ("augment", "height", "margin", "depth_averages", "beside"):
             if getattr(member, key) != getattr(usual, key):
                 raise UserError(f"member '{member.name}': {key} is for pipes; photographs have member.photograph instead")
         if member.selection != "last":
