@@ -9,7 +9,6 @@ from src import (
     competitions,
     console,
     ensemble,
-    inference,
     postprocessing,
     preparation,
     recipe,
@@ -42,28 +41,22 @@ def main(options: argparse.Namespace) -> None:
 def postprocess(
     chosen: recipe.Recipe, competition: competitions.Competition, paths: artifacts.Paths, inputs: artifacts.CreatedFrom
 ) -> None:
-    source = paths.ensemble(chosen)
-    oof, predicted = (artifacts.read_split(source, split, ["name", "probability"]) for split in ("oof", "test"))
-    train = ensemble.scored(inference.read_split(paths, chosen, "train", "mask", "fold"), oof["name"], source)
-    test = inference.read_split(paths, chosen, "test")
-    order = ensemble.rows_by_name(predicted["name"], test["name"], str(source))
-    oof_probability, probability = oof["probability"][:, 0], predicted["probability"][order, 0]
+    settings, score = chosen.postprocess, competition.score
+    notes = artifacts.read_notes(paths.ensemble(chosen))
+    train, test = (ensemble.predicted(chosen, paths, split) for split in ("train", "test"))
+    truth = postprocessing.read_truth(competition, test.index["name"], paths)
+    test = test if truth is None else test.joined("mask", truth.__getitem__)
 
-    notes = artifacts.read_notes(source)
-    best = refine.choose(train, oof_probability, notes, chosen.postprocess, competition.score)
-    oof_mask = refine.apply(train, oof_probability, best, chosen.postprocess)
-    mask = refine.apply(test, probability, best, chosen.postprocess)
-    submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], mask, competition)
+    best = refine.choose(train, notes, settings, score)
+    level = baselines.fit_intensity(train, score)
+    train, _ = postprocessing.examined(train, best, level, settings, score)
+    test, masks = postprocessing.examined(test, best, level, settings, score)
+    submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test.index["name"], masks, competition)
 
-    truth = postprocessing.read_truth(competition, test["name"], paths)
-    level = baselines.fit_intensity(train["image"], train["mask"], competition.score)
-    result = postprocessing.scores(chosen, competition, train, best, notes["threshold"], level)
-    result |= postprocessing.expected(chosen, paths, train, oof_probability, best, test)
-    result |= postprocessing.test_scores(competition, test, mask, truth, level)
-    train |= {"probability": oof_probability, "prediction": oof_mask, "score": best.score}
-    test |= {"probability": probability, "prediction": mask}
-    test |= {} if truth is None else {"mask": truth, "score": competition.score(mask, truth)}
-    page = wells.page(chosen, competition, paths, result, inputs, train, test)
+    result = postprocessing.scores(chosen, competition, train.index, best, notes["threshold"])
+    result |= postprocessing.expected(chosen, paths, train, test)
+    result |= postprocessing.test_scores(test.index)
+    page = wells.page(chosen, competition, paths, result, inputs, train, test, masks, best.at_thresholds)
     postprocessing.write(chosen, paths, result, inputs, page, postprocessing.picture(result, train))
 
 

@@ -10,6 +10,7 @@ itself.
 import gzip
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -124,14 +125,35 @@ def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
     """SHA-256 of texts, bytes, recipe sections and arrays (with their type and shape), as hexadecimal."""
     state = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray):
-            state.update(f"{part.dtype}{part.shape}".encode())
-            part = json.dumps(part.tolist()) if part.dtype.kind in "OU" else np.ascontiguousarray(part).data
-        elif isinstance(part, BaseModel):
-            part = dump(part)
-        part = part.encode() if isinstance(part, str) else part
-        state.update(f" {len(part)} ".encode())  # where one part ends and the next begins
-        state.update(part)
+        _take_in(state, part)
+    return state.hexdigest()
+
+
+def _take_in(state: "hashlib._Hash", part: bytes | str | np.ndarray | BaseModel) -> None:
+    """Let a digest take in one part, and where it ends."""
+    if isinstance(part, np.ndarray):
+        state.update(f"{part.dtype}{part.shape}".encode())
+        part = json.dumps(part.tolist()) if part.dtype.kind in "OU" else np.ascontiguousarray(part).data
+    elif isinstance(part, BaseModel):
+        part = dump(part)
+    part = part.encode() if isinstance(part, str) else part
+    state.update(f" {len(part)} ".encode())  # where one part ends and the next begins
+    state.update(part)
+
+
+def _digest_stored(file: h5py.File, names: Iterable[str], notes: str) -> str:
+    """`digest` of arrays that were written, their names and their notes, a few rows in memory at a time."""
+    state = hashlib.sha256()
+    for name in names:
+        _take_in(state, name)
+        dataset = file[name]
+        if h5py.check_string_dtype(dataset.dtype):
+            _take_in(state, dataset.asstr()[:])
+        else:
+            state.update(f"{dataset.dtype}{dataset.shape} {len(dataset)} ".encode())
+            for first in range(0, len(dataset), dataset.chunks[0] if dataset.chunks else 1):
+                state.update(np.ascontiguousarray(dataset[first : first + dataset.chunks[0]]).data)
+    _take_in(state, notes)
     return state.hexdigest()
 
 
@@ -202,9 +224,14 @@ def _create(file: h5py.File, name: str, array: np.ndarray) -> None:
     if array.dtype.kind in "OU":
         array = np.char.encode(array.astype(str), "utf-8")
         array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
-    rows = array.size and min(len(array), max(1, CHUNK * len(array) // array.nbytes))
-    chunks = (rows, *array.shape[1:]) if rows else None  # only what has chunks can have checksums
-    file.create_dataset(name, data=array, chunks=chunks, fletcher32=bool(chunks))
+    file.create_dataset(name, data=array, **_in_chunks(array.shape, array.dtype))
+
+
+def _in_chunks(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+    """How an array is stored: in chunks of at most `CHUNK` bytes, for only what has chunks can have checksums."""
+    size = math.prod(shape) * dtype.itemsize
+    rows = size and min(shape[0], max(1, CHUNK * shape[0] // size))
+    return {"chunks": (rows, *shape[1:]) if rows else None, "fletcher32": bool(rows)}
 
 
 def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **notes: Any) -> str:
@@ -212,6 +239,43 @@ def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **n
     return write_arrays(
         path, {f"{split}/{name}": array for split, arrays in splits.items() for name, array in arrays.items()}, inputs, **notes
     )
+
+
+class Filling:
+    """An HDF5 artifact whose arrays are written some rows at a time, for arrays that do not fit in memory."""
+
+    def __init__(self, file: h5py.File, notes: dict[str, Any]) -> None:
+        self.file, self.notes, self.names = file, notes, []
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        """Room for an array, zero until written."""
+        self.names.append(name)
+        self.file.create_dataset(name, shape, dtype, **_in_chunks(shape, np.dtype(dtype)))
+
+    def write(self, name: str, first: int, array: np.ndarray) -> None:
+        """Rows from `first` on."""
+        self.file[name][first : first + len(array)] = array
+
+    def read(self, name: str, first: int, end: int) -> np.ndarray:
+        """Rows that were written."""
+        return self.file[name][first:end]
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """A whole array."""
+        self.names.append(name)
+        _create(self.file, name, array)
+
+
+@contextmanager
+def filling(path: Path, inputs: CreatedFrom, **notes: Any) -> Iterator[Filling]:
+    """`write_arrays`, some rows at a time: the same arrays, in the order in which they were created, get the same digest.
+
+    `Filling.notes` may be added to until the block ends.
+    """
+    with _creating(path) as file:
+        filled = Filling(file, notes)
+        yield filled
+        _describe(file, inputs, _digest_stored(file, filled.names, json.dumps(filled.notes)), filled.notes)
 
 
 class Stream:
@@ -266,6 +330,23 @@ def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
         for name in names:
             dataset = file[name]
             arrays[name] = dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+    return arrays
+
+
+def read_rows(path: Path, names: Iterable[str], rows: np.ndarray) -> Arrays:
+    """`read_arrays`, but only some rows (n,) of each, in any order; rows that follow each other are read at once.
+
+    Raises:
+        UserError: the file is missing, damaged, or lacks one of the names.
+    """
+    order = np.argsort(rows, kind="stable")
+    runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) != 1) + 1) if len(rows) else []
+    arrays: Arrays = {}
+    with reading(path), h5py.File(path) as file:
+        for name in names:
+            dataset = file[name]
+            arrays[name] = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            arrays[name][order] = np.concatenate([dataset[:0], *(dataset[run[0] : run[-1] + 1] for run in runs)])
     return arrays
 
 

@@ -1,15 +1,17 @@
 """Average the predictions of all tasks by name, and choose what is applied to them out of fold."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src import competitions
-from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, made_from, read_arrays, write_splits
+from src import artifacts, blocks, competitions
+from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, made_from
+from src.blocks import Blocks
 from src.errors import UserError
-from src.inference import predictions_from, read_split
+from src.inference import predictions_from
 from src.metrics import Score
 from src.recipe import Recipe
 
@@ -49,41 +51,76 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
 
 def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> str:
     """Write data/ensembles/<recipe>.h5 with the threshold chosen out of fold; returns what the user should know."""
-    target = paths.ensemble(recipe)
-    oof, test = average(oof_files(recipe, paths)), average(test_files(recipe, paths))
-    train = scored(read_split(paths, recipe, "train", "mask", "fold"), oof["name"], target)
-    scores = threshold_scores(oof["probability"], train["mask"], competitions.get(recipe.competition).score)
-    choice = choose(scores, train["fold"])
-    notes = describe_thresholds(choice)
-    write_splits(target, {"oof": oof, "test": test}, inputs, **notes)
+    target, score = paths.ensemble(recipe), competitions.get(recipe.competition).score
+    train, test = (blocks.prepared(recipe, paths, split, large) for split, large in (("train", ["mask"]), ("test", [])))
+    with artifacts.filling(target, inputs) as file:
+        file.notes.update(thresholds(_averaged(file, "oof", train, Sources(oof_files(recipe, paths), train.index["name"])), score))
+        for _ in _averaged(file, "test", test, Sources(test_files(recipe, paths), test.index["name"])):
+            pass
+        notes = file.notes
     return (
-        f"{target}: {len(oof['name'])} out-of-fold and {len(test['name'])} test patches from {len(recipe.tasks())} tasks\n"
-        f"threshold {notes['threshold']:.2f}; out-of-fold score {choice.score.mean():.4f}, each fold at the threshold of the others"
+        f"{target}: {len(train)} out-of-fold and {len(test)} test patches from {len(recipe.tasks())} tasks\n"
+        f"threshold {notes['threshold']:.2f}; out-of-fold score {notes['oof_score']:.4f}, each fold at the threshold of the others"
     )
 
 
-def average(files: list[list[Path]]) -> Arrays:
-    """Mean probability by name.
+def _averaged(file: artifacts.Filling, part: str, wells: Blocks, sources: "Sources") -> Iterator[Arrays]:
+    """The blocks of a split with the mean `probability` (n, H, W) of each patch, once it is written."""
+    file.put(f"{part}/name", sources.names)
+    file.create(f"{part}/probability", (len(wells), *sources.shape), np.float16)
+    for block in wells:
+        probability = sources.mean(block["place"])
+        file.write(f"{part}/probability", int(block["place"][0]), probability)
+        yield block | {"probability": probability[:, 0]}
+
+
+class Sources:
+    """Predictions to be averaged by name, a few patches at a time.
 
     Args:
         files: sources to be averaged, each a list of files that together hold every name once (the folds of one member and seed,
             out of fold; a single file for the test set).
-
-    Returns:
-        `name` (N,) in the order of the first source, `probability` (N, K, H, W) float16.
+        names: (N,) the patches in the order in which they are counted; without it, that of the first source.
 
     Raises:
-        UserError: a file is missing or damaged, or two sources do not hold the same names.
+        UserError: a file is missing or damaged, or a source does not hold these names.
     """
-    names, total = None, None
-    for source in files:
-        parts = [read_arrays(file, ["name", "probability"]) for file in source]
-        own = np.concatenate([part["name"] for part in parts])
-        probability = np.concatenate([part["probability"] for part in parts]).astype(np.float32)
-        if names is None:
-            names, total = own, np.zeros_like(probability)
-        total += probability[rows_by_name(own, names, str(source[0]))]
-    return {"name": names, "probability": (total / len(files)).astype(np.float16)}
+
+    def __init__(self, files: list[list[Path]], names: np.ndarray | None = None) -> None:
+        self.files, self.names = files, names
+        self.shape = artifacts.read_shape(files[0][0], "probability")[1:]
+        self.where: list[tuple[np.ndarray, np.ndarray]] = []  # for each source and name the file, and the row in it
+        for source in files:
+            own = [artifacts.read_arrays(file, ["name"])["name"] for file in source]
+            self.names = np.concatenate(own) if self.names is None else self.names
+            rows = rows_by_name(np.concatenate(own), self.names, str(source[0]))
+            ends = np.cumsum([len(part) for part in own])
+            file = np.searchsorted(ends, rows, side="right")
+            self.where.append((file.astype(np.int16), rows - np.append(0, ends)[file]))
+
+    def mean(self, place: np.ndarray) -> np.ndarray:
+        """The mean probability (n, K, H, W) float16 of the patches in some places (n,) of `names`."""
+        total = np.zeros((len(place), *self.shape), np.float32)
+        for source, (file, row) in zip(self.files, self.where, strict=True):
+            for number in np.unique(file[place]):
+                own = file[place] == number
+                total[own] += artifacts.read_rows(source[number], ["probability"], row[place][own])["probability"]
+        return (total / len(self.files)).astype(np.float16)
+
+
+def average(files: list[list[Path]]) -> Arrays:
+    """`name` (N,) and `probability` (N, K, H, W) of all patches at once, as `Sources` gives them."""
+    sources = Sources(files)
+    return {"name": sources.names, "probability": sources.mean(np.arange(len(sources.names)))}
+
+
+def predicted(recipe: Recipe, paths: Paths, split: str) -> Blocks:
+    """A split in blocks of whole wells, as prepared, with the ensemble's `probability` (n, H, W) of each patch."""
+    source, part = paths.ensemble(recipe), "oof" if split == "train" else split
+    split_as_prepared = blocks.prepared(recipe, paths, split, ["image", "valid", *(["mask"] if split == "train" else [])])
+    rows = rows_by_name(artifacts.read_split(source, part, ["name"])["name"], split_as_prepared.index["name"], str(source))
+    name = f"{part}/probability"
+    return split_as_prepared.joined("probability", lambda place: artifacts.read_rows(source, [name], rows[place])[name][:, 0])
 
 
 def rows_by_name(have: np.ndarray, want: np.ndarray, where: str) -> np.ndarray:
@@ -99,10 +136,25 @@ def rows_by_name(have: np.ndarray, want: np.ndarray, where: str) -> np.ndarray:
     return np.array([row_of[name] for name in want])
 
 
+def thresholds(wells: Iterable[Arrays], score: Score) -> dict[str, Any]:
+    """What `describe_thresholds` says of the best on some blocks, gone through once: `probability`, `mask` (n, H, W) and `fold` (n,)."""
+    sums_of: dict[int, np.ndarray] = {}
+    patches: dict[int, int] = {}
+    for block in wells:
+        folds, part = np.unique(block["fold"], return_inverse=True)
+        own = sums(threshold_scores(block["probability"], block["mask"], score), part, len(folds))
+        for place, fold in enumerate(folds.tolist()):
+            sums_of[fold] = sums_of.get(fold, 0) + own[:, place]
+            patches[fold] = patches.get(fold, 0) + int((part == place).sum())
+    folds = sorted(patches)
+    choice = choose(np.stack([sums_of[fold] for fold in folds], axis=1), np.array([patches[fold] for fold in folds]))
+    return describe_thresholds(choice, folds)
+
+
 def threshold_scores(probability: np.ndarray, truth: np.ndarray, score: Score) -> np.ndarray:
-    """(T, N) score of each patch at each of `THRESHOLDS`, from probabilities (N, 1, H, W) and masks (N, H, W)."""
+    """(T, N) score of each patch at each of `THRESHOLDS`, from probabilities and masks (N, H, W)."""
     # Comparing small integers a hundred times is cheaper than comparing probabilities: how many thresholds lie below each.
-    below = np.searchsorted(THRESHOLDS, probability[:, 0].astype(np.float32)).astype(np.uint8)
+    below = np.searchsorted(THRESHOLDS, probability.astype(np.float32)).astype(np.uint8)
     return np.array([score(below > number, truth) for number in range(len(THRESHOLDS))])
 
 
@@ -113,30 +165,36 @@ def scored(train: Arrays, names: np.ndarray, where: Path) -> Arrays:
     return {name: array[rows] for name, array in kept.items()}
 
 
+def sums(scores: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
+    """(C, P) sums of the scores (C, N) of patches over each of the parts (N,) that they belong to.
+
+    Equal scores have equal sums, to the last digit, so that candidates that tie on patches tie in a choice.
+    """
+    return np.array([np.bincount(part, own, parts) for own in scores])
+
+
 @dataclass(frozen=True)
 class Choice:
-    """What is best on all folds, and on all but each fold: the latter is what scores that fold honestly."""
+    """What is best on all folds, and on all but each fold (F,): the latter is what scores that fold honestly, on average `score`."""
 
     overall: int
-    without: dict[int, int]
-    score: np.ndarray  # (N,) the score of each patch under the choice made without its fold
+    without: list[int]
+    score: float
 
 
-def choose(scores: np.ndarray, fold: np.ndarray) -> Choice:
+def choose(scores: np.ndarray, patches: np.ndarray) -> Choice:
     """Choose among candidates by their mean score.
 
     Args:
-        scores: (C, N) score of each patch under each candidate; of equals the first wins.
-        fold: (N,) fold of each patch.
+        scores: (C, F) sums of the scores of each fold's patches under each candidate; of equals the first wins.
+        patches: (F,) how many each fold has.
     """
-    without = {int(f): int(scores[:, fold != f].mean(1).argmax()) for f in np.unique(fold)}
-    nested = np.empty(scores.shape[1])
-    for f, candidate in without.items():
-        nested[fold == f] = scores[candidate, fold == f]
-    return Choice(int(scores.mean(1).argmax()), without, nested)
+    without = [int(np.delete(scores, fold, axis=1).sum(1).argmax()) for fold in range(len(patches))]
+    honest = sum(scores[candidate, fold] for fold, candidate in enumerate(without))
+    return Choice(int(scores.sum(1).argmax()), without, float(honest / patches.sum()))
 
 
-def describe_thresholds(choice: Choice) -> dict[str, Any]:
+def describe_thresholds(choice: Choice, folds: Sequence[int]) -> dict[str, Any]:
     """A choice among `THRESHOLDS` as the notes of the ensemble's file."""
-    without = {str(fold): float(THRESHOLDS[index]) for fold, index in choice.without.items()}
-    return {"threshold": float(THRESHOLDS[choice.overall]), "threshold_without_fold": without, "oof_score": float(choice.score.mean())}
+    without = {str(fold): float(THRESHOLDS[index]) for fold, index in zip(folds, choice.without, strict=True)}
+    return {"threshold": float(THRESHOLDS[choice.overall]), "threshold_without_fold": without, "oof_score": choice.score}

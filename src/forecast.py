@@ -24,6 +24,7 @@ Processing Systems 7 (1995) 231). The forecast takes it that what a score lacks 
 What it cannot know: that test wells may be of another kind than any in training.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,15 +70,23 @@ def expect(score: np.ndarray, well: np.ndarray, test_patches: np.ndarray, remove
     return Forecast(float(centre), low, high)
 
 
-def removed_by_averaging(folds: np.ndarray, oof: np.ndarray, mask: np.ndarray) -> float:
+def removed_by_averaging(folds: Iterable[np.ndarray], oof: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """The share of the squared error of the folds' predictions, 0 to 1, that their average does not have.
 
     Args:
-        folds: (F, N, H, W) the probabilities of the test patches from each fold's networks.
-        oof, mask: (M, H, W) the probabilities of the training patches out of fold, and the truth: what the folds' squared error is.
+        folds: (F, n, H, W) the probabilities of some test patches from each fold's networks, until there are no more.
+        oof: (n, H, W) the probabilities of some training patches out of fold, and their truth: what the folds' squared error is.
     """
-    error = np.mean((oof.astype(np.float32) - mask) ** 2)
-    return float(min(1, folds.astype(np.float32).var(0).mean() / error)) if error else 0.0
+    error = _mean((probability.astype(np.float32) - mask) ** 2 for probability, mask in oof)
+    return min(1.0, _mean(own.astype(np.float32).var(0) for own in folds) / error) if error else 0.0
+
+
+def _mean(parts: Iterable[np.ndarray]) -> float:
+    """The mean over arrays of any sizes, as if they were one."""
+    total, count = 0.0, 0
+    for part in parts:
+        total, count = total + part.sum(dtype=np.float64), count + part.size
+    return float(total / count)
 
 
 def spread(mean: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -1,18 +1,23 @@
 """What stage 04 knows about its submission: where it comes from, its scores, and how both are told."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src import artifacts, baselines, ensemble, forecast, report, submission
+from src import artifacts, baselines, ensemble, forecast, refine, report, submission
 from src.artifacts import Arrays, CreatedFrom, Paths
+from src.blocks import Blocks
 from src.competitions import Competition
 from src.errors import UserError
-from src.recipe import Recipe
+from src.masks import PackedMasks, pack, slices
+from src.metrics import Score
+from src.recipe import Postprocess, Recipe
 from src.refine import Chosen, Refinement
 
 FILES = (".csv", "_official.csv", ".html", ".png")
+BASELINES = ("all_empty", "intensity")
 
 
 def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
@@ -27,25 +32,59 @@ def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
     return {"prepared": prepared, "ensemble": content, "postprocess": artifacts.digest(recipe.postprocess)}
 
 
-def read_truth(competition: Competition, names: np.ndarray, paths: Paths) -> np.ndarray | None:
+def read_truth(competition: Competition, names: np.ndarray, paths: Paths) -> PackedMasks | None:
     """Masks (N, H, W) of the test patches where they are known, which is for generated competitions."""
     path = paths.truth(competition.name)
     if competition.generate is None:
         return None
     have, masks = competition.read_masks(path)
-    return masks[ensemble.rows_by_name(have, names, str(path))]
+    return masks.take(ensemble.rows_by_name(have, names, str(path)))
 
 
-def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float, level: float) -> dict[str, Any]:
-    """What submissions/<recipe>.json says about the out-of-fold scores; `level` is the fitted one of the intensity baseline."""
-    base = _baselines(competition, train["image"], train["mask"], level)
+def examined(wells: Blocks, chosen: Chosen, level: float, settings: Postprocess, score: Score) -> tuple[Blocks, PackedMasks]:
+    """A split with the masks that the submission has, or would have, as `prediction`; and these masks of all patches.
+
+    What is found on each patch comes to the index: how many pixels are `repaired` and `marked`; where the truth is known, also how many
+    are `true`, `right` and `wrong`, and the scores of what a submission must beat, `all_empty` and `intensity`, marked below `level`;
+    `score` is that of the submission's masks or, of training patches, the one honestly earned, `plain` that without refinement.
+    """
+    bits, parts, size = [], [], (0, 0)
+    for block in wells:
+        mask = refine.apply(block, block["probability"], chosen, settings)
+        bits.append(pack(mask))
+        parts.append(_found(block, mask, level, score))
+        if "fold" in block:
+            parts[-1]["score"], parts[-1]["plain"] = refine.assess(block, chosen, settings, score)
+        size = mask.shape[1:]
+    masks = PackedMasks(np.concatenate(bits), size)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Blocks(wells.index | found, wells.read).joined("prediction", masks.__getitem__), masks
+
+
+def _found(block: Arrays, mask: np.ndarray, level: float, score: Score) -> Arrays:
+    """What `examined` says of the patches of a block, under masks (n, H, W)."""
+    result = {"repaired": (~block["valid"]).sum((1, 2)), "marked": mask.sum((1, 2))}
+    if "mask" not in block:
+        return result
+    truth = block["mask"] > 0
+    counts = {"true": truth.sum((1, 2)), "right": (truth & (mask > 0)).sum((1, 2)), "wrong": (truth ^ (mask > 0)).sum((1, 2))}
+    base = {
+        "all_empty": baselines.all_empty(block["mask"], score),
+        "intensity": baselines.intensity(block["image"], level, block["mask"], score),
+    }
+    return result | counts | base | {"score": score(mask, block["mask"])}
+
+
+def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chosen, threshold: float) -> dict[str, Any]:
+    """What submissions/<recipe>.json says about the out-of-fold scores; `train` is the index of the training patches as `examined`."""
+    base = {name: train[name] for name in BASELINES}
     result = {
         "recipe": recipe.name,
         "metric": competition.metric,
-        "oof_score": float(chosen.score.mean()),
-        "oof_score_unrefined": float(chosen.plain_score.mean()),
-        "oof_by_group": _by(train["group"], {"score": chosen.score, **base}),
-        "oof_by_fold": _by(train["fold"], {"score": chosen.score, **base}),
+        "oof_score": float(train["score"].mean()),
+        "oof_score_unrefined": float(train["plain"].mean()),
+        "oof_by_group": _by(train["group"], {"score": train["score"], **base}),
+        "oof_by_fold": _by(train["fold"], {"score": train["score"], **base}),
         "threshold": threshold,
         "refined": not (chosen.refinement.plain and (chosen.for_interleaved or chosen.refinement).plain),
         "refinement": _how(chosen),
@@ -57,44 +96,37 @@ def scores(recipe: Recipe, competition: Competition, train: Arrays, chosen: Chos
     return result
 
 
-def expected(recipe: Recipe, paths: Paths, train: Arrays, oof: np.ndarray, chosen: Chosen, test: Arrays) -> dict[str, Any]:
-    """The forecast for the test wells. Patches held out at random say nothing about wells that were not seen: then there is none.
-
-    Args:
-        oof: (N, H, W) probabilities of the training patches.
-    """
+def expected(recipe: Recipe, paths: Paths, train: Blocks, test: Blocks) -> dict[str, Any]:
+    """The forecast for the test wells. Patches held out at random say nothing about wells that were not seen: then there is none."""
     if recipe.folds.scheme == "random":
         return {}
-    removed = forecast.removed_by_averaging(_test_by_fold(recipe, paths, test["name"]), oof, train["mask"])
-    told = forecast.expect(chosen.score, train["group"], np.unique(test["group"], return_counts=True)[1], removed)
+    oof = ((block["probability"], block["mask"]) for block in train)
+    removed = forecast.removed_by_averaging(_test_by_fold(recipe, paths, test.index["name"]), oof)
+    told = forecast.expect(train.index["score"], train.index["group"], np.unique(test.index["group"], return_counts=True)[1], removed)
     return {"expected_score": told.score, "expected_interval": [told.low, told.high], "removed_by_averaging": removed}
 
 
-def _test_by_fold(recipe: Recipe, paths: Paths, names: np.ndarray) -> np.ndarray:
-    """(F, N, H, W) the test probabilities of each fold's networks, averaged over members and seeds as they are out of fold."""
+def _test_by_fold(recipe: Recipe, paths: Paths, names: np.ndarray) -> Iterator[np.ndarray]:
+    """(F, n, H, W) the test probabilities of each fold's networks, averaged over members and seeds as they are out of fold."""
     files: dict[int, list[Path]] = {}
     for task in recipe.tasks():
         files.setdefault(task.fold, []).append(paths.test(recipe, task))
-    folds = [(ensemble.average([[file] for file in own]), str(own[0])) for own in files.values()]
-    return np.stack([fold["probability"][ensemble.rows_by_name(fold["name"], names, where), 0] for fold, where in folds])
+    folds = [ensemble.Sources([[file] for file in own], names) for own in files.values()]
+    for rows in slices(len(names)):
+        place = np.arange(rows.start, rows.stop)
+        yield np.stack([fold.mean(place)[:, 0] for fold in folds])
 
 
-def test_scores(competition: Competition, test: Arrays, masks: np.ndarray, truth: np.ndarray | None, level: float) -> dict[str, Any]:
-    """Where the truth is known, the score that the submission would get, and those of the baselines."""
-    if truth is None:
+def test_scores(test: Arrays) -> dict[str, Any]:
+    """Where the truth is known, the score that the submission would get, and those of the baselines; `test` as `examined`."""
+    if "score" not in test:
         return {}
-    score, base = competition.score(masks, truth), _baselines(competition, test["image"], truth, level)
+    base = {name: test[name] for name in BASELINES}
     return {
-        "test_score": float(score.mean()),
-        "test_by_group": _by(test["group"], {"score": score, **base}),
+        "test_score": float(test["score"].mean()),
+        "test_by_group": _by(test["group"], {"score": test["score"], **base}),
         "baselines_on_test": {name: float(own.mean()) for name, own in base.items()},
     }
-
-
-def _baselines(competition: Competition, image: np.ndarray, truth: np.ndarray, level: float) -> Arrays:
-    """The scores (N,) of what a submission must beat."""
-    thin = baselines.intensity(image, level, truth, competition.score)
-    return {"all_empty": baselines.all_empty(truth, competition.score), "intensity": thin}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -128,12 +160,13 @@ def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedF
     submission.write_scores(recipe, paths, result, inputs, FILES)
 
 
-def picture(result: dict[str, Any], train: Arrays) -> bytes:
+def picture(result: dict[str, Any], train: Blocks) -> bytes:
     """The training well with the best score of those that show corrosion, as predicted by networks that did not see it."""
-    corroded = {str(well) for well in np.unique(train["group"][train["mask"].any((1, 2))])} or set(result["oof_by_group"])
+    corroded = {str(well) for well in np.unique(train.index["group"][train.index["true"] > 0])} or set(result["oof_by_group"])
     best = max((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)[1]
-    panels = {"truth": train["mask"], "probability": train["probability"], "prediction": train["prediction"]}
-    return report.png(report.well_picture(train, panels, best))
+    own = next(train.of([best]))
+    panels = {"truth": own["mask"], "probability": own["probability"], "prediction": own["prediction"]}
+    return report.png(report.well_picture(own, panels, best))
 
 
 def _how(chosen: Chosen) -> str:

@@ -52,73 +52,169 @@ def candidates(settings: Postprocess, thresholds: dict[Track | None, float]) -> 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The refinement to apply, with the out-of-fold scores (N,) that it and the plain threshold honestly earned.
+    """The refinement to apply, and what scores each fold honestly.
 
-    `for_interleaved` is another refinement for interleaved wells, where there is one. `table` holds every candidate's mean score on the
-    wells that it was chosen on (without the interleaved ones where these have their own).
+    `for_interleaved` is another refinement for interleaved wells, where there is one. `honest` holds what was chosen without a fold, for
+    its wells that are interleaved (True) or not; `plain` the plain threshold that was. `table` holds every candidate's mean score on the
+    wells that it was chosen on (without the interleaved ones where these have their own). `at_thresholds` (F + 1, T) is the mean score
+    of each fold, and last of all patches, at each of `src.ensemble.THRESHOLDS` without refinement.
     """
 
     refinement: Refinement
-    score: np.ndarray
-    plain_score: np.ndarray
+    honest: dict[tuple[bool, int], Refinement]
+    plain: dict[int, Refinement]
     table: dict[Refinement, float]
+    at_thresholds: np.ndarray
     for_interleaved: Refinement | None = None
 
 
-def choose(train: Arrays, probability: np.ndarray, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
+KINDS = (False, True)  # of wells: interleaved or not
+
+
+@dataclass(frozen=True)
+class Part:
+    """Wells of some kinds that choose together: the candidates for the end, and those that may score each fold."""
+
+    kinds: list[bool]
+    final: list[Refinement]
+    without: dict[int, list[Refinement]]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What `_select` chose for a part: the refinement at the end, what scores each fold, and the sums (2, F) of what each earned."""
+
+    best: Refinement
+    honest: dict[int, Refinement]
+    earned: np.ndarray
+
+
+def choose(wells: Iterable[Arrays], thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
     """Choose among `candidates` by the out-of-fold score; the plain threshold stays unless refinement raises it.
 
     Each fold is scored under the candidate that is best on the other folds, at the threshold that was chosen on the other folds. With
     `settings.by_scan` interleaved wells and the others, if either fill two folds, choose by themselves, thresholds too.
 
     Args:
-        train: the scored patches: `image`, `valid`, `group`, `depth`, `phase`, `mask`, `fold`.
-        probability: (N, H, W) out of fold.
+        wells: the scored patches in blocks of whole wells, gone through twice: `image`, `valid`, `group`, `depth`, `phase`, `mask`,
+            `fold`, and `probability` (n, H, W) out of fold.
         thresholds: as `src.ensemble.describe_thresholds` gives them.
     """
-    sources = _sources(train, probability, settings.tracks)
-    together = _choose(train, sources, thresholds, settings, score)
-    kind = interleaved(train["group"], train["phase"])
-    if not settings.by_scan or min(len(np.unique(train["fold"][kind == k])) for k in (False, True)) < 2:
-        return together
-    nested, parts = np.empty(len(probability)), {}
-    for k in (False, True):
-        own = {name: array[kind == k] for name, array in train.items()}
-        of_kind = {track: source[kind == k] for track, source in sources.items()}
-        parts[k] = _choose(own, of_kind, _thresholds(own, of_kind[None], score), settings, score)
-        nested[kind == k] = parts[k].score
-    if nested.mean() <= together.score.mean():
-        return together
-    return Chosen(parts[False].refinement, nested, together.plain_score, parts[False].table, parts[True].refinement)
+    folds = [int(fold) for fold in thresholds["threshold_without_fold"]]
+    at, patches = _at_thresholds(wells, folds, settings.tracks, score)
+    parts = [Part([*KINDS], *_candidates(at, patches, folds, settings, thresholds))]
+    if settings.by_scan and (patches > 0).sum(1).min() >= 2:
+        for kind in KINDS:
+            alone = patches * (np.array(KINDS) == kind)[:, None]
+            parts.append(Part([kind], *_candidates(at, alone, folds, settings)))
+    sums = _sums(wells, folds, parts, settings, score)
+    together, *by_kind = (_select(part, sums, patches, folds, settings) for part in parts)
+    plain = {fold: own[0] for fold, own in parts[0].without.items()}
+    curves = np.concatenate([at[None].sum(1) / patches.sum(0), at[None].sum((1, 2))[:, None] / patches.sum()], axis=1).T
+    if by_kind and sum(own.earned for own in by_kind).sum() > together.earned.sum():
+        honest = {(kind, fold): best for kind, own in zip(KINDS, by_kind, strict=True) for fold, best in own.honest.items()}
+        table = _table(parts[1], sums, patches)
+        return Chosen(by_kind[0].best, honest, plain, table, curves, by_kind[1].best)
+    honest = {(kind, fold): best for kind in KINDS for fold, best in together.honest.items()}
+    return Chosen(together.best, honest, plain, _table(parts[0], sums, patches), curves)
 
 
-def _choose(train: Arrays, sources: Sources, thresholds: dict[str, Any], settings: Postprocess, score: Score) -> Chosen:
-    """`choose` for wells of all kinds together."""
-    usual, folds = settings.apply == "if_better", np.unique(train["fold"]).tolist()
-    by_source = {None: thresholds} | {track: _thresholds(train, sources[track], score) for track in settings.tracks}
+def _cells(block: Arrays, folds: list[int]) -> np.ndarray:
+    """For each patch (n,) its place in an array (2, F), flat, of kinds of wells and folds."""
+    return interleaved(block["group"], block["phase"]) * len(folds) + np.searchsorted(folds, block["fold"])
+
+
+def _at_thresholds(
+    wells: Iterable[Arrays], folds: list[int], tracks: list[Track], score: Score
+) -> tuple[dict[Track | None, np.ndarray], np.ndarray]:
+    """For the probability and what each track makes of it the sums (T, 2, F) of scores at each threshold; and the patches (2, F)."""
+    cells = 2 * len(folds)
+    at = {track: np.zeros((len(ensemble.THRESHOLDS), cells)) for track in (None, *tracks)}
+    patches = np.zeros(cells, int)
+    for block in wells:
+        own = _cells(block, folds)
+        patches += np.bincount(own, minlength=cells)
+        for track, source in _sources(block, tracks).items():
+            at[track] += ensemble.sums(ensemble.threshold_scores(source, block["mask"], score), own, cells)
+    return {track: scores.reshape(-1, 2, len(folds)) for track, scores in at.items()}, patches.reshape(2, len(folds))
+
+
+def _candidates(
+    at: dict[Track | None, np.ndarray],
+    patches: np.ndarray,
+    folds: list[int],
+    settings: Postprocess,
+    thresholds: dict[str, Any] | None = None,
+) -> tuple[list[Refinement], dict[int, list[Refinement]]]:
+    """The candidates for the end and those for each fold, at the thresholds that are best on the patches counted in (2, F)."""
+    there = [place for place in range(len(folds)) if patches[:, place].any()]
+    kinds, those = patches.any(1), [folds[place] for place in there]
+    by_source = {
+        track: ensemble.describe_thresholds(ensemble.choose(scores[:, kinds].sum(1)[:, there], patches.sum(0)[there]), those)
+        for track, scores in at.items()
+    }
+    by_source[None] = thresholds or by_source[None]
     final = candidates(settings, {source: own["threshold"] for source, own in by_source.items()})
     without = {
         fold: candidates(settings, {source: own["threshold_without_fold"][str(fold)] for source, own in by_source.items()})
-        for fold in folds
+        for fold in those
     }
-    scores = {c: np.empty(len(train["mask"])) for some in (final, *without.values()) for c in some}
-    for c, rows, masks in _refined(train, sources, list(scores), settings):
-        scores[c][rows] = score(masks, train["mask"][rows])
-
-    nested, plain = np.empty(len(train["mask"])), np.empty(len(train["mask"]))
-    for fold, allowed in without.items():
-        own = train["fold"] == fold
-        best = max([c for c in allowed if usual or not c.plain], key=lambda c: scores[c][~own].mean())
-        nested[own], plain[own] = scores[best][own], scores[allowed[0]][own]
-    best = max([c for c in final if usual or not c.plain], key=lambda c: scores[c].mean())
-    if usual and (best.plain or nested.mean() <= plain.mean()):
-        best, nested = final[0], plain
-    return Chosen(best, nested, plain, {c: float(scores[c].mean()) for c in final})
+    return final, without
 
 
-def _thresholds(train: Arrays, probability: np.ndarray, score: Score) -> dict[str, Any]:
-    scores = ensemble.threshold_scores(probability[:, None], train["mask"], score)
-    return ensemble.describe_thresholds(ensemble.choose(scores, train["fold"]))
+def _sums(
+    wells: Iterable[Arrays], folds: list[int], parts: list[Part], settings: Postprocess, score: Score
+) -> dict[Refinement, np.ndarray]:
+    """For each candidate of any part the sums (2, F) of its scores, where it is a candidate for wells of that kind."""
+    wanted = {kind: _all(part for part in parts if kind in part.kinds) for kind in KINDS}
+    sums = {refinement: np.zeros((2, len(folds))) for kind in KINDS for refinement in wanted[kind]}
+    for block in wells:
+        sources, kind_of = _sources(block, settings.tracks), interleaved(block["group"], block["phase"])
+        for kind in KINDS:
+            there = kind_of == kind
+            own = {name: array[there] for name, array in block.items()}
+            of_kind = {track: source[there] for track, source in sources.items()}
+            scores = {refinement: np.zeros(there.sum()) for refinement in wanted[kind]}
+            for refinement, rows, masks in _refined(own, of_kind, wanted[kind], settings):
+                scores[refinement][rows] = score(masks, own["mask"][rows])
+            fold = np.searchsorted(folds, own["fold"])
+            for refinement in wanted[kind]:
+                sums[refinement][int(kind)] += np.bincount(fold, scores[refinement], len(folds))
+    return sums
+
+
+def _all(parts: Iterable[Part]) -> list[Refinement]:
+    return list(dict.fromkeys(c for part in parts for some in (part.final, *part.without.values()) for c in some))
+
+
+def _select(part: Part, sums: dict[Refinement, np.ndarray], patches: np.ndarray, folds: list[int], settings: Postprocess) -> Selected:
+    """The best candidates of a part: at the end, and for each fold on the others."""
+    usual, kinds = settings.apply == "if_better", [int(kind) for kind in part.kinds]
+    honest, earned, plainly = {}, np.zeros(patches.shape), np.zeros(patches.shape)
+    for fold, allowed in part.without.items():
+        place = folds.index(fold)
+        others = [other for other in range(len(folds)) if other != place]
+        honest[fold] = max([c for c in allowed if usual or not c.plain], key=lambda c: sums[c][kinds][:, others].sum())
+        earned[kinds, place] = sums[honest[fold]][kinds, place]
+        plainly[kinds, place] = sums[allowed[0]][kinds, place]
+    best = max([c for c in part.final if usual or not c.plain], key=lambda c: sums[c][kinds].sum())
+    if usual and (best.plain or earned.sum() <= plainly.sum()):
+        return Selected(part.final[0], {fold: allowed[0] for fold, allowed in part.without.items()}, plainly)
+    return Selected(best, honest, earned)
+
+
+def _table(part: Part, sums: dict[Refinement, np.ndarray], patches: np.ndarray) -> dict[Refinement, float]:
+    kinds = [int(kind) for kind in part.kinds]
+    return {c: float(sums[c][kinds].sum() / patches[kinds].sum()) for c in part.final}
+
+
+def assess(block: Arrays, chosen: Chosen, settings: Postprocess, score: Score) -> tuple[np.ndarray, np.ndarray]:
+    """The scores (n,) that what was chosen without their folds, and the plain threshold that was, earn on the patches of some wells."""
+    honest = [chosen.honest[key] for key in zip(interleaved(block["group"], block["phase"]).tolist(), block["fold"].tolist(), strict=True)]
+    plain = [chosen.plain[fold] for fold in block["fold"].tolist()]
+    masks = refine(block, block["probability"], list(dict.fromkeys([*honest, *plain])), settings)
+    scores = {refinement: score(own, block["mask"]) for refinement, own in masks.items()}
+    return tuple(np.array([scores[refinement][row] for row, refinement in enumerate(own)]) for own in (honest, plain))
 
 
 def apply(arrays: Arrays, probability: np.ndarray, chosen: Chosen, settings: Postprocess) -> np.ndarray:
@@ -137,14 +233,16 @@ def refine(arrays: Arrays, probability: np.ndarray, refinements: list[Refinement
         probability: (N, H, W).
     """
     masks = {refinement: np.zeros(probability.shape, np.uint8) for refinement in refinements}
-    sources = _sources(arrays, probability, [refinement.track for refinement in refinements if refinement.track])
+    tracks = [refinement.track for refinement in refinements if refinement.track]
+    sources = _sources(arrays | {"probability": probability}, tracks)
     for refinement, rows, own in _refined(arrays, sources, refinements, settings):
         masks[refinement][rows] = own
     return masks
 
 
-def _sources(arrays: Arrays, probability: np.ndarray, tracks: Iterable[Track]) -> Sources:
+def _sources(arrays: Arrays, tracks: Iterable[Track]) -> Sources:
     """The probabilities (N, H, W) as they are, and what each track makes of them."""
+    probability = arrays["probability"]
     return {None: probability} | {track: followed(arrays, probability, track) for track in dict.fromkeys(tracks)}
 
 

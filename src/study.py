@@ -224,9 +224,9 @@ def scores(run: Run, paths: Paths, seeds: list[int]) -> dict[str, float]:
     if run.protocol == "paper":
         return {TITLES[run.protocol]: metrics.soft_iou(oof["probability"][:, 0], arrays["mask"])}
     score_of = competitions.get(chosen.competition).score
-    choice = ensemble.choose(ensemble.threshold_scores(oof["probability"], arrays["mask"], score_of), arrays["fold"])
-    thresholds = ensemble.describe_thresholds(choice)
-    score = refine.choose(arrays, oof["probability"][:, 0], thresholds, chosen.postprocess, score_of).score
+    arrays["probability"] = oof["probability"][:, 0]
+    best = refine.choose([arrays], ensemble.thresholds([arrays], score_of), chosen.postprocess, score_of)
+    score, _ = refine.assess(arrays, best, chosen.postprocess, score_of)
     result = {TITLES[run.protocol]: float(score.mean())}
     for fold in np.unique(arrays["fold"]) if chosen.folds.scheme == "group" else ():
         own = arrays["fold"] == fold

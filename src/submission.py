@@ -11,39 +11,46 @@ from src import artifacts, console, rle
 from src.artifacts import CreatedFrom, Paths
 from src.competitions import Competition
 from src.errors import UserError
+from src.masks import ROWS, PackedMasks, pack, slices
 from src.recipe import Recipe
 
 
-def write(path: Path, official: Path, names: np.ndarray, masks: np.ndarray, competition: Competition) -> None:
+def write(path: Path, official: Path, names: np.ndarray, masks: np.ndarray | PackedMasks, competition: Competition) -> None:
     """Write the run-length CSV (`name,rle`) to `path` and the organisers' own layout to `official`.
 
     Args:
         names: (N,) every test patch in the test set's order.
-        masks: (N, H, W) of 0 and 1.
+        masks: (N, H, W) of 0 and 1, of which some are unpacked at a time.
 
     Raises:
         UserError: what was written does not read back as these names and masks.
     """
     with artifacts.replacing(path) as partial, artifacts.replacing(official) as partial_official:
-        _write_codes(partial, names, rle.encode(masks, competition.rle_order))
+        _write_codes(partial, names, masks, competition)
         _check(path, *_read_codes(partial, masks, competition), names, masks)
         competition.write_masks(partial_official, names, masks)
         _check(official, *competition.read_masks(partial_official), names, masks)
 
 
-def _write_codes(path: Path, names: np.ndarray, codes: list[str]) -> None:
-    pd.DataFrame({"name": names, "rle": codes}).to_csv(path, index=False, lineterminator="\n")
+def _write_codes(path: Path, names: np.ndarray, masks: np.ndarray | PackedMasks, competition: Competition) -> None:
+    for rows in slices(len(masks)):
+        table = pd.DataFrame({"name": names[rows], "rle": rle.encode(masks[rows], competition.rle_order)})
+        table.to_csv(path, mode="a" if rows.start else "w", header=not rows.start, index=False, lineterminator="\n")
 
 
-def _read_codes(path: Path, masks: np.ndarray, competition: Competition) -> tuple[np.ndarray, np.ndarray]:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table["name"].to_numpy(object), rle.decode(table["rle"], *masks.shape[1:], competition.rle_order)
+def _read_codes(path: Path, masks: np.ndarray | PackedMasks, competition: Competition) -> tuple[np.ndarray, PackedMasks]:
+    names, bits, size = [], [], masks.shape[1:]
+    with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
+        for table in tables:
+            names += table["name"].tolist()
+            bits.append(pack(rle.decode(table["rle"], *size, competition.rle_order)))
+    return np.array(names, object), PackedMasks(np.concatenate(bits), size)
 
 
-def _check(path: Path, read_names: np.ndarray, read_masks: np.ndarray, names: np.ndarray, masks: np.ndarray) -> None:
+def _check(path: Path, read_names: np.ndarray, read: PackedMasks, names: np.ndarray, masks: np.ndarray | PackedMasks) -> None:
     if list(read_names) != list(names):
         raise UserError(f"{path}: the submission does not hold the {len(names)} test patches in order; nothing was written")
-    if read_masks.shape != masks.shape or (read_masks != masks).any():
+    if read.shape != masks.shape or any((read[rows] != masks[rows]).any() for rows in slices(len(masks))):
         raise UserError(f"{path}: the submission's masks do not read back as predicted; nothing was written")
 
 

@@ -61,7 +61,9 @@ def scores(chosen: Recipe, paths: Paths) -> Measured:
     source, rule = paths.ensemble(chosen), competitions.get(chosen.competition).score
     oof = artifacts.read_split(source, "oof", ["name", "probability"])
     train = ensemble.scored(inference.read_split(paths, chosen, "train", "mask", "fold"), oof["name"], source)
-    score = refine.choose(train, oof["probability"][:, 0], artifacts.read_notes(source), chosen.postprocess, rule).score
+    train["probability"] = oof["probability"][:, 0]
+    best = refine.choose([train], artifacts.read_notes(source), chosen.postprocess, rule)
+    score, _ = refine.assess(train, best, chosen.postprocess, rule)
     wells = {str(name): train["group"] == name for name in np.unique(train["group"])}
     told = submission.read_scores(chosen, paths)
     return {
@@ -79,7 +81,7 @@ def promise(chosen: Recipe, paths: Paths) -> float:
     train = inference.read_split(paths, chosen, "train", "mask", "fold")
     train = inference.rows_of(train, np.isin(train["fold"], chosen.folds.run))
     mask = ensemble.scored(train, oof["name"], paths.prepared(chosen))["mask"]
-    return float(ensemble.threshold_scores(oof["probability"], mask, competitions.get(chosen.competition).score).mean(1).max())
+    return float(ensemble.threshold_scores(oof["probability"][:, 0], mask, competitions.get(chosen.competition).score).mean(1).max())
 
 
 def row(measured: Measured) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_scored_drops_excluded_patches_and_follows_the_predictions() -> None:
 
 
 def test_thresholds_are_tried_one_by_one_on_probabilities_above_them() -> None:
-    probability = np.array([[[[0.25, 0.5, 0.75]]]], np.float16)
+    probability = np.array([[[0.25, 0.5, 0.75]]], np.float16)
     truth = np.array([[[0, 0, 1]]])
     scores = ensemble.threshold_scores(probability, truth, metrics.patch_iou)
     assert scores.shape == (len(ensemble.THRESHOLDS), 1)
@@ -97,48 +97,66 @@ def test_thresholds_are_tried_one_by_one_on_probabilities_above_them() -> None:
 def test_scores_at_all_thresholds_are_those_of_masks_cut_one_by_one() -> None:
     """Also where a probability is a threshold itself, in float16 or float32."""
     rng = np.random.default_rng(0)
-    probability = rng.choice([*ensemble.THRESHOLDS, *rng.random(200)], size=(20, 1, 6, 6))
+    probability = rng.choice([*ensemble.THRESHOLDS, *rng.random(200)], size=(20, 6, 6))
     truth = rng.random((20, 6, 6)) < 0.3
     for stored in (probability.astype(np.float16), probability.astype(np.float32)):
         scores = ensemble.threshold_scores(stored, truth, metrics.patch_iou)
         for number, threshold in enumerate(ensemble.THRESHOLDS):
-            mask = stored[:, 0].astype(np.float64) > threshold
+            mask = stored.astype(np.float64) > threshold
             union = (mask | truth).sum((1, 2))
             expected = np.where(union, (mask & truth).sum((1, 2)) / np.maximum(union, 1), 1)
             np.testing.assert_array_equal(scores[number], expected)
 
 
 def test_a_choice_for_a_fold_is_made_on_the_others() -> None:
-    fold = np.array([0, 0, 1, 2])
     scores = np.array(
         [
-            [0.9, 0.9, 0.1, 0.3],  # mean .55; without fold 0: .2, 1: .7, 2: .63
-            [0.2, 0.4, 0.8, 0.5],  # mean .475; without fold 0: .65, 1: .37, 2: .47
-            [0.0, 0.0, 0.9, 0.4],  # mean .325; without fold 0: .65, a tie that the first wins
+            [1.8, 0.1, 0.3],  # of 2, 1 and 1 patches; mean .55; without fold 0: .2, 1: .7, 2: .63
+            [0.6, 0.8, 0.5],  # mean .475; without fold 0: .65, 1: .37, 2: .47
+            [0.0, 0.9, 0.4],  # mean .325; without fold 0: .65, a tie that the first wins
         ]
     )
-    choice = ensemble.choose(scores, fold)
+    choice = ensemble.choose(scores, np.array([2, 1, 1]))
     assert choice.overall == 0
-    assert choice.without == {0: 1, 1: 0, 2: 0}
-    assert choice.score.tolist() == [0.2, 0.4, 0.1, 0.3]
+    assert choice.without == [1, 0, 0]
+    assert choice.score == pytest.approx((0.6 + 0.1 + 0.3) / 4)
 
 
 def test_a_folds_own_score_never_changes_its_own_choice() -> None:
     rng = np.random.default_rng(0)
-    fold, scores = rng.integers(0, 4, 40), rng.random((15, 40))
-    choice = ensemble.choose(scores, fold)
+    scores, patches = rng.random((15, 4)), np.full(4, 10)
+    choice = ensemble.choose(scores, patches)
     for own in range(4):
-        perturbed = np.where(fold == own, rng.random((15, 40)) ** 4, scores)
-        perturbed[3, fold == own] = 1
-        again = ensemble.choose(perturbed, fold)
-        assert again.without[own] == choice.without[own]
-        np.testing.assert_array_equal(again.score[fold == own], perturbed[choice.without[own], fold == own])
+        perturbed = scores.copy()
+        perturbed[:, own] = rng.random(15) * 4
+        perturbed[3, own] = 10
+        assert ensemble.choose(perturbed, patches).without[own] == choice.without[own]
+
+
+def test_candidates_that_score_alike_on_every_patch_tie_to_the_last_digit() -> None:
+    scores, part = np.random.default_rng(0).random((1, 5000)), np.random.default_rng(1).integers(0, 3, 5000)
+    sums = ensemble.sums(np.repeat(scores, 9, axis=0), part, 3)
+    assert (sums == sums[0]).all()
+    np.testing.assert_allclose(sums[0], [scores[0, part == own].sum() for own in range(3)])
+
+
+def test_thresholds_are_the_best_whatever_the_blocks() -> None:
+    rng = np.random.default_rng(0)
+    whole = {"probability": rng.random((30, 4, 4)), "mask": rng.random((30, 4, 4)) < 0.4, "fold": np.repeat([0, 2, 1], 10)}
+    blocks = [{name: array[rows] for name, array in whole.items()} for rows in (slice(0, 13), slice(13, 14), slice(14, 30))]
+    told = ensemble.thresholds(blocks, metrics.patch_iou)
+    scores = [metrics.patch_iou(whole["probability"] > threshold, whole["mask"]) for threshold in ensemble.THRESHOLDS]
+    for fold in range(3):
+        others = [own[whole["fold"] != fold].mean() for own in scores]
+        assert told["threshold_without_fold"][str(fold)] == ensemble.THRESHOLDS[np.argmax(others)]
+    assert told["threshold"] == ensemble.THRESHOLDS[np.argmax([own.mean() for own in scores])]
 
 
 def test_a_choice_is_described_by_its_thresholds() -> None:
     at = {threshold: int(np.flatnonzero(np.isclose(ensemble.THRESHOLDS, threshold))[0]) for threshold in (0.005, 0.5, 0.95)}
-    choice = ensemble.Choice(overall=at[0.5], without={0: at[0.005], 1: at[0.95]}, score=np.array([0.5, 1.0]))
-    assert ensemble.describe_thresholds(choice) == {"threshold": 0.5, "threshold_without_fold": {"0": 0.005, "1": 0.95}, "oof_score": 0.75}
+    choice = ensemble.Choice(overall=at[0.5], without=[at[0.005], at[0.95]], score=0.75)
+    told = ensemble.describe_thresholds(choice, [0, 3])
+    assert told == {"threshold": 0.5, "threshold_without_fold": {"0": 0.005, "3": 0.95}, "oof_score": 0.75}
 
 
 def test_thresholds_rise_and_lie_alike_about_one_half() -> None:

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from src import forecast, postprocessing, recipe, refine, trial
+from src import forecast, postprocessing, recipe, trial
 from src.artifacts import Paths
+from src.blocks import Blocks
 from src.errors import UserError
 
 TRAIN_PATCHES = np.array([129, 100, 83, 65, 54, 48, 36, 30, 6, 2])
@@ -113,10 +114,11 @@ def test_averaging_removes_the_variance_among_the_networks_from_their_squared_er
     folds = (truth * 0.5 + 0.2 + rng.normal(0, 0.2, (5, 40, 6, 6))).clip(0, 1)
     alone, together = np.mean((folds - truth) ** 2), np.mean((folds.mean(0) - truth) ** 2)
     oof = np.concatenate(folds)  # as if the training patches were as hard as those of the test
-    removed = forecast.removed_by_averaging(folds, oof, np.concatenate([truth] * 5))
+    true = np.concatenate([truth] * 5)
+    removed = forecast.removed_by_averaging([folds[:, :7], folds[:, 7:]], [(oof[:50], true[:50]), (oof[50:], true[50:])])
     assert removed == pytest.approx(1 - together / alone)
-    assert forecast.removed_by_averaging(folds[:1], oof, np.concatenate([truth] * 5)) == 0
-    assert forecast.removed_by_averaging(folds, truth.astype(float), truth) == 0  # no error, nothing to remove
+    assert forecast.removed_by_averaging([folds[:1]], [(oof, true)]) == 0
+    assert forecast.removed_by_averaging([folds], [(truth.astype(float), truth)]) == 0  # no error, nothing to remove
 
 
 def test_what_averaging_removes_is_taken_off_what_the_score_lacks():
@@ -129,9 +131,8 @@ def test_what_averaging_removes_is_taken_off_what_the_score_lacks():
 def test_a_random_split_gives_no_forecast(tmp_path):
     (tmp_path / "tiny.toml").write_text(RECIPE)
     by_patch = recipe.load(str(tmp_path / "tiny.toml"), ['folds={ scheme = "random", count = 2 }'])
-    score = np.ones(10)
-    chosen = refine.Chosen(refine.Refinement(0.5), score, score, {})
-    assert postprocessing.expected(by_patch, Paths(tmp_path, tmp_path), {}, score, chosen, {}) == {}
+    nothing = Blocks({}, lambda place: {})
+    assert postprocessing.expected(by_patch, Paths(tmp_path, tmp_path), nothing, nothing) == {}
 
 
 def run(folder, *more: str) -> pd.DataFrame:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import competitions, metrics, pipe, recipe, rle, submission
+from src import competitions, ensemble, metrics, pipe, recipe, rle, submission
 from src.artifacts import Paths
-from src.page import charts, checks, curves, pictures, rendering, wells
+from src.blocks import Blocks
+from src.masks import PackedMasks, pack
+from src.page import charts, checks, pictures, rendering, wells
 
 DEMO = competitions.get("corroseg")
 RECIPE = {
@@ -76,6 +78,23 @@ def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.
     return arrays | {"prediction": prediction, "score": metrics.patch_iou(prediction, mask)}
 
 
+LARGE = ("image", "valid", "mask", "probability", "prediction")
+
+
+def in_blocks(arrays: dict[str, np.ndarray]) -> Blocks:
+    """A split as the stage has it, with what it counts on each patch."""
+    marked, index = arrays["prediction"] > 0, {name: array for name, array in arrays.items() if name not in LARGE}
+    index |= {"repaired": (~arrays["valid"]).sum((1, 2)), "marked": marked.sum((1, 2))}
+    if "mask" in arrays:
+        true = arrays["mask"] > 0
+        index |= {"true": true.sum((1, 2)), "right": (true & marked).sum((1, 2)), "wrong": (true != marked).sum((1, 2))}
+    return Blocks(index, lambda place: {name: arrays[name][place] for name in LARGE if name in arrays})
+
+
+def packed(arrays: dict[str, np.ndarray]) -> PackedMasks:
+    return PackedMasks(pack(arrays["prediction"]), (36, 36))
+
+
 def by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
     return {
         str(k): {"patches": int((key == k).sum()), "score": float(score[key == k].mean()), "all_empty": 0.25, "intensity": 0.125}
@@ -120,7 +139,9 @@ def make(folder: Path, monkeypatch, first: str = "") -> tuple[str, dict, dict[st
         "expected_interval": [0.61, 0.87],
         "removed_by_averaging": 0.05,
     }
-    return wells.page(chosen, DEMO, paths, result, {"prepared": "a1", "ensemble": "b2"}, train, test), result, train, test
+    curves, made = np.linspace(0, 1, 3 * len(ensemble.THRESHOLDS)).reshape(3, -1), {"prepared": "a1", "ensemble": "b2"}
+    page = wells.page(chosen, DEMO, paths, result, made, in_blocks(train), in_blocks(test), packed(test), curves)
+    return page, result, train, test
 
 
 def numbers(tree) -> list[float]:
@@ -162,6 +183,21 @@ def test_every_well_and_patch_is_there(made):
         own = arrays["name"][arrays["group"] == int(id.partition("-")[2])]
         assert sorted(name for at in data["names"] for name in at if name) == sorted(own) and len(own) == count
         assert data["truth"] == ("train" in id)
+
+
+def test_of_very_many_wells_the_best_and_the_worst_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(wells, "DRAWN", 2)
+    text, result, *_ = make(tmp_path, monkeypatch)
+    scores = {well: row["score"] for well, row in result["oof_by_group"].items()}
+    middle = sorted(scores, key=scores.get)[1]
+    drawn = {f"train-{well}" for well in scores if well != middle} | {"test-3", "test-4"}
+    assert set(re.findall(r'id="data-([^"]*)"', text)) == drawn == set(re.findall(r'<option value="([^"]*)"', text))
+    assert "2 of 3 training wells are drawn: those with the highest and the lowest scores" in text
+    assert text.count('<img class="pixels glance"') == 4 and "test wells are drawn" not in text
+    links = {link["href"].partition("&")[0] for link in Balanced(text).all("a") if "=" in link["href"]}
+    assert links == {f"#well={well}" for well in drawn}
+    assert f">Well {middle}</th>" in text and f"well_{middle}_patch" in text  # in the table, and among the best and worst patches
+    assert wells.drawn_wells([5, 6, 7], {}) == [5, 6]
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, monkeypatch):
@@ -220,7 +256,7 @@ def test_tiles_hold_thickness_probability_and_labels(made, monkeypatch):
 
 def test_points_lost_add_up_to_what_the_score_lacks(made):
     _, result, train, _ = made
-    lines = wells.lost(train["score"], train["mask"])
+    lines = wells.lost(train["score"], train["mask"].any((1, 2)))
     assert sum(line["lost"] for line in lines) == pytest.approx(1 - result["oof_score"])
     assert sum(line["patches"] for line in lines) == len(train["score"])
     assert lines[1]["patches"] == 1 and lines[2]["patches"] == 2  # rows 1; 4 and the last
@@ -229,16 +265,6 @@ def test_points_lost_add_up_to_what_the_score_lacks(made):
 def test_best_and_worst_are_few_of_each_well():
     order, group = np.arange(40), np.repeat([1, 2, 3, 4, 5], 8)
     assert wells.few_of_each(order, group) == [0, 1, 2, 8, 9, 10, 16, 17, 18, 24, 25, 26]
-
-
-def test_threshold_curves_are_the_scores_at_each_threshold(made):
-    train, levels = made[2], np.array([0.05, 0.5, 0.95])
-    got = curves.thresholds(train["probability"], train["mask"], train["fold"], metrics.patch_iou, levels)
-    for row, own in enumerate([train["fold"] == 0, train["fold"] == 1, np.ones(45, bool)]):
-        for t, level in enumerate(levels):
-            inter = [((p > level) & (y > 0)).sum() for p, y in zip(train["probability"][own], train["mask"][own], strict=True)]
-            union = [((p > level) | (y > 0)).sum() for p, y in zip(train["probability"][own], train["mask"][own], strict=True)]
-            assert got[row, t] == pytest.approx(np.mean([i / u if u else 1 for i, u in zip(inter, union, strict=True)]))
 
 
 def test_learning_curves_span_all_tasks(made):
@@ -263,7 +289,7 @@ def verdicts(folder: Path, test, damage=lambda text: text) -> list[bool]:
     path, official = folder / "a.csv", folder / "b.csv"
     submission.write(path, official, test["name"], test["prediction"], DEMO)
     path.write_text(damage(path.read_text()))
-    return [check.passed for check in checks.wells(path, official, test["name"], test["valid"], test["prediction"], DEMO)]
+    return [check.passed for check in checks.wells(path, official, test["name"], test["valid"].any((1, 2)), packed(test), DEMO)]
 
 
 def swapped(text: str) -> str:

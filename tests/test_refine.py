@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.segmentation import random_walker
 
-from src import metrics, refine
+from src import ensemble, metrics, refine
 from src.pipe import strips
 from src.recipe import Postprocess, Track
 from src.refine import Refinement
@@ -131,6 +131,17 @@ def thresholds(folds: int, threshold: float = 0.5, **others: float) -> dict:
     return {"threshold": threshold, "threshold_without_fold": {str(fold): threshold for fold in range(folds)} | others}
 
 
+def choose(train: dict, probability: np.ndarray, thresholds: dict, settings: Postprocess) -> tuple[refine.Chosen, np.ndarray, np.ndarray]:
+    """What is chosen, and the scores that it and the plain threshold earn; the same whether all wells are at hand or one at a time."""
+    whole = train | {"probability": probability}
+    wells = [{name: array[train["group"] == well] for name, array in whole.items()} for well in np.unique(train["group"])]
+    chosen, by_well = (refine.choose(blocks, thresholds, settings, metrics.patch_iou) for blocks in ([whole], wells))
+    assert (by_well.refinement, by_well.for_interleaved, by_well.honest) == (chosen.refinement, chosen.for_interleaved, chosen.honest)
+    assert by_well.table == pytest.approx(chosen.table)
+    np.testing.assert_allclose(by_well.at_thresholds, chosen.at_thresholds)
+    return chosen, *refine.assess(whole, chosen, settings, metrics.patch_iou)
+
+
 SMALL, LARGE, TRIPLE, SINGLE = (1, 1, 2, 2), (1, 1, 4, 4), (7, 1, 1, 3), (7, 7, 1, 1)
 SIZES = Postprocess(random_walker=False, min_sizes=[0, 2, 4])
 
@@ -139,7 +150,7 @@ def test_each_fold_is_scored_under_the_refinement_that_is_best_on_the_others() -
     """Singles are always wrong; the triple is wrong on fold 0 only, but so clearly that it decides over all folds."""
     masks = [draw(SMALL, TRIPLE, SINGLE), draw(LARGE, TRIPLE, SINGLE), draw(LARGE, SINGLE)]
     train, probability = split_of(masks, [draw(SMALL), draw(LARGE, TRIPLE), draw(LARGE)])
-    chosen = refine.choose(train, probability, thresholds(3), SIZES, metrics.patch_iou)
+    chosen, earned, plainly = choose(train, probability, thresholds(3), SIZES)
     plain, no_singles, no_triples = Refinement(0.5), Refinement(0.5, None, 2), Refinement(0.5, None, 4)
     assert chosen.table == {
         plain: pytest.approx((4 / 8 + 19 / 20 + 16 / 17) / 3),
@@ -147,8 +158,18 @@ def test_each_fold_is_scored_under_the_refinement_that_is_best_on_the_others() -
         no_triples: pytest.approx((1 + 16 / 19 + 1) / 3),
     }
     assert chosen.refinement == no_triples
-    assert chosen.score.tolist() == pytest.approx([4 / 7, 16 / 19, 1])  # without fold 0, triples stay
-    assert chosen.plain_score.tolist() == pytest.approx([4 / 8, 19 / 20, 16 / 17])
+    assert earned.tolist() == pytest.approx([4 / 7, 16 / 19, 1])  # without fold 0, triples stay
+    assert plainly.tolist() == pytest.approx([4 / 8, 19 / 20, 16 / 17])
+
+
+def test_the_mean_score_at_each_threshold_is_told_for_each_fold_and_for_all() -> None:
+    train, probability = split_of([draw(LARGE), draw(SMALL), draw(TRIPLE)], [draw(LARGE), draw(LARGE), draw()])
+    train["fold"] = np.array([0, 0, 1], np.int8)
+    chosen, *_ = choose(train, probability, thresholds(2), Postprocess(random_walker=False, min_sizes=[0]))
+    low, middle, high = (chosen.at_thresholds[:, np.flatnonzero(np.isclose(ensemble.THRESHOLDS, t))[0]].tolist() for t in (0.1, 0.5, 0.9))
+    assert low == pytest.approx([0.16, 0, 0.32 / 3])  # all marked: 16 of 100 pixels twice, none of 100
+    assert middle == pytest.approx([(1 + 1 / 4) / 2, 0, 1.25 / 3])
+    assert high == pytest.approx([0, 1, 1 / 3])  # nothing marked
 
 
 def test_a_folds_own_truth_does_not_influence_what_is_chosen_for_it() -> None:
@@ -156,42 +177,42 @@ def test_a_folds_own_truth_does_not_influence_what_is_chosen_for_it() -> None:
     truths = [draw(SMALL), draw(LARGE, TRIPLE), draw(LARGE)]
     for truth, score in ((draw(SMALL), 4 / 7), (draw(SMALL, TRIPLE), 1), (draw(TRIPLE), 3 / 7)):
         train, probability = split_of(masks, [truth, *truths[1:]])
-        chosen = refine.choose(train, probability, thresholds(3), SIZES, metrics.patch_iou)
-        assert chosen.score[0] == pytest.approx(score)  # singles dropped, triple kept, whatever the truth
+        _, earned, _ = choose(train, probability, thresholds(3), SIZES)
+        assert earned[0] == pytest.approx(score)  # singles dropped, triple kept, whatever the truth
 
 
 def test_a_refinement_that_is_best_in_sample_only_is_not_applied() -> None:
     noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
     train, probability = split_of([noisy] * 3, [clean, clean, noisy])
     settings = Postprocess(random_walker=False, min_sizes=[0, 4])
-    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    chosen, earned, _ = choose(train, probability, thresholds(3), settings)
     assert chosen.table[Refinement(0.5, None, 4)] > chosen.table[Refinement(0.5)]
     assert chosen.refinement == Refinement(0.5)
-    assert chosen.score.tolist() == pytest.approx([0.8, 0.8, 1])
+    assert earned.tolist() == pytest.approx([0.8, 0.8, 1])
 
 
 def test_a_refinement_that_raises_the_score_out_of_fold_is_applied() -> None:
     noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
     train, probability = split_of([noisy] * 4, [clean, clean, clean, noisy])
     settings = Postprocess(random_walker=False, min_sizes=[0, 4])
-    chosen = refine.choose(train, probability, thresholds(4), settings, metrics.patch_iou)
+    chosen, earned, _ = choose(train, probability, thresholds(4), settings)
     assert chosen.refinement == Refinement(0.5, None, 4)
-    assert chosen.score.tolist() == pytest.approx([1, 1, 1, 0.8])
+    assert earned.tolist() == pytest.approx([1, 1, 1, 0.8])
 
 
 def test_without_a_candidate_that_does_better_the_plain_threshold_stays() -> None:
     train, probability = split_of([draw(LARGE)] * 2, [draw(LARGE)] * 2)
-    chosen = refine.choose(train, probability, thresholds(2), Postprocess(), metrics.patch_iou)
+    chosen, earned, _ = choose(train, probability, thresholds(2), Postprocess())
     assert chosen.refinement.plain
-    assert chosen.score.tolist() == [1, 1]
+    assert earned.tolist() == [1, 1]
 
 
 def test_each_fold_is_cut_at_the_threshold_that_was_chosen_without_it() -> None:
     train, probability = split_of([draw(LARGE)] * 2, [draw(LARGE)] * 2)
     settings = Postprocess(random_walker=False, min_sizes=[0])
-    chosen = refine.choose(train, probability, thresholds(2, 0.5, **{"1": 0.7}), settings, metrics.patch_iou)
+    chosen, earned, _ = choose(train, probability, thresholds(2, 0.5, **{"1": 0.7}), settings)
     assert chosen.refinement == Refinement(0.5)
-    assert chosen.score.tolist() == [1, 0]
+    assert earned.tolist() == [1, 0]
 
 
 def test_a_patch_without_a_valid_pixel_gets_an_empty_mask() -> None:
@@ -235,9 +256,9 @@ def test_emptying_patches_is_chosen_where_it_raises_the_score_out_of_fold() -> N
     train, probability = split_of([draw(TRIPLE), draw(LARGE)] * 2, truths)
     for few, score in (([], 0.5), ([0, 4], 1), ([17], 0.5)):  # emptying all of them is as good as emptying none
         settings = Postprocess(random_walker=False, min_sizes=[0], min_in_patch=few)
-        chosen = refine.choose(train, probability, thresholds(4), settings, metrics.patch_iou)
+        chosen, earned, _ = choose(train, probability, thresholds(4), settings)
         assert chosen.refinement == Refinement(0.5, min_in_patch=4 if score == 1 else 0)
-        assert chosen.score.mean() == score
+        assert earned.mean() == score
         assert refine.apply(train, probability, chosen, settings).any((1, 2)).tolist() == [score < 1, True] * 2
 
 
@@ -266,9 +287,9 @@ def test_a_refinement_can_be_applied_whether_it_helps_or_not() -> None:
     noisy, clean = draw(SMALL, SINGLE), draw(SMALL)
     train, probability = split_of([noisy] * 3, [clean, clean, noisy])
     settings = Postprocess(random_walker=False, min_sizes=[0, 4], apply="always")
-    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    chosen, earned, _ = choose(train, probability, thresholds(3), settings)
     assert chosen.refinement == Refinement(0.5, None, 4)
-    assert chosen.score.tolist() == pytest.approx([1, 1, 0.8])
+    assert earned.tolist() == pytest.approx([1, 1, 0.8])
     with pytest.raises(ValueError, match="needs a track"):
         Postprocess(random_walker=False, min_sizes=[0], apply="always")
 
@@ -318,9 +339,9 @@ def split_with_a_faint_groove(folds: int) -> tuple[dict[str, np.ndarray], np.nda
 def test_a_groove_is_followed_through_a_faint_patch() -> None:
     train, probability = split_with_a_faint_groove(3)
     settings = Postprocess(random_walker=False, min_sizes=[0], track=[TRACK])
-    chosen = refine.choose(train, probability, thresholds(3), settings, metrics.patch_iou)
+    chosen, earned, plainly = choose(train, probability, thresholds(3), settings)
     assert chosen.refinement.track == TRACK
-    assert chosen.score.tolist() == [1] * 9 and chosen.plain_score.tolist() == [1, 0, 1] * 3
+    assert earned.tolist() == [1] * 9 and plainly.tolist() == [1, 0, 1] * 3
     np.testing.assert_array_equal(refine.apply(train, probability, chosen, settings), train["mask"])
 
 
@@ -351,8 +372,8 @@ def test_wells_of_each_kind_of_scan_get_thresholds_of_their_own_on_request() -> 
     train, probability = split_of_two_kinds()
     for by_scan, scores in ((True, [1] * 6), (False, [1, 1, 1, 0.5, 0.5, 0.5])):
         settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=by_scan)
-        chosen = refine.choose(train, probability, thresholds(3, 0.2), settings, metrics.patch_iou)
-        assert chosen.score.tolist() == scores
+        chosen, earned, _ = choose(train, probability, thresholds(3, 0.2), settings)
+        assert earned.tolist() == scores
         masks = refine.apply(train, probability, chosen, settings)
         assert metrics.patch_iou(masks, train["mask"]).tolist() == scores
     assert chosen.for_interleaved is None
@@ -362,16 +383,16 @@ def test_a_kind_of_scan_in_a_single_fold_cannot_choose_by_itself() -> None:
     train, probability = split_of_two_kinds()
     train["fold"] = np.array([0, 1, 2, 2, 2, 2], np.int8)
     settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=True)
-    chosen = refine.choose(train, probability, thresholds(3, 0.2), settings, metrics.patch_iou)
-    assert chosen.for_interleaved is None and chosen.score.tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
+    chosen, earned, _ = choose(train, probability, thresholds(3, 0.2), settings)
+    assert chosen.for_interleaved is None and earned.tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
 
 
 def test_the_held_out_truth_has_no_say_in_its_own_threshold_by_scan() -> None:
     train, probability = split_of_two_kinds(4)
     settings = Postprocess(random_walker=False, min_sizes=[0], by_scan=True)
     train["mask"][4, :, 3] = 1  # fold 0 of the interleaved wells wants what the contiguous ones want
-    chosen = refine.choose(train, probability, thresholds(4, 0.2), settings, metrics.patch_iou)
-    assert chosen.score.tolist() == [1, 1, 1, 1, 0.5, 1, 1, 1]  # and does not get it: the other three decide
+    _, earned, _ = choose(train, probability, thresholds(4, 0.2), settings)
+    assert earned.tolist() == [1, 1, 1, 1, 0.5, 1, 1, 1]  # and does not get it: the other three decide
 
 
 @pytest.mark.parametrize("walk_on", ["strips", "patches"])

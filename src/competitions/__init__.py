@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError, did_you_mean
+from src.masks import PackedMasks
 from src.recipe import Data, Generate
 from src.rle import Order
 
@@ -50,8 +51,8 @@ class Competition:
     metric: str
     score: Callable[[np.ndarray, np.ndarray], np.ndarray]
     rle_order: Order
-    write_masks: Callable[[Path, np.ndarray, np.ndarray], None]
-    read_masks: Callable[[Path], tuple[np.ndarray, np.ndarray]]
+    write_masks: Callable[[Path, np.ndarray, np.ndarray | PackedMasks], None]
+    read_masks: Callable[[Path], tuple[np.ndarray, PackedMasks]]
     generate: Callable[[Path, Path, Generate], None] | None = None
 
 

@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -24,6 +24,7 @@ import pandas as pd
 from src import metrics
 from src.competitions import Competition, Raw, RawSplit, zip_files
 from src.errors import UserError
+from src.masks import PackedMasks, slices
 
 SIZE = 36
 PIXELS = SIZE * SIZE
@@ -64,7 +65,7 @@ def read(folder: Path) -> Raw:
     spare = len(row_of) - len(train.name)
     if spare:
         notes.append(f"{masks_file.name}: {spare} masks without an image dropped")
-    ordered = masks[[row_of[name] for name in train.name]]
+    ordered = masks[np.array([row_of[name] for name in train.name])]
     return Raw(RawSplit(train.name, train.image, train.group, train.number, ordered), test, notes)
 
 
@@ -94,8 +95,8 @@ def correct_release(names: np.ndarray, masks: np.ndarray, images: np.ndarray) ->
     return renamed[~drop], masks[~drop], [note]
 
 
-def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Names (N,) and masks (N, 36, 36) uint8 of a CSV in the organisers' layout, plain or packed.
+def read_masks(path: Path) -> tuple[np.ndarray, PackedMasks]:
+    """Names (N,) and masks (N, 36, 36) of a CSV in the organisers' layout, plain or packed.
 
     Raises:
         UserError: the file is damaged, a row is not 1,296 values of 0 or 1, or a name is not a patch's or stands twice.
@@ -103,22 +104,25 @@ def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
     names, masks = [], []
     for name, values in _csv_rows(path):
         names.append(name)
-        masks.append(_mask_row(values, name, path))
+        masks.append(np.packbits(_mask_row(values, name, path)))
     _check_names(names, path)
-    return np.array(names, object), np.array(masks, np.uint8).reshape(-1, SIZE, SIZE)
+    return np.array(names, object), PackedMasks(np.array(masks, np.uint8), (SIZE, SIZE))
 
 
-def write_masks(path: Path, names: np.ndarray, masks: np.ndarray) -> None:
+def write_masks(path: Path, names: Sequence[str], masks: np.ndarray | PackedMasks) -> None:
     """Write masks (N, 36, 36) of 0 and 1 in the organisers' layout: the official submission file."""
-    path.write_bytes(masks_as_csv(names, masks))
+    with open(path, "wb") as file:
+        file.writelines(masks_as_csv(names, masks))
 
 
-def masks_as_csv(names: Iterable[str], masks: np.ndarray) -> bytes:
-    """Masks (N, 36, 36) of 0 and 1 as a CSV in the organisers' layout."""
-    header = "".join(f",{column}" for column in range(PIXELS)).encode()
-    cells = np.full((len(masks), PIXELS, 2), ord(","), np.uint8)
-    cells[:, :, 1] = masks.reshape(-1, PIXELS) + ord("0")
-    return b"\n".join([header, *(name.encode() + row.tobytes() for name, row in zip(names, cells, strict=True)), b""])
+def masks_as_csv(names: Sequence[str], masks: np.ndarray | PackedMasks) -> Iterator[bytes]:
+    """Masks (N, 36, 36) of 0 and 1 as a CSV in the organisers' layout, some lines at a time."""
+    yield b"".join(b",%d" % column for column in range(PIXELS)) + b"\n"
+    for rows in slices(len(masks)):
+        own = masks[rows]
+        cells = np.full((len(own), PIXELS, 2), ord(","), np.uint8)
+        cells[:, :, 1] = own.reshape(-1, PIXELS) + ord("0")
+        yield b"".join(name.encode() + row.tobytes() + b"\n" for name, row in zip(names[rows], cells, strict=True))
 
 
 def _mask_row(text: bytes, name: str, path: Path) -> np.ndarray:

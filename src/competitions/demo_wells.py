@@ -287,7 +287,7 @@ def _write_images(path: Path, images: dict[str, np.ndarray]) -> None:
 
 
 def _write_masks(path: Path, masks: dict[str, np.ndarray]) -> None:
-    path.write_bytes(gzip.compress(masks_as_csv(masks, np.stack(list(masks.values()))), mtime=0))
+    path.write_bytes(gzip.compress(b"".join(masks_as_csv(list(masks), np.stack(list(masks.values())))), mtime=0))
 
 
 def generate(folder: Path, truth: Path, seed: int, train_patches: int, test_patches: int) -> None:

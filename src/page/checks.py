@@ -9,6 +9,7 @@ import pandas as pd
 
 from src import rle
 from src.competitions import Competition
+from src.masks import ROWS, PackedMasks
 
 
 @dataclass(frozen=True)
@@ -20,24 +21,27 @@ class Check:
     passed: bool
 
 
-def wells(path: Path, official: Path, names: np.ndarray, valid: np.ndarray, masks: np.ndarray, competition: Competition) -> list[Check]:
+def wells(path: Path, official: Path, names: np.ndarray, measured: np.ndarray, masks: PackedMasks, competition: Competition) -> list[Check]:
     """Checks of the submission of wells.
 
     Args:
         path, official: the run-length file, and the one in the organisers' layout.
         names: (N,) the test patches in order.
-        valid: (N, H, W) bool, False where a pixel was not measured.
+        measured: (N,) bool, whether any pixel of a patch was.
         masks: (N, H, W) what was predicted.
     """
-    table = _read(path)
-    result = _names(table["name"].tolist(), names.tolist())
-    read, trouble = _decode(table["rle"], masks.shape[1:], competition)
-    same = read is not None and np.array_equal(read, masks)
-    result.append(Check("Run lengths decode to the masks predicted", trouble or f"{_runs(table['rle'])} runs", same))
+    read, runs, same, trouble = [], 0, True, ""
+    with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
+        for table in tables:
+            decoded, odd = _decode(table["rle"], masks.shape[1:], competition)
+            same = same and decoded is not None and np.array_equal(decoded, masks[len(read) : len(read) + len(table)])
+            read, runs, trouble = read + table["name"].tolist(), runs + _runs(table["rle"]), trouble or odd
+    result = _names(read, names.tolist())
+    result.append(Check("Run lengths decode to the masks predicted", trouble or f"{runs} runs", same and len(read) == len(masks)))
     official_names, official_masks = competition.read_masks(official)
-    alike = list(official_names) == list(names) and np.array_equal(official_masks, masks)
+    alike = list(official_names) == list(names) and np.array_equal(official_masks.bits, masks.bits)
     result.append(Check("The organisers' layout holds the same names and masks", f"{len(official_names)} rows", alike))
-    marked, measured = masks.any((1, 2)), valid.any((1, 2))
+    marked = masks.bits.any(1)
     result.append(_empty(int((~marked).sum()), len(masks), "patches"))
     said = f"{(~measured).sum()} such patches, {(marked & ~measured).sum()} with a mask"
     return [*result, Check("Patches without a single measured pixel have empty masks", said, not (marked & ~measured).any())]

@@ -7,7 +7,6 @@ import pandas as pd
 
 from src import artifacts
 from src.artifacts import Paths
-from src.metrics import Score
 from src.page.charts import Line, lines
 from src.recipe import Recipe
 
@@ -51,19 +50,8 @@ def _charts(recipe: Recipe, name: str, history: pd.DataFrame) -> list[Any]:
     return result
 
 
-def thresholds(probability: np.ndarray, truth: np.ndarray, fold: np.ndarray, score: Score, levels: np.ndarray) -> np.ndarray:
-    """(F + 1, T) mean scores at each of some thresholds: of each fold in ascending order, and last of all patches.
-
-    Args:
-        probability, truth: (N, H, W) out of fold.
-    """
-    p = probability.astype(np.float32)
-    scores = np.array([score(p > level, truth) for level in levels])
-    return np.array([*(scores[:, fold == number].mean(1) for number in np.unique(fold)), scores.mean(1)])
-
-
 def threshold_chart(levels: np.ndarray, scores: np.ndarray, chosen: float) -> Any:
-    """Mean score against the threshold, all patches in bold and each fold thin, as `thresholds` gives them."""
+    """Mean score (F + 1, T) against the threshold: each fold thin and, the last, all patches in bold."""
     best = int(scores[-1].argmax())
     says = f"mean score against the threshold: highest, {scores[-1][best]:.4f}, at {levels[best]:.2f}"
     folds = [Line(levels, own, style="minor") for own in scores[:-1]]

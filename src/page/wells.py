@@ -6,48 +6,64 @@ import numpy as np
 
 from src import artifacts, ensemble
 from src.artifacts import Arrays, CreatedFrom, Paths
+from src.blocks import Blocks
 from src.competitions import Competition
+from src.masks import PackedMasks
 from src.page import checks, curves, pictures, provenance
 from src.page.rendering import render
 from src.recipe import Recipe, to_toml
 
 SHOWN, SHOWN_OF_A_WELL = 12, 3  # best and worst patches
-LEVELS = ensemble.THRESHOLDS[::3]
+DRAWN = 40  # wells of a split; of more, the best and the worst, half of each
+STEP = 3  # thresholds from one point of the curves to the next
 
 
 def page(
-    recipe: Recipe, competition: Competition, paths: Paths, result: dict[str, Any], made: CreatedFrom, train: Arrays, test: Arrays
+    recipe: Recipe,
+    competition: Competition,
+    paths: Paths,
+    result: dict[str, Any],
+    made: CreatedFrom,
+    train: Blocks,
+    test: Blocks,
+    masks: PackedMasks,
+    at_thresholds: np.ndarray,
 ) -> str:
     """The page as HTML.
 
     Args:
         result: what submissions/<recipe>.json says.
         made: what the submission is made from.
-        train, test: the prepared arrays of the scored training patches and of the test patches, with `probability` and `prediction`
-            (N, H, W), and with `score` (N,) and `mask` where the truth is known.
+        train, test: the scored training patches and the test patches, as `src.postprocessing.examined` gives them.
+        masks: the submission's.
+        at_thresholds: (F + 1, T) mean scores of each fold, and of all patches, at each of `ensemble.THRESHOLDS`.
     """
-    label = {"train": pictures.labels(train), "test": pictures.labels(test)}
     told, thresholds = curves.histories(recipe, paths), artifacts.read_notes(paths.ensemble(recipe))
-    scores = curves.thresholds(train["probability"], train["mask"], train["fold"], competition.score, LEVELS)
+    size, of_train, of_test = masks.size[0] * masks.size[1], result["oof_by_group"], result.get("test_by_group", {})
+    drawn = {
+        split: drawn_wells(np.unique(own.index["group"]).tolist(), scores)
+        for split, own, scores in (("train", train, of_train), ("test", test, of_test))
+    }
     csv, official = paths.submission(recipe), paths.submission(recipe, "_official.csv")
     return render(
         "wells.html",
         "wells.js",
         result=result,
         ruler=ruler(result),
-        folds=_folds(result, train, thresholds),
-        wells=_wells("train", train, label["train"], result["oof_by_group"]),
-        test_wells=_wells("test", test, label["test"], result.get("test_by_group", {})),
-        lost=lost(train["score"], train["mask"]),
+        folds=_folds(result, train.index, thresholds),
+        wells=_wells("train", train, of_train, drawn["train"], size),
+        test_wells=_wells("test", test, of_test, drawn["test"], size),
+        most_drawn=DRAWN,
+        lost=lost(train.index["score"], train.index["true"] > 0),
         colours={"kinds": pictures.COLOURS, "probability": pictures.INFERNO},
-        patches=_patches(train, label["train"]),
-        threshold_chart=curves.threshold_chart(LEVELS, scores, result["threshold"]),
-        spread_chart=curves.spread_chart(train["score"][train["mask"].any((1, 2))]),
+        patches=_patches(train, drawn["train"]),
+        threshold_chart=curves.threshold_chart(ensemble.THRESHOLDS[::STEP], at_thresholds[:, ::STEP], result["threshold"]),
+        spread_chart=curves.spread_chart(train.index["score"][train.index["true"] > 0]),
         refinements=_refinements(result),
         learning=curves.learning(recipe, told),
         members=provenance.members(recipe, told, {member.name: member.network for member in recipe.members}),
         seeds=recipe.seeds,
-        checks=checks.wells(csv, official, test["name"], test["valid"], test["prediction"], competition),
+        checks=checks.wells(csv, official, test.index["name"], test.index["repaired"] < size, masks, competition),
         files=provenance.files([csv, official]),
         made=made,
         versions=provenance.versions(),
@@ -82,38 +98,53 @@ def _folds(result: dict[str, Any], train: Arrays, thresholds: dict[str, Any]) ->
     ]
 
 
-def _wells(split: str, arrays: Arrays, label: np.ndarray, scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """A line for each well, with its picture at a glance and what the viewer needs of it."""
-    lines = []
-    for well in np.unique(arrays["group"]).tolist():
-        own = arrays["group"] == well
+def drawn_wells(wells: list[int], scores: dict[str, Any]) -> list[int]:
+    """The wells that the page draws: all, or of more than `DRAWN` the best and the worst, or without scores the first."""
+    if len(wells) <= DRAWN or not scores:
+        return wells[:DRAWN]
+    by_score = sorted(wells, key=lambda well: scores[str(well)]["score"])
+    return sorted(by_score[: DRAWN // 2] + by_score[-(DRAWN // 2) :])
+
+
+def _wells(split: str, wells: Blocks, scores: dict[str, Any], drawn: list[int], size: int) -> list[dict[str, Any]]:
+    """A line for each well and, for those that are drawn, its picture at a glance and what the viewer needs of it.
+
+    Args:
+        size: pixels of a patch.
+    """
+    index, lines = wells.index, []
+    for well in np.unique(index["group"]).tolist():
+        own = index["group"] == well
         lines.append(
             {
                 "id": f"{split}-{well}",
                 "well": well,
                 "title": f"{'Test well' if split == 'test' else 'Well'} {well}",
                 "patches": int(own.sum()),
-                "interleaved": bool((arrays["phase"][own] > 0).any()),
-                "repaired": float(1 - arrays["valid"][own].mean()),
-                "marked": float(arrays["prediction"][own].mean()),
-                "true": float(arrays["mask"][own].mean()) if "mask" in arrays else None,
-                "fold": int(arrays["fold"][own][0]) if "fold" in arrays else None,
+                "interleaved": bool((index["phase"][own] > 0).any()),
+                "repaired": float(index["repaired"][own].mean() / size),
+                "marked": float(index["marked"][own].mean() / size),
+                "true": float(index["true"][own].mean() / size) if "true" in index else None,
+                "fold": int(index["fold"][own][0]) if "fold" in index else None,
                 "scores": scores.get(str(well)),
-                "overview": pictures.overview(arrays, well, label),
-                "data": pictures.well(arrays, well, label),
+                **(_drawn(next(wells.of([well])), well) if well in drawn else {"overview": None, "data": None}),
             }
         )
     return lines
 
 
-def lost(score: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+def _drawn(arrays: Arrays, well: int) -> dict[str, Any]:
+    label = pictures.labels(arrays)
+    return {"overview": pictures.overview(arrays, well, label), "data": pictures.well(arrays, well, label)}
+
+
+def lost(score: np.ndarray, shows: np.ndarray) -> list[dict[str, Any]]:
     """Where the out-of-fold score is lost: patches by what they show and how they came out, with the points that each kind costs.
 
     Args:
         score: (N,) of each patch, 1 where an empty mask is right and 0 where it is not, or where nothing of a defect is met.
-        truth: (N, H, W).
+        shows: (N,) whether it shows corrosion.
     """
-    shows = truth.any((1, 2))
     kinds = [
         ("sound, and left unmarked", ~shows & (score == 1)),
         ("sound, but marked", ~shows & (score < 1)),
@@ -127,15 +158,14 @@ def lost(score: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
     return lines
 
 
-def _patches(train: Arrays, label: np.ndarray) -> list[dict[str, Any]]:
+def _patches(train: Blocks, drawn: list[int]) -> list[dict[str, Any]]:
     """The corroded patches with the highest scores and all patches with the lowest, few of each well."""
-    corroded = np.flatnonzero(train["mask"].any((1, 2)))
-    right = (label & pictures.MASK > 0) & (label & pictures.TRUTH > 0)
-    wrong = (label & pictures.MASK > 0) ^ (label & pictures.TRUTH > 0)
-    by_wrong = np.lexsort((-wrong.sum((1, 2)), train["score"]))
-    by_right = corroded[np.lexsort((-right.sum((1, 2))[corroded], -train["score"][corroded]))]
+    index = train.index
+    corroded = np.flatnonzero(index["true"] > 0)
+    by_wrong = np.lexsort((-index["wrong"], index["score"]))
+    by_right = corroded[np.lexsort((-index["right"][corroded], -index["score"][corroded]))]
     return [
-        {"title": title, "patches": [_patch(train, row, label) for row in few_of_each(order, train["group"])]}
+        {"title": title, "patches": [_patch(train, row, drawn) for row in few_of_each(order, index["group"])]}
         for title, order in (("Worst", by_wrong), ("Best", by_right))
     ]
 
@@ -150,16 +180,18 @@ def few_of_each(order: np.ndarray, group: np.ndarray) -> list[int]:
     return result
 
 
-def _patch(train: Arrays, row: int, label: np.ndarray) -> dict[str, Any]:
-    well, height = int(train["group"][row]), train["image"].shape[1]
-    index = pictures.Unrolled.of(train, well).index
+def _patch(train: Blocks, place: int, drawn: list[int]) -> dict[str, Any]:
+    well = int(train.index["group"][place])
+    own = next(train.of([well]))
+    row, height = int(np.flatnonzero(own["place"] == place)[0]), own["image"].shape[1]
+    depth = int(np.argwhere(pictures.Unrolled.of(own, well).index == row)[0][0])
     return {
-        "name": str(train["name"][row]),
-        "score": float(train["score"][row]),
-        "true": int(train["mask"][row].astype(bool).sum()),
-        "marked": int((label[row] & pictures.MASK > 0).sum()),
-        "picture": pictures.patch(train, row, label),
-        "link": f"#well=train-{well}&row={int(np.argwhere(index == row)[0][0]) * height + height // 2}&zoom=6",
+        "name": str(own["name"][row]),
+        "score": float(own["score"][row]),
+        "true": int(own["true"][row]),
+        "marked": int(own["marked"][row]),
+        "picture": pictures.patch(own, row, pictures.labels(own)),
+        "link": f"#well=train-{well}&row={depth * height + height // 2}&zoom=6" if well in drawn else None,
     }
 
 
