@@ -1,6 +1,6 @@
 """Whole stages as a user runs them, each in a process of its own, with their time and the memory of their largest process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,12 +9,14 @@ import torch
 
 from benchmarks.cases import Bench, made_up
 from benchmarks.timing import Run, load, run
-from src import artifacts, inference, networks, preparation, recipe
+from src import artifacts, blocks, inference, networks, preparation, recipe
 from src.artifacts import Paths
+from src.competitions import demo_wells
 from src.recipe import Recipe
 
 SCRIPTS = ("00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py")
 SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)  # patches, a fifth of them of the test set
+WELL, DRAWN = 200, 10  # patches of a well that is generated, and how many are drawn
 TOLERANCE = 1.2  # times as long a patch as in the next smaller set
 
 
@@ -62,42 +64,71 @@ GENERATED = ['competition="demo"', "folds={ count = 5 }"]  # where the challenge
 
 
 def growth(bench: Bench) -> list[str]:
-    """Stages 00, 02, 03 and 04 on more and more generated patches: untrained networks of two folds, out-of-fold predictions made up."""
-    lines, per_patch = [], {}
+    """Stages 00, 02, 03 and 04 on more and more wells of one size: untrained networks of two folds, out-of-fold predictions made up."""
+    lines, runs_of = [], {}
+    settings = ['competition="corroseg"', "folds={ count = 2 }"]
     for patches in QUICK_SIZES if bench.quick else SIZES:
         folder = bench.paths.data / "growth" / str(patches)
         paths = Paths(folder / "data", folder / "submissions")
-        settings = [f"generate.train_patches={4 * patches // 5}", f"generate.test_patches={patches // 5}", "folds={ count = 2 }"]
         chosen = recipe.load("demo", settings)
         given = ["demo", *as_options(paths, settings)]
-        run(SCRIPTS[0], *given)  # generates the wells, which is not timed
+        _write_wells(paths.raw("corroseg"), patches)
         runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
         _make_up_training(chosen, paths)
         runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
         lines += [f"{patches:,} patches, {load()}:", "", *table(runs, patches, tuple(runs)), ""]
+        print("\n".join(lines[-len(runs) - 5 :]), flush=True)
         for name, one in runs.items():
-            per_patch.setdefault(name, []).append(one.cpu / patches)
-    for name, costs in per_patch.items():
-        ratios = ", ".join(f"{cost / costs[0]:.2f}" for cost in costs)
-        steps = [larger / smaller for smaller, larger in pairwise(costs)]
-        verdict = "within" if max(steps) <= TOLERANCE else "beyond"
-        lines.append(f"- {name}: CPU seconds a patch, relative to the smallest set: {ratios} (each step {verdict} 20 %)")
-    return [*lines, ""]
+            runs_of.setdefault(name, []).append((patches, one))
+    return [*lines, *(_growth_of(name, own) for name, own in runs_of.items()), ""]
+
+
+def _growth_of(name: str, runs: list[tuple[int, Run]]) -> str:
+    """What more patches cost a stage, in CPU seconds a patch and in memory."""
+    costs = [one.cpu / patches for patches, one in runs]
+    ratios = ", ".join(f"{cost / costs[0]:.2f}" for cost in costs)
+    verdict = "within" if max(larger / smaller for smaller, larger in pairwise(costs)) <= TOLERANCE else "beyond"
+    more = [(later.memory - one.memory) * 1024 / (number - patches) for (patches, one), (number, later) in pairwise(runs)]
+    return (
+        f"- {name}: CPU seconds a patch, relative to the smallest set: {ratios} (each step {verdict} 20 %); "
+        f"memory {', '.join(f'{one.memory:,.0f}' for _, one in runs)} MiB, {', '.join(f'{own:.1f}' for own in more)} KiB a further patch"
+    )
+
+
+def _write_wells(folder: Path, patches: int) -> None:
+    """Raw files of so many patches, a fifth of them of the test set, in wells of one size: ten that are drawn, turned about."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, size = np.random.default_rng(0), min(WELL, patches // 5) // 2 * 2
+    drawn = [demo_wells.make_well(rng, size, interleaved=number % 3 == 0) for number in range(DRAWN)]
+
+    def wells(count: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        for number in range(1, count + 1):
+            well, turn = drawn[number % DRAWN], int(rng.integers(36))
+            turned = demo_wells.Well(np.roll(well.image, turn, axis=1), np.roll(well.mask, turn, axis=1))
+            yield [f"well_{number}_patch_{patch}" for patch in range(size)], *demo_wells.cut(turned)
+
+    names, bits = demo_wells.write_images(folder / "X_train.zip", wells(4 * patches // 5 // size))
+    demo_wells.write_masks(folder / "y_train.csv.gz", names, bits)
+    demo_wells.write_images(folder / "X_test.zip", wells(patches // 5 // size))
 
 
 def _make_up_training(chosen: Recipe, paths: Paths) -> None:
     """Untrained weights, and for each fold the truth in doubt for its out-of-fold predictions."""
     prepared = preparation.check(chosen, paths)
-    train = artifacts.read_split(paths.prepared(chosen), "train", ["name", "mask", "fold"])
+    train = blocks.prepared(chosen, paths, "train", ["mask"])
     for task in chosen.tasks():
         torch.manual_seed(task.fold)
         network = networks.create(chosen.member(task.member).network)
         weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         weights |= {"scaling.center": np.zeros((), np.float32), "scaling.scale": np.ones((), np.float32)}
         artifacts.write_weights(paths.weights(chosen, task), weights, inference.weights_from(chosen, task, prepared))
-        own = train["fold"] == task.fold
-        arrays = {"name": train["name"][own], "probability": made_up(train["mask"][own], task.fold)[:, None]}
-        artifacts.write_arrays(paths.oof(chosen, task), arrays, inference.predictions_from(chosen, task, paths, prepared))
+        own, first = train.index["fold"] == task.fold, 0
+        with artifacts.filling(paths.oof(chosen, task), inference.predictions_from(chosen, task, paths, prepared)) as file:
+            file.put("name", train.index["name"][own])
+            file.create("probability", (int(own.sum()), 1, 36, 36), np.float16)
+            for block in train.of(np.unique(train.index["group"][own])):
+                file.write("probability", first, made_up(block["mask"], first)[:, None])
+                first += len(block["mask"])
 
 
 def paths_of(folder: Path, real: Path) -> Paths:

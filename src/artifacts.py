@@ -256,9 +256,12 @@ class Filling:
         """Rows from `first` on."""
         self.file[name][first : first + len(array)] = array
 
-    def read(self, name: str, first: int, end: int) -> np.ndarray:
+    def read(self, name: str, rows: slice) -> np.ndarray:
         """Rows that were written."""
-        return self.file[name][first:end]
+        return self.file[name][rows]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.file[name].shape
 
     def put(self, name: str, array: np.ndarray) -> None:
         """A whole array."""

@@ -1,11 +1,14 @@
 """Corrupt pixels and scaling."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from src.masks import slices
 from src.pipe import Strip
+from src.quantiles import quantiles
 
 LARGEST_DEVIATION = 100.0  # telemetry gaps hold -999.25 or -999; real deviations lie between -1 and 1
 
@@ -71,18 +74,45 @@ class Scaling:
 
 
 def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scaling:
-    """Median and interquartile range of the valid pixels of (N, H, W), by scikit-learn's RobustScaler.
+    """`fit_scaling_to_parts` of patches (N, H, W) that are in memory."""
+    return fit_scaling_to_parts(Parts(len(image), lambda rows: (image[rows], valid[rows])), per_pixel)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Patches and their valid pixels, (n, H, W) each, some at a time and as often as one likes."""
+
+    number: int
+    read: Callable[[slice], tuple[np.ndarray, np.ndarray]]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return map(self.read, slices(self.number))
+
+
+def fit_scaling_to_parts(parts: Parts, per_pixel: bool) -> Scaling:
+    """Median and interquartile range of valid pixels, what scikit-learn's RobustScaler fits; a range of zero counts as one.
 
     `per_pixel` fits each pixel position by itself (CorroSeg paper, section 2.1), else one pair serves all. Both statistics are
     equivariant: scaling twice equals scaling once with the second fit, so a fold may refit on its own wells.
     """
-    from sklearn.preprocessing import RobustScaler  # takes a second, which prediction need not spend
+    nowhere = ~np.any([valid.any(0) for _, valid in parts], axis=0) if per_pixel else False
+    shape = nowhere.shape if per_pixel else ()
+    low, middle, high = quantiles(_Counted(parts, nowhere, per_pixel), np.array([0.25, 0.5, 0.75])).reshape(3, *shape)
+    spread = np.where(high - low < 10 * np.finfo(float).eps, 1, high - low)
+    return Scaling(middle.astype(np.float32), spread.astype(np.float32))
 
-    if per_pixel:
-        counted = valid | ~valid.any(0)  # a position that is valid nowhere counts its repaired pixels
-        fitted = RobustScaler().fit(np.where(counted, image, np.nan).reshape(len(image), -1))
-        shape = image.shape[1:]
-    else:
-        fitted = RobustScaler().fit(image[valid].reshape(-1, 1))
-        shape = ()
-    return Scaling(fitted.center_.reshape(shape).astype(np.float32), fitted.scale_.reshape(shape).astype(np.float32))
+
+@dataclass(frozen=True)
+class _Counted:
+    """The pixels that a scaling is fitted to: in a column for each position, or all in one."""
+
+    parts: Parts
+    nowhere: np.ndarray | bool  # positions without a valid pixel, of which the repaired ones count
+    per_pixel: bool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for image, valid in self.parts:
+            if self.per_pixel:
+                yield np.where(valid | self.nowhere, image, np.nan).reshape(len(image), -1)
+            else:
+                yield image[valid].reshape(-1, 1)

@@ -7,21 +7,27 @@ from pathlib import Path
 import numpy as np
 
 from src import artifacts, cleaning, console, folds, pipe
-from src.artifacts import Arrays, CreatedFrom, Paths
+from src.artifacts import Arrays, CreatedFrom, Filling, Paths
+from src.blocks import Blocks
 from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
 from src.files import locked, replacing_folder
+from src.masks import slices
 from src.recipe import Recipe
 
 
 def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> Iterator[str]:
-    """Write the prepared file of a competition of pipes; yields what the user should know."""
+    """Write the prepared file of a competition of pipes, a few wells at a time; yields what the user should know."""
     raw = competition.read(paths.raw(competition.name))
-    train, test = clean(subset(raw.train, recipe.data.patches)), clean(raw.test)
-    add_folds(train, recipe)
-    scaling = scale(train, test, recipe.data.scaling)
-    notes = {"center": scaling.center.tolist(), "scale": scaling.scale.tolist()}
-    artifacts.write_splits(paths.prepared(recipe), {"train": train, "test": test}, inputs, **notes)
+    by_well = recipe.data.scaling == "per_well"
+    with artifacts.filling(paths.prepared(recipe), inputs) as file:
+        train = write_clean(file, "train", subset(raw.train, recipe.data.patches), by_well)
+        add_folds(train, recipe)
+        for name in ("fold", "excluded"):
+            file.put(f"train/{name}", train[name])
+        test = write_clean(file, "test", raw.test, by_well)
+        scaling = scale(file, recipe.data.scaling == "per_pixel")
+        file.notes.update(center=scaling.center.tolist(), scale=scaling.scale.tolist())
     yield from raw.notes
     yield summary(train, test)
 
@@ -132,13 +138,36 @@ def _settings(recipe: Recipe) -> CreatedFrom:
     return sections | {"generate": artifacts.digest(recipe.generate)}
 
 
-def clean(split: RawSplit) -> Arrays:
-    """A split repaired and located in its wells; not yet scaled."""
-    valid = cleaning.find_valid(split.image)
-    depth, phase = pipe.locate(split.image, valid, split.group, split.number)
-    image = cleaning.repair(split.image, valid, pipe.strips(split.group, depth, phase))
-    arrays = {"name": split.name, "image": image, "valid": valid, "group": split.group, "depth": depth, "phase": phase}
-    return arrays if split.mask is None else arrays | {"mask": split.mask}
+def clean(block: Arrays) -> Arrays:
+    """The patches of some wells, `image`, `group` and `number`, repaired and located in their wells; not yet scaled."""
+    valid = cleaning.find_valid(block["image"])
+    depth, phase = pipe.locate(block["image"], valid, block["group"], block["number"])
+    image = cleaning.repair(block["image"], valid, pipe.strips(block["group"], depth, phase))
+    return block | {"image": image, "valid": valid, "depth": depth, "phase": phase}
+
+
+def write_clean(file: Filling, split: str, raw: RawSplit, by_well: bool) -> Arrays:
+    """Write a split repaired and located, each well scaled by itself if `by_well`; returns what is known of its patches.
+
+    That is `group`, `phase`, how many of the `pixels` of a patch are `corrupt` and, where there are masks, how many are `corroded`.
+    """
+    number, size = len(raw.name), raw.read(np.arange(1)).shape[1:]
+    file.put(f"{split}/name", raw.name)
+    kinds = {"image": np.float32, "valid": bool, "group": np.int32, "depth": np.int32, "phase": np.int32}
+    for name, kind in (kinds if raw.mask is None else kinds | {"mask": np.uint8}).items():
+        file.create(f"{split}/{name}", (number, *size) if name in ("image", "valid", "mask") else (number,), kind)
+    known = {"group": raw.group, "phase": np.zeros(number, np.int32), "corrupt": np.zeros(number, int), "pixels": np.prod(size)}
+    known |= {} if raw.mask is None else {"corroded": np.zeros(number, int)}
+    for block in Blocks({"group": raw.group, "number": raw.number}, lambda place: {"image": raw.read(place)}):
+        place, arrays = block["place"], clean(block)
+        arrays |= {} if raw.mask is None else {"mask": raw.mask[place]}
+        arrays |= {"image": scale_wells(arrays)} if by_well else {}
+        for name in kinds.keys() | arrays.keys() & {"mask"}:
+            file.write(f"{split}/{name}", int(place[0]), arrays[name])
+        known["phase"][place], known["corrupt"][place] = arrays["phase"], (~arrays["valid"]).sum((1, 2))
+        if raw.mask is not None:
+            known["corroded"][place] = arrays["mask"].sum((1, 2))
+    return known
 
 
 def subset(split: RawSplit, patches: int | None) -> RawSplit:
@@ -149,31 +178,36 @@ def subset(split: RawSplit, patches: int | None) -> RawSplit:
     for well in np.unique(split.group):
         own = np.flatnonzero(split.group == well)
         keep[own[: max(2, 2 * round(patches * len(own) / len(split.name) / 2))]] = True
-    return RawSplit(*(None if array is None else array[keep] for array in (split.name, split.image, split.group, split.number, split.mask)))
+    rows = np.flatnonzero(keep)
+    mask = None if split.mask is None else split.mask.take(rows)
+    return RawSplit(split.name[rows], lambda some: split.read(rows[some]), split.group[rows], split.number[rows], mask)
 
 
 def add_folds(train: Arrays, recipe: Recipe) -> None:
-    corroded, usable = (train[name].reshape(len(train["name"]), -1).any(1) for name in ("mask", "valid"))
-    train["fold"], train["excluded"] = folds.assign(train["group"], corroded, usable, recipe.folds)
+    """Give the training patches, as `write_clean` knows them, their folds."""
+    usable = train["corrupt"] < train["pixels"]
+    train["fold"], train["excluded"] = folds.assign(train["group"], train["corroded"] > 0, usable, recipe.folds)
 
 
-def scale(train: Arrays, test: Arrays, how: str) -> cleaning.Scaling:
-    """Scale both splits in place by a fit on the valid training pixels; returns the fit.
+def scale(file: Filling, per_pixel: bool) -> cleaning.Scaling:
+    """Scale the images of both splits, where they are written, by a fit on the valid training pixels; returns the fit."""
+    number = {split: file.shape(f"{split}/image")[0] for split in ("train", "test")}
 
-    `how` is the recipe's `data.scaling`. With "per_well" each well is first scaled by a fit on its own valid pixels, which takes no
-    labels and nothing of other wells.
-    """
-    if how == "per_well":
-        for split in (train, test):
-            split["image"] = scale_wells(split)
-    scaling = cleaning.fit_scaling(train["image"], train["valid"], how == "per_pixel")
-    for split in (train, test):
-        split["image"] = scaling.apply(split["image"])
+    def read(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return file.read("train/image", rows), file.read("train/valid", rows)
+
+    scaling = cleaning.fit_scaling_to_parts(cleaning.Parts(number["train"], read), per_pixel)
+    for split, images in number.items():
+        for rows in slices(images):
+            file.write(f"{split}/image", rows.start, scaling.apply(file.read(f"{split}/image", rows)))
     return scaling
 
 
 def scale_wells(split: Arrays) -> np.ndarray:
-    """The images (N, H, W) of a split, each well less its median and over its interquartile range."""
+    """The images (N, H, W) of a split, each well less its median and over its interquartile range.
+
+    That takes no labels and nothing of other wells.
+    """
     image = split["image"].copy()
     for well in np.unique(split["group"]):
         own = split["group"] == well
@@ -183,25 +217,24 @@ def scale_wells(split: Arrays) -> np.ndarray:
 
 
 def summary(train: Arrays, test: Arrays) -> str:
-    """A table of the wells: patches, geometry, corruption, corrosion, fold."""
+    """A table of the wells, as `write_clean` knows them: patches, geometry, corruption, corrosion, fold."""
     lines = ["  split  well  patches  interleaved  with corrupt px  corrupt px  corroded patches  corroded px  fold"]
     for title, split in (("train", train), ("test", test)):
         for well in np.unique(split["group"]):
             own = split["group"] == well
-            corrupt = ~split["valid"][own]
+            corrupt = split["corrupt"][own]
             cells = f"  {title:5}  {well:4}  {own.sum():7}  {'yes' if split['phase'][own].any() else 'no':>11}"
-            cells += f"  {corrupt.any((1, 2)).sum():15}  {corrupt.sum():10}"
-            if "mask" in split:
-                mask = split["mask"][own]
+            cells += f"  {(corrupt > 0).sum():15}  {corrupt.sum():10}"
+            if "corroded" in split:
+                corroded = split["corroded"][own]
                 folds_of_well = sorted(set(split["fold"][own].tolist()) - {-1})
-                cells += f"  {mask.any((1, 2)).mean():16.1%}  {mask.mean():11.2%}  {','.join(map(str, folds_of_well)):>4}"
+                cells += f"  {(corroded > 0).mean():16.1%}  {corroded.mean() / split['pixels']:11.2%}"
+                cells += f"  {','.join(map(str, folds_of_well)):>4}"
             lines.append(cells)
-        corrupt = ~split["valid"]
-        lines.append(
-            f"{title}: {len(corrupt)} patches, {corrupt.any((1, 2)).sum()} with corrupt pixels, {corrupt.all((1, 2)).sum()} of them wholly"
-        )
+        corrupt, wholly = split["corrupt"], split["corrupt"] == split["pixels"]
+        lines.append(f"{title}: {len(corrupt)} patches, {(corrupt > 0).sum()} with corrupt pixels, {wholly.sum()} of them wholly")
     for fold in range(train["fold"].max() + 1):
         own = train["fold"] == fold
         wells = ", ".join(map(str, np.unique(train["group"][own])))
-        lines.append(f"  fold {fold}: {own.sum()} patches, {train['mask'][own].any((1, 2)).mean():.1%} corroded, wells {wells}")
+        lines.append(f"  fold {fold}: {own.sum()} patches, {(train['corroded'][own] > 0).mean():.1%} corroded, wells {wells}")
     return "\n".join(lines)

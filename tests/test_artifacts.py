@@ -298,3 +298,30 @@ def test_wherever_a_disk_is_full_it_is_said_and_nothing_is_left(tmp_path: Path) 
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, limit
         assert not list(tmp_path.iterdir()), limit
+
+
+def test_arrays_that_are_written_in_parts_are_those_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "CHUNK", 1000)
+    rng = np.random.default_rng(0)
+    arrays = {"a/name": np.array(["x", "\u00e9", ""] * 30, object), "a/image": rng.random((90, 5, 6)), "b/valid": rng.random((90, 7)) < 0.5}
+    once = artifacts.write_arrays(tmp_path / "once.h5", arrays, {"from": "x"}, note=[1, 2])
+    with artifacts.filling(tmp_path / "parts.h5", {"from": "x"}) as file:
+        file.put("a/name", arrays["a/name"])
+        for name in ("a/image", "b/valid"):
+            file.create(name, arrays[name].shape, arrays[name].dtype)
+            for first in (60, 0, 50, 45):  # in any order, and again
+                file.write(name, first, arrays[name][first : first + 45])
+            np.testing.assert_array_equal(file.read(name, slice(10, 20)), arrays[name][10:20])
+        file.notes["note"] = [1, 2]
+    assert artifacts.content_digest(tmp_path / "parts.h5") == once
+    assert artifacts.up_to_date(tmp_path / "parts.h5", {"from": "x"}) and artifacts.read_notes(tmp_path / "parts.h5") == {"note": [1, 2]}
+
+
+@pytest.mark.parametrize("rows", [[3, 4, 5], [89, 0, 7, 6, 0], []])
+def test_some_rows_come_in_the_order_asked_for(tmp_path: Path, rows: list[int]) -> None:
+    arrays = {"image": np.random.default_rng(0).random((90, 5, 6)).astype(np.float16), "valid": np.arange(90) % 3 == 0}
+    artifacts.write_arrays(tmp_path / "a.h5", arrays, {})
+    some = artifacts.read_rows(tmp_path / "a.h5", ["image", "valid"], np.array(rows, int))
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, arrays[name][rows])
+        assert array.dtype == arrays[name].dtype

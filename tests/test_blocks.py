@@ -140,6 +140,7 @@ def test_four_times_the_wells_take_hardly_more_memory(tmp_path: Path, monkeypatc
     monkeypatch.setattr(blocks, "PATCHES", 20)
     monkeypatch.setattr(postprocessing, "slices", lambda number: (slice(row, min(row + 20, number)) for row in range(0, number, 20)))
     peaks = {}
+    monkeypatch.setitem(globals(), "SETTINGS", Postprocess(random_walker=False, min_sizes=[0], track=[Track()]))
     for number in (10, 40):
         sizes = [10] * number
         paths = place(tmp_path / str(number), split(sizes), split(sizes, 1))

@@ -143,6 +143,16 @@ def test_per_pixel_scaling_fits_each_position_by_itself() -> None:
         np.testing.assert_allclose(scaled[own, row, column], RobustScaler().fit_transform(values[:, None])[:, 0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_scaling_is_that_of_scikit_learn_to_the_last_digit(per_pixel: bool) -> None:
+    image, valid = noisy(4)
+    image[:, 0, 0] = 5  # without a spread
+    values = np.where(valid, image, np.nan).reshape(40, -1) if per_pixel else image[valid][:, None]
+    fitted, scaling = RobustScaler().fit(values), cleaning.fit_scaling(image, valid, per_pixel)
+    np.testing.assert_array_equal(scaling.center.ravel(), fitted.center_.astype(np.float32))
+    np.testing.assert_array_equal(scaling.scale.ravel(), fitted.scale_.astype(np.float32))
+
+
 def test_a_position_that_is_never_valid_stays_finite() -> None:
     image, valid = noisy(3)
     valid[:, 1, 2] = False

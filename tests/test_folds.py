@@ -99,7 +99,8 @@ def patches_of(group: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
-    train = {"name": group.astype(str), "group": group, "mask": mask, "valid": valid}
+    counts = {"corroded": (mask > 0).sum((1, 2)), "corrupt": (~valid).sum((1, 2)), "pixels": valid[0].size}
+    train = {"group": group, **counts}
     preparation.add_folds(train, SimpleNamespace(folds=settings))
     return train["fold"], train["excluded"]
 

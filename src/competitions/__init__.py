@@ -19,13 +19,13 @@ from src.rle import Order
 
 @dataclass(frozen=True)
 class RawSplit:
-    """The organisers' patches in natural order of their names, values untouched."""
+    """The organisers' patches in natural order of their names, values untouched, read a few at a time: a set may be larger than memory."""
 
     name: np.ndarray  # (N,) str
-    image: np.ndarray  # (N, H, W) float32
+    read: Callable[[np.ndarray], np.ndarray]  # those in some rows (n,), (n, H, W) float32
     group: np.ndarray  # (N,) int32, the well
     number: np.ndarray  # (N,) int32, the patch's number in its well
-    mask: np.ndarray | None = None  # (N, H, W) uint8
+    mask: PackedMasks | None = None  # (N, H, W)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import gzip
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
+from weakref import finalize
 
 import numpy as np
 import pandas as pd
@@ -33,7 +36,7 @@ IMAGES = ("", ".csv", ".csv.gz", ".zip")  # endings; the empty one is a folder
 MASKS = (".csv.gz", ".zip", ".csv")
 LARGEST_NPY = 64 * 1024  # bytes; a patch takes 10 KiB in the widest type
 LONGEST_LINE = 1 << 16  # bytes of a CSV, unpacked; twice what 1,296 numbers of full precision take
-MOST_PATCHES = 50_000  # or lines of a CSV; five times the challenge's
+MOST_PATCHES = 1_200_000  # or lines of a CSV; a hundred times the challenge's
 MOST_MISSING = 2_000  # patches between the first and the last of a well: a strip has room for every one
 
 # The first release of the masks shifted well 1 by this many patches and had a well 0; the organisers' correction undoes both.
@@ -50,7 +53,8 @@ def read(folder: Path) -> Raw:
     """All patches and masks of a download folder.
 
     Raises:
-        UserError: a file is missing, ambiguous, damaged or not of the challenge's format; a patch has no mask.
+        UserError: a file is missing, ambiguous, damaged or not of the challenge's format; a patch has no mask. What is wrong inside a
+            .npy file is told when it is read.
     """
     train = _read_images(_find(folder, "X_train", IMAGES))
     test = _read_images(_find(folder, "X_test", IMAGES))
@@ -65,11 +69,11 @@ def read(folder: Path) -> Raw:
     spare = len(row_of) - len(train.name)
     if spare:
         notes.append(f"{masks_file.name}: {spare} masks without an image dropped")
-    ordered = masks[np.array([row_of[name] for name in train.name])]
-    return Raw(RawSplit(train.name, train.image, train.group, train.number, ordered), test, notes)
+    ordered = masks.take(np.array([row_of[name] for name in train.name]))
+    return Raw(replace(train, mask=ordered), test, notes)
 
 
-def correct_release(names: np.ndarray, masks: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def correct_release(names: np.ndarray, masks: PackedMasks, images: np.ndarray) -> tuple[np.ndarray, PackedMasks, list[str]]:
     """Masks of either release under the names of their images.
 
     The original release is recognised by masks of a well 0 that has no images. Its correction by the organisers: drop well 0 and
@@ -92,7 +96,7 @@ def correct_release(names: np.ndarray, masks: np.ndarray, images: np.ndarray) ->
             f"have no mask (first {min(lacking)}): get images and masks of one release"
         )
     note = f"original release of the masks: {drop.sum()} masks of wells 0 and 1 dropped, {rename.sum()} of well 1 renamed"
-    return renamed[~drop], masks[~drop], [note]
+    return renamed[~drop], masks.take(~drop), [note]
 
 
 def read_masks(path: Path) -> tuple[np.ndarray, PackedMasks]:
@@ -140,23 +144,20 @@ def _mask_row(text: bytes, name: str, path: Path) -> np.ndarray:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, bytes]]:
     """The name and the 1,296 values, as text, of every row of a CSV, plain, gzipped or zipped; a row at a time is in memory."""
-    try:
-        with _opened_csv(path) as stream:
-            header = stream.readline(LONGEST_LINE).rstrip(b"\r\n")
-            if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
-                raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}: download it again")
-            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), start=2):
-                row = line.rstrip(b"\r\n")
-                name, _, values = row.partition(b",")
-                if number > MOST_PATCHES or len(line) == LONGEST_LINE:
-                    raise UserError(f"{path}: line {number} is too long, or one too many, for a file of the challenge: download it again")
-                if row and row.count(b",") != PIXELS:
-                    start = name.decode("utf-8", "replace")[:80]
-                    raise UserError(f"{path}: {start} has {row.count(b',')} values instead of {PIXELS}: download it again")
-                if row:
-                    yield name.decode("utf-8", "replace"), values
-    except zip_files.DAMAGE as error:
-        raise UserError(f"{path}: cannot be read ({error}): download it again") from None
+    with _undamaged(path), _opened_csv(path) as stream:
+        header = stream.readline(LONGEST_LINE).rstrip(b"\r\n")
+        if header.split(b",")[1:] != [str(column).encode() for column in range(PIXELS)]:
+            raise UserError(f"{path}: the first line must be a name column and the columns 0 to {PIXELS - 1}: download it again")
+        for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), start=2):
+            row = line.rstrip(b"\r\n")
+            name, _, values = row.partition(b",")
+            if number > MOST_PATCHES or len(line) == LONGEST_LINE:
+                raise UserError(f"{path}: line {number} is too long, or one too many, for a file of the challenge: download it again")
+            if row and row.count(b",") != PIXELS:
+                start = name.decode("utf-8", "replace")[:80]
+                raise UserError(f"{path}: {start} has {row.count(b',')} values instead of {PIXELS}: download it again")
+            if row:
+                yield name.decode("utf-8", "replace"), values
 
 
 @contextmanager
@@ -191,31 +192,46 @@ def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:
 
 def _read_images(path: Path) -> RawSplit:
     """The patches of a zip, a folder or a CSV, in natural order."""
-    if path.is_dir() or path.suffix == ".zip":
-        pairs = list(_read_zip(path) if path.suffix == ".zip" else _read_folder(path))
-        names, images = [name for name, _ in pairs], np.array([image for _, image in pairs], np.float32)
-    else:
-        names, images = _read_image_csv(path)
+    names, read_one = (_zip if path.suffix == ".zip" else _folder if path.is_dir() else _image_csv)(path)
     _check_names(names, path)
     key = np.array([_key(name) for name in names], np.int32)
     _check_numbers(key[:, 0], key[:, 1], path)
     order = np.lexsort((key[:, 1], key[:, 0]))
-    return RawSplit(np.array(names, object)[order], images[order], key[order, 0], key[order, 1])
+
+    def read_rows(rows: np.ndarray) -> np.ndarray:
+        return np.array([read_one(int(row)) for row in order[rows]], np.float32).reshape(-1, SIZE, SIZE)
+
+    return RawSplit(np.array(names, object)[order], read_rows, key[order, 0], key[order, 1])
 
 
-def _read_zip(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+Patches = tuple[list[str], Callable[[int], np.ndarray]]  # names, and how to read the one in a row, (36, 36) float32
+
+
+def _zip(path: Path) -> Patches:
+    """The patches of a zip, which stays open for as long as they may be read."""
+    with _undamaged(path):
+        archive = zipfile.ZipFile(path)
+        inside = zip_files.entries(archive, path)
+        if len(inside) > MOST_PATCHES:
+            raise UserError(f"{path}: holds {len(inside)} files, a hundred times as many as the challenge has: download it again")
+        infos = [info for info in inside if info.filename.endswith(".npy")]
+        for info in infos:
+            if info.file_size > LARGEST_NPY:
+                problem = f"{info.filename} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch"
+                raise UserError(f"{path}: {problem}: download it again")
+
+    def read_one(row: int) -> np.ndarray:
+        with _undamaged(path):
+            return _parse_npy(archive.read(infos[row]), f"{path}: {infos[row].filename}")
+
+    return [info.filename.rpartition("/")[2].removesuffix(".npy") for info in infos], read_one
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """What decompressors raise on damaged bytes as one line."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            inside = zip_files.entries(archive, path)
-            if len(inside) > MOST_PATCHES:
-                raise UserError(f"{path}: holds {len(inside)} files, five times as many as the challenge has: download it again")
-            for info in inside:
-                where = f"{path}: {info.filename}"
-                if not info.filename.endswith(".npy"):
-                    continue
-                if info.file_size > LARGEST_NPY:
-                    raise UserError(f"{where} is {info.file_size} bytes, too large for a {SIZE}x{SIZE} patch: download it again")
-                yield info.filename.rpartition("/")[2].removesuffix(".npy"), _parse_npy(archive.read(info), where)
+        yield
     except zip_files.DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error}): download it again") from None
 
@@ -224,14 +240,18 @@ def _npy_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*.npy") if not file.name.startswith("."))
 
 
-def _read_folder(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    for file in _npy_files(path):
+def _folder(path: Path) -> Patches:
+    files = _npy_files(path)
+
+    def read_one(row: int) -> np.ndarray:
         try:
-            with open(file, "rb") as stream:
+            with open(files[row], "rb") as stream:
                 content = stream.read(LARGEST_NPY)
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}): download it again") from None
-        yield file.stem, _parse_npy(content, str(file))
+            raise UserError(f"{files[row]}: cannot be read ({error.strerror}): download it again") from None
+        return _parse_npy(content, str(files[row]))
+
+    return [file.stem for file in files], read_one
 
 
 def _parse_npy(content: bytes, where: str) -> np.ndarray:
@@ -261,8 +281,9 @@ def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(stream)
 
 
-def _read_image_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    names, parts, lines = [], [], _csv_rows(path)
+def _image_csv(path: Path) -> Patches:
+    """The patches of a CSV, which are laid into a temporary file: lines may stand in any order, and be packed."""
+    names, lines, laid = [], _csv_rows(path), TemporaryFile()  # noqa: SIM115 - closed when nobody can read it any more
     while rows := list(islice(lines, 1000)):
         names += [name for name, _ in rows]
         content = io.BytesIO(b"\n".join(values for _, values in rows))
@@ -272,8 +293,14 @@ def _read_image_csv(path: Path) -> tuple[list[str], np.ndarray]:
         if text:
             raise UserError(f"{path}: column {text[0]} holds text where only numbers may stand: download it again")
         with np.errstate(over="ignore"):  # as in a .npy file
-            parts.append(table.to_numpy(np.float32))
-    return names, np.concatenate([np.empty((0, PIXELS), np.float32), *parts]).reshape(-1, SIZE, SIZE)
+            laid.write(np.ascontiguousarray(table.to_numpy(np.float32)).data)
+
+    def read_one(row: int) -> np.ndarray:
+        laid.seek(4 * PIXELS * row)
+        return np.frombuffer(laid.read(4 * PIXELS), np.float32).reshape(SIZE, SIZE)
+
+    finalize(read_one, laid.close)
+    return names, read_one
 
 
 def _key(name: str) -> tuple[int, int]:

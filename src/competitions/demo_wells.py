@@ -5,12 +5,14 @@ cut into 36x36 patches and written under the names, layouts and quirks of the or
 thickness: corrosion is negative. Widths are in 36ths of a turn, so that a defect is the same on a pipe scanned with 36 or 72 azimuths.
 """
 
-import gzip
 import io
 import itertools
 import string
 import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from src.competitions.corroseg import SHIFT, masks_as_csv
 from src.competitions.corroseg import SIZE as PATCH
+from src.masks import PackedMasks, pack
 
 GAP, OTHER_GAP = -999.25, -999.0
 TRAIN_SHARES = (0.22, 0.17, 0.14, 0.11, 0.09, 0.08, 0.06, 0.05, 0.04, 0.04)
@@ -239,55 +242,84 @@ def draw_patches(seed: int, split: int, number: int, plan: Plan) -> tuple[np.nda
     return cut(make_well(np.random.default_rng([seed, split, number]), plan.patches, plan.interleaved, plan.clean))
 
 
-def _draw_split(seed: int, split: int, plans: list[Plan]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Damaged patches and their masks by name, in the natural order."""
-    rng = np.random.default_rng([seed, DAMAGE, split])
-    drawn = [draw_patches(seed, split, number, plan) for number, plan in enumerate(plans, start=1)]
-    stretches = []
-    for (patches, masks), plan in zip(drawn, plans, strict=True):
+def _draw_split(seed: int, split: int, plans: list[Plan]) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """Names, damaged patches and masks of one well after the other, in the natural order."""
+    damage = _draw_damage(np.random.default_rng([seed, DAMAGE, split]), plans, missing_numbers=split == TRAIN)
+    first = 0  # stretch of the well
+    for number, plan in enumerate(plans, start=1):
+        patches, masks = draw_patches(seed, split, number, plan)
         twins = 2 if plan.interleaved else 1
-        stretches += zip(patches.reshape(-1, twins, PATCH, PATCH), masks.reshape(-1, twins, PATCH, PATCH), strict=True)
-    _damage(rng, stretches, missing_numbers=split == TRAIN)
-    names = [f"well_{number}_patch_{patch}" for number, plan in enumerate(plans, start=1) for patch in range(plan.patches)]
-    images, truth = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
-    return dict(zip(names, images, strict=True)), dict(zip(names, truth, strict=True))
+        for stretch in range(plan.patches // twins):
+            if first + stretch in damage:
+                own = slice(twins * stretch, twins * (stretch + 1))
+                damage[first + stretch](patches[own], masks[own])
+        first += plan.patches // twins
+        yield [f"well_{number}_patch_{patch}" for patch in range(plan.patches)], patches, masks
 
 
-def _damage(rng: np.random.Generator, stretches: list[tuple[np.ndarray, np.ndarray]], missing_numbers: bool) -> None:
-    """Damage a few stretches (patches, masks) in place, twins alike: some are all lost, mask included, some lose rows, one gets NaN."""
-    lost, damaged = (int(np.ceil(share * len(stretches))) for share in (LOST_STRETCHES, DAMAGED_STRETCHES))
-    victims = [stretches[index] for index in rng.permutation(len(stretches))[: lost + damaged + 1]]
-    for patches, masks in victims[:lost]:
-        patches[:], masks[:] = GAP, 0
-    for patches, _ in victims[lost:-1]:
+def _draw_damage(rng: np.random.Generator, plans: list[Plan], missing_numbers: bool) -> dict[int, Callable[[np.ndarray, np.ndarray], None]]:
+    """What befalls a few stretches, twins alike: some are all lost, mask included, some lose rows, one gets NaN.
+
+    Returns:
+        By the stretch's number in its split, what damages its patches (1 or 2, 36, 36) and masks in place.
+    """
+    stretches = sum(plan.patches // (2 if plan.interleaved else 1) for plan in plans)
+    lost, damaged = (int(np.ceil(share * stretches)) for share in (LOST_STRETCHES, DAMAGED_STRETCHES))
+    victims = rng.permutation(stretches)[: lost + damaged + 1].tolist()
+    result = dict.fromkeys(victims[:lost], _lose)
+    for stretch in victims[lost:-1]:
         top, rows = rng.integers(PATCH), rng.integers(1, PATCH // 2)
-        patches[:, top : top + rows] = rng.choice([GAP, OTHER_GAP], p=[0.8, 0.2])
+        result[stretch] = partial(_lose_rows, slice(top, top + rows), rng.choice([GAP, OTHER_GAP], p=[0.8, 0.2]))
     if missing_numbers:
-        patches, _ = victims[-1]
-        patches[0, rng.integers(PATCH), : rng.integers(3, 12)] = np.nan
+        result[victims[-1]] = partial(_lose_numbers, rng.integers(PATCH), rng.integers(3, 12))
+    return result
 
 
-def _as_released(rng: np.random.Generator, seed: int, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The training masks as first released: well 1 shifted, rows that belong to no image, and no order."""
+def _lose(patches: np.ndarray, masks: np.ndarray) -> None:
+    patches[:], masks[:] = GAP, 0
+
+
+def _lose_rows(rows: slice, value: float, patches: np.ndarray, masks: np.ndarray) -> None:
+    patches[:, rows] = value
+
+
+def _lose_numbers(row: int, columns: int, patches: np.ndarray, masks: np.ndarray) -> None:
+    patches[0, row, :columns] = np.nan
+
+
+def _as_released(rng: np.random.Generator, seed: int, names: list[str], bits: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The training masks (N, 162), as bits, as first released: well 1 shifted, rows that belong to no image, and no order."""
     _, lent = draw_patches(seed, LENDER, 0, Plan(LENDING_PATCHES))
     homeless = [f"well_0_patch_{patch}" for patch in range(STRANGERS)] + [f"well_1_patch_{patch}" for patch in range(SHIFT)]
-    rows = [(name, lent[row % LENDING_PATCHES]) for row, name in enumerate(homeless)]
-    for name, mask in masks.items():
+    released = list(homeless)
+    for name in names:
         well, patch = name.split("_patch_")
-        rows.append((f"well_1_patch_{SHIFT + int(patch)}" if well == "well_1" else name, mask))
-    return dict(rows[index] for index in rng.permutation(len(rows)))
+        released.append(f"well_1_patch_{SHIFT + int(patch)}" if well == "well_1" else name)
+    order = rng.permutation(len(released))
+    every = np.concatenate([pack(lent)[np.arange(len(homeless)) % LENDING_PATCHES], bits])
+    return [released[index] for index in order], every[order]
 
 
-def _write_images(path: Path, images: dict[str, np.ndarray]) -> None:
+def write_images(path: Path, wells: Iterable[tuple[list[str], np.ndarray, np.ndarray]]) -> tuple[list[str], np.ndarray]:
+    """Write the patches of wells, each with its names, patches and masks, into a zip; returns all names, and the masks as bits."""
+    every_name, bits = [], []
     with zipfile.ZipFile(path, "w") as archive:
-        for name, image in images.items():
-            entry, content = zipfile.ZipInfo(f"images/{name}.npy", ZIP_DATE), io.BytesIO()
-            np.save(content, image)
-            archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED)
+        for names, images, masks in wells:
+            for name, image in zip(names, images, strict=True):
+                entry, content = zipfile.ZipInfo(f"images/{name}.npy", ZIP_DATE), io.BytesIO()
+                np.save(content, image)
+                archive.writestr(entry, content.getvalue(), zipfile.ZIP_DEFLATED)
+            every_name += names
+            bits.append(pack(masks))
+    return every_name, np.concatenate(bits)
 
 
-def _write_masks(path: Path, masks: dict[str, np.ndarray]) -> None:
-    path.write_bytes(gzip.compress(b"".join(masks_as_csv(list(masks), np.stack(list(masks.values())))), mtime=0))
+def write_masks(path: Path, names: list[str], bits: np.ndarray) -> None:
+    """Write masks (N, 162), as bits, in the organisers' layout (*.csv.gz)."""
+    squeeze = zlib.compressobj(level=9, wbits=31)  # as a gzip file without a date
+    with open(path, "wb") as file:
+        file.writelines(squeeze.compress(part) for part in masks_as_csv(names, PackedMasks(bits, (PATCH, PATCH))))
+        file.write(squeeze.flush())
 
 
 def generate(folder: Path, truth: Path, seed: int, train_patches: int, test_patches: int) -> None:
@@ -300,9 +332,6 @@ def generate(folder: Path, truth: Path, seed: int, train_patches: int, test_patc
     train, test = plan_wells(seed, train_patches, test_patches)
     rng = np.random.default_rng([seed, RELEASE])
     suffix = "".join(rng.choice(list(string.ascii_letters + string.digits), size=7))
-    images, masks = _draw_split(seed, TRAIN, train)
-    _write_images(folder / f"X_train_{suffix}.zip", images)
-    _write_masks(folder / f"y_train_{suffix}.csv.gz", _as_released(rng, seed, masks))
-    images, masks = _draw_split(seed, TEST, test)
-    _write_images(folder / f"X_test_{suffix}.zip", images)
-    _write_masks(truth, masks)
+    names, bits = write_images(folder / f"X_train_{suffix}.zip", _draw_split(seed, TRAIN, train))
+    write_masks(folder / f"y_train_{suffix}.csv.gz", *_as_released(rng, seed, names, bits))
+    write_masks(truth, *write_images(folder / f"X_test_{suffix}.zip", _draw_split(seed, TEST, test)))
