@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.cases import Bench, made_up
 from benchmarks.timing import Run, load, run
-from src import artifacts, blocks, inference, networks, preparation, recipe
+from src import artifacts, blocks, inference, networks, preparation, recipe, streams
 from src.artifacts import Paths
 from src.competitions import demo_wells
 from src.recipe import Recipe
@@ -123,7 +123,7 @@ def _make_up_training(chosen: Recipe, paths: Paths) -> None:
         weights |= {"scaling.center": np.zeros((), np.float32), "scaling.scale": np.ones((), np.float32)}
         artifacts.write_weights(paths.weights(chosen, task), weights, inference.weights_from(chosen, task, prepared))
         own, first = train.index["fold"] == task.fold, 0
-        with artifacts.filling(paths.oof(chosen, task), inference.predictions_from(chosen, task, paths, prepared)) as file:
+        with streams.filling(paths.oof(chosen, task), inference.predictions_from(chosen, task, paths, prepared)) as file:
             file.put("name", train.index["name"][own])
             file.create("probability", (int(own.sum()), 1, 36, 36), np.float16)
             for block in train.of(np.unique(train.index["group"][own])):

@@ -125,11 +125,11 @@ def digest(*parts: bytes | str | np.ndarray | BaseModel) -> str:
     """SHA-256 of texts, bytes, recipe sections and arrays (with their type and shape), as hexadecimal."""
     state = hashlib.sha256()
     for part in parts:
-        _take_in(state, part)
+        take_in(state, part)
     return state.hexdigest()
 
 
-def _take_in(state: "hashlib._Hash", part: bytes | str | np.ndarray | BaseModel) -> None:
+def take_in(state: "hashlib._Hash", part: bytes | str | np.ndarray | BaseModel) -> None:
     """Let a digest take in one part, and where it ends."""
     if isinstance(part, np.ndarray):
         state.update(f"{part.dtype}{part.shape}".encode())
@@ -139,22 +139,6 @@ def _take_in(state: "hashlib._Hash", part: bytes | str | np.ndarray | BaseModel)
     part = part.encode() if isinstance(part, str) else part
     state.update(f" {len(part)} ".encode())  # where one part ends and the next begins
     state.update(part)
-
-
-def _digest_stored(file: h5py.File, names: Iterable[str], notes: str) -> str:
-    """`digest` of arrays that were written, their names and their notes, a few rows in memory at a time."""
-    state = hashlib.sha256()
-    for name in names:
-        _take_in(state, name)
-        dataset = file[name]
-        if h5py.check_string_dtype(dataset.dtype):
-            _take_in(state, dataset.asstr()[:])
-        else:
-            state.update(f"{dataset.dtype}{dataset.shape} {len(dataset)} ".encode())
-            for first in range(0, len(dataset), dataset.chunks[0] if dataset.chunks else 1):
-                state.update(np.ascontiguousarray(dataset[first : first + dataset.chunks[0]]).data)
-    _take_in(state, notes)
-    return state.hexdigest()
 
 
 def digest_files(files: list[Path]) -> str:
@@ -187,15 +171,15 @@ def reading(path: Path) -> Iterator[None]:
 def write_arrays(path: Path, arrays: Arrays, inputs: CreatedFrom, **notes: Any) -> str:
     """Write named arrays as HDF5 with what they were made from and JSON notes; returns the digest of the content."""
     content = digest(*(part for name, array in arrays.items() for part in (name, array)), json.dumps(notes))
-    with _creating(path) as file:
+    with creating(path) as file:
         for name, array in arrays.items():
-            _create(file, name, array)
-        _describe(file, inputs, content, notes)
+            create(file, name, array)
+        describe(file, inputs, content, notes)
     return content
 
 
 @contextmanager
-def _creating(path: Path) -> Iterator[h5py.File]:
+def creating(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file; its checksum lies in the block before the part that is HDF5's."""
     with replacing(path) as partial:
         # Without a cache of chunks a full disk is noticed where an array is written: on closing, HDF5 would crash.
@@ -206,7 +190,8 @@ def _creating(path: Path) -> Iterator[h5py.File]:
         seal(partial)
 
 
-def _describe(file: h5py.File, inputs: CreatedFrom, content: str, notes: dict[str, Any]) -> None:
+def describe(file: h5py.File, inputs: CreatedFrom, content: str, notes: dict[str, Any]) -> None:
+    """Let an HDF5 artifact say what it was made from, the digest of its content, and its notes."""
     told = json.dumps(inputs), content, json.dumps(notes)
     file.attrs.update(dict(zip(("created_from", "digest", "notes", "checksum"), (*told, digest(*told)), strict=True)))
 
@@ -220,14 +205,15 @@ def _description(path: Path) -> tuple[str, str, str]:
     return told
 
 
-def _create(file: h5py.File, name: str, array: np.ndarray) -> None:
+def create(file: h5py.File, name: str, array: np.ndarray) -> None:
+    """Put an array into an HDF5 artifact."""
     if array.dtype.kind in "OU":
         array = np.char.encode(array.astype(str), "utf-8")
         array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
-    file.create_dataset(name, data=array, **_in_chunks(array.shape, array.dtype))
+    file.create_dataset(name, data=array, **in_chunks(array.shape, array.dtype))
 
 
-def _in_chunks(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+def in_chunks(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
     """How an array is stored: in chunks of at most `CHUNK` bytes, for only what has chunks can have checksums."""
     size = math.prod(shape) * dtype.itemsize
     rows = size and min(shape[0], max(1, CHUNK * shape[0] // size))
@@ -239,79 +225,6 @@ def write_splits(path: Path, splits: dict[str, Arrays], inputs: CreatedFrom, **n
     return write_arrays(
         path, {f"{split}/{name}": array for split, arrays in splits.items() for name, array in arrays.items()}, inputs, **notes
     )
-
-
-class Filling:
-    """An HDF5 artifact whose arrays are written some rows at a time, for arrays that do not fit in memory."""
-
-    def __init__(self, file: h5py.File, notes: dict[str, Any]) -> None:
-        self.file, self.notes, self.names = file, notes, []
-
-    def create(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
-        """Room for an array, zero until written."""
-        self.names.append(name)
-        self.file.create_dataset(name, shape, dtype, **_in_chunks(shape, np.dtype(dtype)))
-
-    def write(self, name: str, first: int, array: np.ndarray) -> None:
-        """Rows from `first` on."""
-        self.file[name][first : first + len(array)] = array
-
-    def read(self, name: str, rows: slice) -> np.ndarray:
-        """Rows that were written."""
-        return self.file[name][rows]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.file[name].shape
-
-    def put(self, name: str, array: np.ndarray) -> None:
-        """A whole array."""
-        self.names.append(name)
-        _create(self.file, name, array)
-
-
-@contextmanager
-def filling(path: Path, inputs: CreatedFrom, **notes: Any) -> Iterator[Filling]:
-    """`write_arrays`, some rows at a time: the same arrays, in the order in which they were created, get the same digest.
-
-    `Filling.notes` may be added to until the block ends.
-    """
-    with _creating(path) as file:
-        filled = Filling(file, notes)
-        yield filled
-        _describe(file, inputs, _digest_stored(file, filled.names, json.dumps(filled.notes)), filled.notes)
-
-
-class Stream:
-    """An HDF5 artifact that is written a row at a time, for arrays that do not fit in memory; compressed, a chunk a row."""
-
-    def __init__(self, file: h5py.File, notes: dict[str, Any]) -> None:
-        self.file, self.notes, self.state = file, notes, hashlib.sha256()
-
-    def create(self, name: str, shape: tuple[int, ...], dtype: type) -> None:
-        """Room for an array of rows, zero until written."""
-        chunks = (1, *shape[1:]) if shape[0] else None
-        packed = {"chunks": chunks, "compression": "lzf", "fletcher32": True} if chunks else {}
-        self.file.create_dataset(name, shape, dtype, **packed, shuffle=np.dtype(dtype).itemsize > 1 or None)
-
-    def write(self, name: str, row: int, array: np.ndarray) -> None:
-        """One row; a smaller array fills its upper left corner."""
-        self.file[name][(row, *(slice(length) for length in array.shape))] = array
-        self.state.update(f"{name} {row} {digest(array)}".encode())
-
-    def put(self, name: str, array: np.ndarray) -> None:
-        """A whole array."""
-        _create(self.file, name, array)
-        self.state.update(f"{name} {digest(array)}".encode())
-
-
-@contextmanager
-def streaming(path: Path, inputs: CreatedFrom, **notes: Any) -> Iterator[Stream]:
-    """`write_arrays`, a row at a time; `Stream.notes` may be added to until the block ends."""
-    with _creating(path) as file:
-        stream = Stream(file, notes)
-        yield stream
-        stream.state.update(json.dumps(stream.notes).encode())
-        _describe(file, inputs, stream.state.hexdigest(), stream.notes)
 
 
 def read_split(path: Path, split: str, names: Iterable[str], if_there: Iterable[str] = ()) -> Arrays:

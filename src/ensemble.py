@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from src import artifacts, blocks, competitions
+from src import artifacts, blocks, competitions, streams
 from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, made_from
 from src.blocks import Blocks
 from src.errors import UserError
@@ -53,7 +53,7 @@ def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> s
     """Write data/ensembles/<recipe>.h5 with the threshold chosen out of fold; returns what the user should know."""
     target, score = paths.ensemble(recipe), competitions.get(recipe.competition).score
     train, test = (blocks.prepared(recipe, paths, split, large) for split, large in (("train", ["mask"]), ("test", [])))
-    with artifacts.filling(target, inputs) as file:
+    with streams.filling(target, inputs) as file:
         file.notes.update(thresholds(_averaged(file, "oof", train, Sources(oof_files(recipe, paths), train.index["name"])), score))
         for _ in _averaged(file, "test", test, Sources(test_files(recipe, paths), test.index["name"])):
             pass
@@ -64,7 +64,7 @@ def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> s
     )
 
 
-def _averaged(file: artifacts.Filling, part: str, wells: Blocks, sources: "Sources") -> Iterator[Arrays]:
+def _averaged(file: streams.Filling, part: str, wells: Blocks, sources: "Sources") -> Iterator[Arrays]:
     """The blocks of a split with the mean `probability` (n, H, W) of each patch, once it is written."""
     file.put(f"{part}/name", sources.names)
     file.create(f"{part}/probability", (len(wells), *sources.shape), np.float16)

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from src import artifacts, cleaning, console, folds, pipe
-from src.artifacts import Arrays, CreatedFrom, Filling, Paths
+from src import artifacts, cleaning, console, folds, pipe, streams
+from src.artifacts import Arrays, CreatedFrom, Paths
 from src.blocks import Blocks
 from src.competitions import Competition, PhotoCompetition, RawSplit
 from src.errors import UserError
 from src.files import locked, replacing_folder
 from src.masks import slices
 from src.recipe import Recipe
+from src.streams import Filling
 
 
 def prepare(competition: Competition, recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> Iterator[str]:
     """Write the prepared file of a competition of pipes, a few wells at a time; yields what the user should know."""
     raw = competition.read(paths.raw(competition.name))
     by_well = recipe.data.scaling == "per_well"
-    with artifacts.filling(paths.prepared(recipe), inputs) as file:
+    with streams.filling(paths.prepared(recipe), inputs) as file:
         train = write_clean(file, "train", subset(raw.train, recipe.data.patches), by_well)
         add_folds(train, recipe)
         for name in ("fold", "excluded"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from src import artifacts, files
+from src import artifacts, files, streams
 from src.errors import UserError
 from src.recipe import Data, Folds
 
@@ -259,7 +259,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, capsys: pytest
 def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
     """By themselves, without a look at the rest: arrays written whole or by rows, and what an artifact says of itself."""
     path, rows = tmp_path / "a.h5", np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
-    with artifacts.streaming(path, {"raw": "1"}, threshold=0.5) as stream:
+    with streams.streaming(path, {"raw": "1"}, threshold=0.5) as stream:
         stream.put("name", np.array(["a", "b", "c"], object))
         stream.create("image", rows.shape, np.float32)
         for row, image in enumerate(rows):
@@ -305,7 +305,7 @@ def test_arrays_that_are_written_in_parts_are_those_written_at_once(tmp_path: Pa
     rng = np.random.default_rng(0)
     arrays = {"a/name": np.array(["x", "\u00e9", ""] * 30, object), "a/image": rng.random((90, 5, 6)), "b/valid": rng.random((90, 7)) < 0.5}
     once = artifacts.write_arrays(tmp_path / "once.h5", arrays, {"from": "x"}, note=[1, 2])
-    with artifacts.filling(tmp_path / "parts.h5", {"from": "x"}) as file:
+    with streams.filling(tmp_path / "parts.h5", {"from": "x"}) as file:
         file.put("a/name", arrays["a/name"])
         for name in ("a/image", "b/valid"):
             file.create(name, arrays[name].shape, arrays[name].dtype)

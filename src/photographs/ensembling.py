@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from src import artifacts
+from src import artifacts, streams
 from src.artifacts import CreatedFrom, Paths
 from src.errors import UserError
 from src.photographs import choosing
@@ -34,7 +34,7 @@ def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> s
     what the gate let pass. With a gate, `gate/name` and `gate/probability` (N,) say what it thinks of every test photograph.
     """
     notes, counts = choosing.make(recipe, paths, prepared), []
-    with artifacts.streaming(paths.ensemble(recipe), inputs, **notes) as stream:
+    with streams.streaming(paths.ensemble(recipe), inputs, **notes) as stream:
         for split, average in (("oof", oof_average(recipe, paths, "segment")), ("test", test_average(recipe, paths, "segment"))):
             gallery = Gallery.open(paths, recipe, "train" if split == "oof" else "test")
             rows = np.array([row for row, name in enumerate(gallery.name) if name in average.names], np.int64)

@@ -8,13 +8,14 @@ import h5py
 import numpy as np
 import torch
 
-from src import artifacts, folds, networks
-from src.artifacts import CreatedFrom, Paths, Stream
+from src import artifacts, folds, networks, streams
+from src.artifacts import CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
 from src.errors import UserError
 from src.photographs import duplicates
 from src.recipe import Folds, Recipe
+from src.streams import Stream
 
 LARGEST_PLACE = 1 << 28  # bytes; the room of each photograph in the prepared file, and that of its masks
 BLOCK = 1 << 22  # pixels whose moments are taken at a time
@@ -33,7 +34,7 @@ def prepare(competition: PhotoCompetition, recipe: Recipe, paths: Paths, inputs:
     train = first(raw.train, recipe.data.patches)
     for split in (train, raw.test):
         _check_place(split, raw, folder)
-    with artifacts.streaming(paths.prepared(recipe), inputs, classes=raw.classes, white=FULL[np.dtype(raw.dtype).name]) as stream:
+    with streams.streaming(paths.prepared(recipe), inputs, classes=raw.classes, white=FULL[np.dtype(raw.dtype).name]) as stream:
         thumbnails, shows = _write_split(stream, "train", train, raw)
         _write_split(stream, "test", raw.test, raw)
         group = _groups(train, thumbnails, recipe.folds)

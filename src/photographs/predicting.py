@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from src import artifacts
+from src import artifacts, streams
 from src.artifacts import CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.inference import LAYOUT, autocast, load_network, predictions_from, set_up_torch
@@ -56,7 +56,7 @@ def _predict(
     network, scaling = load_network(recipe, task, paths, device, len(gallery.classes))
     height, width = gallery.size[rows].max(0, initial=1)
     shape = (1, 1, 1) if member.role == "gate" else (len(gallery.classes), height, width)
-    with artifacts.streaming(target, inputs) as stream:
+    with streams.streaming(target, inputs) as stream:
         stream.put("name", gallery.name[rows])
         stream.put("size", gallery.size[rows])
         stream.create("probability", (len(rows), *shape), np.float16)
