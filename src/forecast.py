@@ -59,7 +59,9 @@ def expect(score: np.ndarray, well: np.ndarray, test_patches: np.ndarray, remove
     score = 1 - (1 - score) * (1 - removed)
     wells = [score[well == name] for name in np.unique(well)]
     mean, patches = np.array([own.mean() for own in wells]), np.array([len(own) for own in wells])
-    by_size = {size: chance(wells, size) for size in {*patches.tolist(), *test_patches.tolist()}}
+    sizes = {size: min(size, BLOCK) for size in {*patches.tolist(), *test_patches.tolist()}}
+    by_block = {block: chance(wells, block) for block in set(sizes.values())}  # few, however many wells there are
+    by_size = {size: by_block[block] * block / size for size, block in sizes.items()}
     noise, test_noise = (np.array([by_size[size] for size in sizes.tolist()]) for sizes in (patches, test_patches))
     weight, test_weight = patches / patches.sum(), test_patches / test_patches.sum()
 

@@ -184,5 +184,5 @@ def _name(refinement: Refinement) -> str:
 
 def _by(key: np.ndarray, scores: Arrays) -> dict[str, dict[str, float]]:
     """For each value of a key (N,) the number of its patches and the means of their scores (N,)."""
-    own = {str(value): key == value for value in np.unique(key)}
-    return {value: {"patches": int(at.sum()), **{name: float(of[at].mean()) for name, of in scores.items()}} for value, at in own.items()}
+    own = ((str(value), key == value) for value in np.unique(key))
+    return {value: {"patches": int(at.sum()), **{name: float(of[at].mean()) for name, of in scores.items()}} for value, at in own}

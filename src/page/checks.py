@@ -35,7 +35,8 @@ def wells(path: Path, official: Path, names: np.ndarray, measured: np.ndarray, m
         for table in tables:
             decoded, odd = _decode(table["rle"], masks.shape[1:], competition)
             same = same and decoded is not None and np.array_equal(decoded, masks[len(read) : len(read) + len(table)])
-            read, runs, trouble = read + table["name"].tolist(), runs + _runs(table["rle"]), trouble or odd
+            runs, trouble = runs + _runs(table["rle"]), trouble or odd
+            read += table["name"].tolist()
     result = _names(read, names.tolist())
     result.append(Check("Run lengths decode to the masks predicted", trouble or f"{runs} runs", same and len(read) == len(masks)))
     official_names, official_masks = competition.read_masks(official)
