@@ -118,10 +118,10 @@ def test_only_some_variations_can_be_run(tmp_path):
 def test_each_fold_has_a_column_with_its_score_named_by_its_wells(tmp_path, monkeypatch):
     """Where the score of a patch is the number of its well."""
 
-    def choose(train, *rest):
-        return refine.Chosen(refine.Refinement(0.5), train["group"].astype(float), train["group"], {})
+    def assess(train, *rest):
+        return train["group"].astype(float), train["group"]
 
-    monkeypatch.setattr(refine, "choose", choose)
+    monkeypatch.setattr(refine, "assess", assess)
     table = run(tmp_path, "--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells")
     (file,) = (tmp_path / "data/prepared").glob("*.h5")
     train = artifacts.read_split(file, "train", ["group", "fold"], [])
