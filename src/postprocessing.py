@@ -161,12 +161,15 @@ def write(recipe: Recipe, paths: Paths, result: dict[str, Any], inputs: CreatedF
 
 
 def picture(result: dict[str, Any], train: Blocks) -> bytes:
-    """The training well with the best score of those that show corrosion, as predicted by networks that did not see it."""
+    """The best and the worst training well of those that show corrosion, as predicted by networks that did not see them."""
     corroded = {str(well) for well in np.unique(train.index["group"][train.index["true"] > 0])} or set(result["oof_by_group"])
-    best = max((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)[1]
-    own = next(train.of([best]))
-    panels = {"truth": own["mask"], "probability": own["probability"], "prediction": own["prediction"]}
-    return report.png(report.well_picture(own, panels, best))
+    ranked = sorted((row["score"], int(well)) for well, row in result["oof_by_group"].items() if well in corroded)
+    shown = []
+    for (score, well), what in zip(dict.fromkeys((ranked[-1], ranked[0])), ("best", "worst"), strict=False):
+        own = next(train.of([well]))
+        panels = {"truth": own["mask"], "probability": own["probability"], "prediction": own["prediction"]}
+        shown.append(report.Shown(f"{what} well: {well}, {score:.3f}", own, panels))
+    return report.png(report.wells_picture(shown))
 
 
 def _how(chosen: Chosen) -> str:

@@ -1,6 +1,7 @@
 """Pictures of strips and of studies, and tables in Markdown."""
 
 import io
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -17,32 +18,38 @@ from src.pipe import Strip, strips
 ROWS = 720  # of a strip in one picture: 20 patches
 
 
-def well_picture(arrays: Arrays, panels: dict[str, np.ndarray], well: int) -> Figure:
-    """A stretch of a well with its image and further maps below each other, depth to the right and azimuth downwards.
+@dataclass(frozen=True)
+class Shown:
+    """A well for a picture: `arrays` with `image`, `group`, `depth` and `phase` of its patches, and titles and maps (N, H, W)."""
 
-    The stretch shown is the one of at most `ROWS` rows with the most corrosion in the last panel.
+    title: str
+    arrays: Arrays
+    panels: dict[str, np.ndarray]
 
-    Args:
-        arrays: `image`, `group`, `depth`, `phase` of a split.
-        panels: titles and maps (N, H, W), probabilities or masks.
+
+def wells_picture(wells: list[Shown]) -> Figure:
+    """A stretch of each well, side by side: image and further maps below each other, depth to the right and azimuth downwards.
+
+    The stretch shown is the one of at most `ROWS` rows with the most corrosion in the first panel.
     """
-    strip = next(strip for strip in strips(arrays["group"], arrays["depth"], arrays["phase"]) if strip.group == well)
-    first = _busiest(strip, list(panels.values())[-1])
-    rows = slice(first, first + ROWS)
-    image = strip.stack(arrays["image"])[rows]
-    low, high = np.percentile(image, [2, 98])
-    figure, axes = plt.subplots(1 + len(panels), 1, figsize=(12, 1.1 * (1 + len(panels))), sharex=True, constrained_layout=True)
-    depth = (first, first + len(image), image.shape[1], 0)
-    axes[0].imshow(image.T, cmap="gray", vmin=low, vmax=high, aspect="auto", extent=depth, interpolation="nearest")
-    axes[0].set_title(f"well {well}: thickness", loc="left", fontsize=9)
-    for axis, (title, patches) in zip(axes[1:], panels.items(), strict=True):
-        shown = strip.stack(patches)[rows].T.astype(np.float32)
-        axis.imshow(shown, cmap="inferno", vmin=0, vmax=1, aspect="auto", extent=depth, interpolation="nearest")
-        axis.set_title(title, loc="left", fontsize=9)
-    for axis in axes:
-        axis.set_yticks([])
-        axis.tick_params(labelsize=8)
-    axes[-1].set_xlabel("depth (rows)", fontsize=8)
+    count = 1 + len(wells[0].panels)
+    figure, grid = plt.subplots(count, len(wells), figsize=(7 * len(wells), 1.1 * count), sharex="col", squeeze=False, layout="constrained")
+    for well, axes in zip(wells, grid.T, strict=True):
+        strip = strips(well.arrays["group"], well.arrays["depth"], well.arrays["phase"])[0]
+        first = _busiest(strip, next(iter(well.panels.values())))
+        rows = slice(first, first + ROWS)
+        image = strip.stack(well.arrays["image"])[rows]
+        low, high = np.percentile(image, [2, 98])
+        depth = {"aspect": "auto", "interpolation": "nearest", "extent": (first, first + len(image), image.shape[1], 0)}
+        axes[0].imshow(image.T, cmap="gray", vmin=low, vmax=high, **depth)
+        axes[0].set_title(f"{well.title}: thickness", loc="left", fontsize=9)
+        for axis, (title, patches) in zip(axes[1:], well.panels.items(), strict=True):
+            axis.imshow(strip.stack(patches)[rows].T.astype(np.float32), cmap="inferno", vmin=0, vmax=1, **depth)
+            axis.set_title(title, loc="left", fontsize=9)
+        for axis in axes:
+            axis.set_yticks([])
+            axis.tick_params(labelsize=8)
+        axes[-1].set_xlabel("depth (rows)", fontsize=8)
     return figure
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from src import competitions, ensemble, metrics, pipe, recipe, rle, submission
+from src import competitions, ensemble, metrics, pipe, postprocessing, recipe, report, rle, submission
 from src.artifacts import Paths
 from src.blocks import Blocks
 from src.masks import PackedMasks, pack
@@ -334,3 +335,23 @@ def test_checks_of_photographs(tmp_path):
     assert passed([("a.png", "1", "1 21"), *good[1:]]) == [True, True, True, False, True]  # beyond the smaller photograph
     assert passed([good[1], good[0], *good[2:]])[1] is False
     assert passed([(name, label, "") for name, label, _ in good])[4] is False
+
+
+def test_the_picture_shows_the_best_and_the_worst_of_the_wells_that_show_corrosion(monkeypatch):
+    index = {
+        "group": np.repeat([1, 2, 3, 4], 2),
+        "depth": np.tile([0, 1], 4),
+        "phase": np.zeros(8, int),
+        "true": np.array([1, 0, 0, 2, 3, 3, 0, 0]),
+    }
+    maps = np.arange(8)[:, None, None] * np.ones((8, 36, 36))
+    train = Blocks(index, lambda place: dict.fromkeys(("image", "mask", "probability", "prediction"), maps[place]))
+    shown = []
+    monkeypatch.setattr(report, "wells_picture", lambda wells: shown.extend(wells) or Figure())
+    result = {"oof_by_group": {"1": {"score": 0.5}, "2": {"score": 0.9}, "3": {"score": 0.3}, "4": {"score": 1.0}}}
+    assert postprocessing.picture(result, train)
+    assert [well.title for well in shown] == ["best well: 2, 0.900", "worst well: 3, 0.300"]
+    assert [np.unique(well.panels["truth"]).tolist() for well in shown] == [[2, 3], [4, 5]]
+    result = {"oof_by_group": {"4": {"score": 1.0}}}
+    postprocessing.picture(result, Blocks({name: array[6:] for name, array in index.items()}, train.read))
+    assert [well.title for well in shown[2:]] == ["best well: 4, 1.000"]
