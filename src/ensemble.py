@@ -18,6 +18,7 @@ from src.recipe import Recipe
 # Finer towards 0 and 1, where a followed groove (`src.track`) leaves whole wells.
 _TAIL = [0.005, 0.01, 0.015, 0.02, 0.03, 0.04]
 THRESHOLDS = np.array([*_TAIL, *np.arange(5, 96) / 100, *(1 - p for p in reversed(_TAIL))])
+HALF = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
 
 
 def oof_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
@@ -58,9 +59,11 @@ def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> s
         for _ in _averaged(file, "test", test, Sources(test_files(recipe, paths), test.index["name"])):
             pass
         notes = file.notes
+    alone = len(notes["threshold_without_fold"]) == 1
+    how = "of one fold, with none to choose a threshold on: at one half" if alone else "each fold at the threshold of the others"
     return (
         f"{target}: {len(train)} out-of-fold and {len(test)} test patches from {len(recipe.tasks())} tasks\n"
-        f"threshold {notes['threshold']:.2f}; out-of-fold score {notes['oof_score']:.4f}, each fold at the threshold of the others"
+        f"threshold {notes['threshold']:.2f}; out-of-fold score {notes['oof_score']:.4f}, {how}"
     )
 
 
@@ -183,13 +186,13 @@ class Choice:
 
 
 def choose(scores: np.ndarray, patches: np.ndarray) -> Choice:
-    """Choose among candidates by their mean score.
+    """Choose among thresholds by their mean score. A fold that is alone has nothing else to choose on, and is scored at one half.
 
     Args:
-        scores: (C, F) sums of the scores of each fold's patches under each candidate; of equals the first wins.
+        scores: (T, F) sums of the scores of each fold's patches at each threshold; of equals the first wins.
         patches: (F,) how many each fold has.
     """
-    without = [int(np.delete(scores, fold, axis=1).sum(1).argmax()) for fold in range(len(patches))]
+    without = [int(np.delete(scores, fold, axis=1).sum(1).argmax()) for fold in range(len(patches))] if len(patches) > 1 else [HALF]
     honest = sum(scores[candidate, fold] for fold, candidate in enumerate(without))
     return Choice(int(scores.sum(1).argmax()), without, float(honest / patches.sum()))
 

@@ -122,6 +122,13 @@ def test_a_choice_for_a_fold_is_made_on_the_others() -> None:
     assert choice.score == pytest.approx((0.6 + 0.1 + 0.3) / 4)
 
 
+def test_a_fold_without_others_is_scored_at_one_half() -> None:
+    scores = np.random.default_rng(0).random((len(ensemble.THRESHOLDS), 1))
+    choice = ensemble.choose(scores, np.array([1]))
+    assert ensemble.THRESHOLDS[choice.without].tolist() == [0.5]
+    assert choice.score == scores[ensemble.HALF, 0]
+
+
 def test_a_folds_own_score_never_changes_its_own_choice() -> None:
     rng = np.random.default_rng(0)
     scores, patches = rng.random((15, 4)), np.full(4, 10)
