@@ -11,16 +11,19 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from src import artifacts, networks, pipe
+from src import artifacts, blocks, networks, pipe, streams
 from src.artifacts import Arrays, CreatedFrom, Paths
 from src.cleaning import Scaling
 from src.errors import UserError
+from src.networks.folding import folded
 from src.networks.layers import probability
 from src.recipe import Inference, Member, Recipe, Task
 from src.windows import Windows
 
 LAYOUT = torch.channels_last  # of images and weights: the faster one for convolutions, on CPUs and GPUs
 CPU_ROWS = 2304  # of windows that a CPU predicts at once: the maps of more do not stay in its cache, and take a third longer
+
+Networks = list[tuple[float, nn.Module]]  # that predict together, each with its weight in the mean
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,14 +100,22 @@ def load_network(recipe: Recipe, task: Task, paths: Paths, device: torch.device,
 
 def predict(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
     """Probabilities (N, 1, H, W) float16 of a prepared split (`image`, `group`, `depth`, `phase`), scaled for this network."""
-    patches = np.zeros(arrays["image"].shape, np.float32)
+    patches = np.empty((len(arrays["image"]), 1, *arrays["image"].shape[1:]), np.float16)
+    for well in np.unique(arrays["group"]):
+        here = arrays["group"] == well
+        patches[here] = predict_well(network, rows_of(arrays, here), member, inference, device)
+    return patches
+
+
+def predict_well(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
+    """`predict` for the patches of one well: the network as it is and adapted to the well, by their weights."""
+    network, networks = network.eval(), []
+    dtype = torch.bfloat16 if _in_bfloat16(member, device) else torch.float32
     if inference.adapt < 1:
-        patches += (1 - inference.adapt) * _predict(network, arrays, member, inference, device)
+        networks.append((1 - inference.adapt, folded(network, dtype)))
     if inference.adapt > 0:
-        for well in np.unique(arrays["group"]):
-            here = arrays["group"] == well
-            own = rows_of(arrays, here)
-            patches[here] += inference.adapt * _predict(adapted(network, own, member, device), own, member, inference, device)
+        networks.append((inference.adapt, folded(adapted(network, arrays, member, device), dtype)))
+    patches = _predict(networks, arrays, window_height(network, arrays, member, device), member, inference, device)
     if inference.average_twins:
         patches = pipe.average_twins(patches, arrays["group"], arrays["depth"], arrays["phase"])
     return patches[:, None].astype(np.float16)
@@ -133,19 +144,17 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
     return network.eval()
 
 
-def _predict(network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
-    """Probabilities (N, H, W) float32, each row from the windows that have it inside."""
-    height = window_height(network, arrays, member, device)
+def _predict(networks: Networks, arrays: Arrays, height: int, member: Member, inference: Inference, device: torch.device) -> np.ndarray:
+    """Probabilities (N, H, W) float32 by networks together, each row from the windows that have it inside."""
     windows = Windows.of(arrays, height, device, averages=member.depth_averages, beside=member.beside)
     starts = torch.from_numpy(windows.canvas.windows(height, member.margin)).to(device)
     total = torch.zeros_like(windows.image)
     count = torch.zeros_like(windows.image[:, :1])
     inner = torch.arange(member.margin, height - member.margin, device=device)
     size = max(1, min(member.batch_size, CPU_ROWS // height) if device.type == "cpu" else member.batch_size * member.height // height)
-    network.eval()
     with torch.inference_mode():
         for batch in starts.split(size):
-            seen = [_average_views(network, x, member, inference) for x in _as_trained(windows.inputs(batch), member)]
+            seen = [_average_views(networks, x, member, inference) for x in _as_trained(windows.inputs(batch), member)]
             mean = (sum(seen) / len(seen))[:, 0, inner]
             rows = (batch[:, None] + inner).flatten()
             total.index_add_(0, rows, mean.flatten(0, 1))
@@ -180,16 +189,16 @@ def _as_trained(x: torch.Tensor, member: Member) -> list[torch.Tensor]:
     return [x, pad(x[:, :1], (0, 0, 0, 0, 0, x.shape[1] - 1))] if member.augment.drop_averages else [x]
 
 
-def _average_views(network: nn.Module, x: torch.Tensor, member: Member, inference: Inference) -> torch.Tensor:
-    """Mean probability over flips and rolls, each view turned back."""
+def _average_views(networks: Networks, x: torch.Tensor, member: Member, inference: Inference) -> torch.Tensor:
+    """Mean probability by networks together over flips and rolls, each view turned back."""
     flips = [[], [2], [3], [2, 3]] if inference.flips else [[]]
     views = list(product(flips, inference.rolls))
     total = torch.zeros_like(x[:, :1])
     for flip, roll in views:
         view = x.flip(flip).roll(roll, dims=3).contiguous(memory_format=LAYOUT)
         with autocast(member, x.device):
-            logits = network(view)
-        total += probability(logits).roll(-roll, dims=3).flip(flip)
+            seen = sum(weight * probability(network(view)) for weight, network in networks)
+        total += seen.roll(-roll, dims=3).flip(flip)
     return total / len(views)
 
 
@@ -220,14 +229,17 @@ def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> Create
 
 
 def predict_test(recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device, threads: int) -> None:
-    """Predict the test set with one task's network; `inputs` is what `test_from` says of it."""
+    """Predict the test set with one task's network, a few wells in memory at a time; `inputs` is what `test_from` says of it."""
     set_up_torch(threads)
     network, scaling = load_network(recipe, task, paths, device)
-    test = read_split(paths, recipe, "test")
-    test["image"] = scaling.apply(test["image"])
-    probability = predict(network, test, recipe.member(task.member), recipe.inference, device)
-    arrays = {"name": test["name"], "probability": probability}
-    artifacts.write_arrays(paths.test(recipe, task), arrays, inputs)
+    wells, shape = blocks.prepared(recipe, paths, "test", ["image"]), artifacts.read_shape(paths.prepared(recipe), "test/image")[1:]
+    with streams.filling(paths.test(recipe, task), inputs) as file:
+        file.put("name", wells.index["name"])
+        file.create("probability", (len(wells), 1, *shape), np.float16)
+        for block in wells:
+            block["image"] = scaling.apply(block["image"])
+            own = predict(network, block, recipe.member(task.member), recipe.inference, device)
+            file.write("probability", int(block["place"][0]), own)
 
 
 def read_split(paths: Paths, recipe: Recipe, split: str, *more: str) -> Arrays:
