@@ -22,6 +22,7 @@ from src.windows import Windows
 
 LAYOUT = torch.channels_last  # of images and weights: the faster one for convolutions, on CPUs and GPUs
 CPU_ROWS = 2304  # of windows that a CPU predicts at once: the maps of more do not stay in its cache, and take a third longer
+ADAPT_ROWS = 1024 * 36  # of windows, drawn from a well for its batch statistics: the rows of a thousand patches say enough
 
 Networks = list[tuple[float, nn.Module]]  # that predict together, each with its weight in the mean
 
@@ -138,7 +139,7 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
     # In random order: batches of neighbours would each lack the variance that lies between distant places.
     order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), autocast(member, device):
-        for batch in starts[order].split(member.batch_size):
+        for batch in starts[order[: -(-ADAPT_ROWS // member.height)]].split(member.batch_size):
             x = torch.cat(_as_trained(windows.inputs(batch), member))
             network(x.contiguous(memory_format=LAYOUT))
     return network.eval()
@@ -164,24 +165,29 @@ def _predict(networks: Networks, arrays: Arrays, height: int, member: Member, in
 
 
 def window_height(network: nn.Module, arrays: Arrays, member: Member, device: torch.device) -> int:
-    """How tall the windows of a prediction are: as in training, or two or four times that, where it saves rows and changes nothing.
+    """How tall the windows of a prediction are: as in training, or two or four times that, where it saves rows.
 
-    Rows of margin are computed and thrown away, fewer of them in taller windows. That changes nothing if no row inside sees as far as
-    its window's ends: what is not a number there then does not reach it.
+    Rows of margin are computed and thrown away, fewer of them in taller windows, and a row sees at least as much pipe as in those of
+    training. A network that looks at its whole window, however tall, keeps the windows that it knows: in four times the height what is
+    not a number at both ends then reaches the middle.
     """
-    x = torch.zeros(1, member.inputs, member.height, arrays["image"].shape[2], device=device)
-    x[:, :, [0, -1]] = torch.nan
-    with torch.inference_mode():
-        inside = network.eval()(x)[:, :, member.margin : member.height - member.margin]
-    if not inside.isfinite().all():
-        return member.height
     strips = pipe.strips(arrays["group"], arrays["depth"], arrays["phase"])
 
     def rows(height: int) -> int:
         canvas = pipe.Canvas.of(strips, arrays["image"].shape[1], margin=height)
         return len(canvas.windows(height, member.margin)) * height
 
-    return min((member.height * times for times in (1, 2, 4)), key=rows)
+    height = min((member.height * times for times in (1, 2, 4)), key=rows)
+    if height == member.height:
+        return height
+    x = torch.zeros(1, member.inputs, 4 * member.height, arrays["image"].shape[2], device=device)
+    x[:, :, [0, -1]] = torch.nan
+    try:
+        with torch.inference_mode():
+            middle = network.eval()(x)[:, :, 2 * member.height]
+    except ValueError:  # it takes one height alone
+        return member.height
+    return height if middle.isfinite().all() else member.height
 
 
 def _as_trained(x: torch.Tensor, member: Member) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Prediction in windows taller than those of training: only where it changes nothing."""
+"""Prediction: in windows taller than those of training where that is as good, and a few wells at a time."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,48 @@ def test_taller_windows_give_the_same_probabilities(monkeypatch):
     np.testing.assert_allclose(tall.astype(float), plain.astype(float), atol=1e-3)
 
 
-@pytest.mark.parametrize("margin", [0, 4])
-def test_windows_stay_as_they_are_where_a_row_sees_further_than_the_margin(margin):
+def test_taller_windows_come_nearer_to_a_strip_seen_whole_where_the_margin_is_small(monkeypatch):
+    chosen, arrays = member(48, 4), wells(46)
+    network, once = network_of(chosen), Inference(flips=False)
+    whole = np.pad(arrays["image"].reshape(552, 12), ((16, 16), (0, 0)), mode="edge")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(whole)[None, None]).sigmoid()[0, 0, 16:-16].numpy().reshape(46, 12, 12)
+    tall = np.abs(inference.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
+    monkeypatch.setattr(inference, "window_height", lambda *_: 48)
+    plain = np.abs(inference.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
+    assert 0 < tall.mean() < 0.7 * plain.mean() and tall.max() <= plain.max()
+
+
+@pytest.mark.parametrize(("margin", "options"), [(0, {}), (14, {"recurrent": True}), (4, {"recurrent": True})], ids=str)
+def test_windows_stay_as_they_are_where_taller_ones_save_nothing_or_are_looked_at_whole(margin, options):
     chosen = member(48, margin)
+    chosen.network.update(options)
     assert inference.window_height(network_of(chosen), wells(40), chosen, CPU) == 48
+
+
+def test_windows_stay_as_they_are_for_a_network_that_takes_no_others():
+    chosen = member(36, 4).model_copy(update={"network": {"name": "baseline_cnn"}})
+    image = np.zeros((20, 36, 36), np.float32)
+    arrays = {"image": image, "group": np.zeros(20, int), "depth": np.arange(20), "phase": np.zeros(20, int)}
+    assert inference.window_height(networks.create(chosen.network), arrays, chosen, CPU) == 36
 
 
 def test_windows_stay_as_they_are_where_taller_ones_would_be_mostly_empty():
     chosen = member(48, 14)
     assert inference.window_height(network_of(chosen), wells(*[2] * 9), chosen, CPU) == 48
+
+
+def test_batch_statistics_of_a_long_well_are_those_of_some_of_its_windows(monkeypatch):
+    """Half of the windows of noise tell the mean of the first batch norm, from the first convolution of everything."""
+    chosen, arrays = member(48, 0), wells(200)
+    network = network_of(chosen)
+    with torch.no_grad():
+        expected = network.encoder[0][0](torch.from_numpy(arrays["image"].reshape(1, 1, -1, 12))).mean((0, 2, 3))
+    seen = []
+    monkeypatch.setattr(inference, "ADAPT_ROWS", 25 * 48 - 10)
+    monkeypatch.setattr(
+        inference.Windows, "inputs", lambda self, starts, real=inference.Windows.inputs: seen.append(starts) or real(self, starts)
+    )
+    got = inference.adapted(network, arrays, chosen, CPU).encoder[0][1].running_mean
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
+    assert len(torch.cat(seen).unique()) == 25 and torch.cat(seen).diff().lt(0).any()
