@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from src.networks import register
 from src.networks.encoders import Encoder, Pretrained
+from src.networks.products import BlockUpsampling, DeepConv2d
 
 Policy = Literal["none", "A", "B"]
 # Dropout rates of the outer and of the inner layers of each policy.
@@ -29,7 +30,7 @@ def _convs(channels: list[int], batch_norm: bool) -> nn.Sequential:
     """A 3x3 convolution, batch norm and ReLU for each step of the list of channels."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=not batch_norm)]
+        layers += [DeepConv2d(inputs, outputs, bias=not batch_norm)]
         layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
         layers += [nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
@@ -40,7 +41,7 @@ class CatStep(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, batch_norm: bool) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+        self.up = BlockUpsampling(inputs, outputs, 2)
         self.convs = _convs([2 * outputs, outputs, outputs], batch_norm)
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,7 @@ class AddStep(nn.Module):
     def __init__(self, inputs: int, outputs: int, batch_norm: bool) -> None:
         super().__init__()
         self.convs = _convs([inputs, outputs, outputs, outputs], batch_norm)
-        self.up = nn.ConvTranspose2d(outputs, outputs, 2, stride=2)
+        self.up = BlockUpsampling(outputs, outputs, 2)
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         return skip + _fit(self.up(self.convs(y)), skip)
@@ -112,7 +113,7 @@ class XSCatUNet(nn.Module):
         super().__init__()
         rates = [0.1] * (len(channels) - 1) + [0.2]
         self.encoder = nn.ModuleList(_dropped_convs(*step, rate) for step, rate in zip(pairwise((1, *channels)), rates, strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for o, i in pairwise(channels))
+        self.up = nn.ModuleList(BlockUpsampling(i, o, 2) for o, i in pairwise(channels))
         self.decoder = nn.ModuleList(_dropped_convs(2 * o, o, 0.1) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
 
@@ -147,7 +148,7 @@ class SAddUNet(nn.Module):
         outer, inner = _rates(dropout)
         channels = [64, 128, 256, 512, 1024]
         self.encoder = nn.ModuleList(_convs([i, o], True) for i, o in pairwise([1, *channels]))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for o, i in pairwise(channels))
+        self.up = nn.ModuleList(BlockUpsampling(i, o, 2) for o, i in pairwise(channels))
         self.decoder = nn.ModuleList(_convs([o, o], batch_norm) for o in channels[:-1])
         self.encoder_drops = nn.ModuleList(nn.Dropout2d(rate) for rate in (0, outer, outer, inner, inner))
         self.decoder_drops = nn.ModuleList(nn.Dropout2d(rate) for rate in (outer, outer, inner, inner))

@@ -10,6 +10,7 @@ from torch import nn
 from src.errors import UserError
 from src.networks import register
 from src.networks.layers import double_ring_conv
+from src.networks.products import BlockUpsampling
 
 Pool = tuple[int, int]  # rows, columns
 
@@ -58,7 +59,7 @@ class RingUNet(nn.Module):
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
         self.encoder = nn.ModuleList(double_ring_conv(i, o) for i, o in pairwise([inputs, *channels]))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, pool, stride=pool) for (o, i), pool in zip(pairwise(channels), pools, strict=True))
+        self.up = nn.ModuleList(BlockUpsampling(i, o, pool) for (o, i), pool in zip(pairwise(channels), pools, strict=True))
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
         self.along = Recurrence(channels[-1]) if recurrent else nn.Identity()
