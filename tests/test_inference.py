@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from src import inference, networks
-from src.recipe import Inference, Member
+from src import artifacts, inference, networks
+from src.artifacts import Paths
+from src.recipe import Inference, Member, Recipe, Task
 
 CPU = torch.device("cpu")
 
@@ -89,3 +90,28 @@ def test_batch_statistics_of_a_long_well_are_those_of_some_of_its_windows(monkey
     got = inference.adapted(network, arrays, chosen, CPU).encoder[0][1].running_mean
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
     assert len(torch.cat(seen).unique()) == 25 and torch.cat(seen).diff().lt(0).any()
+
+
+def test_the_test_set_is_predicted_a_few_wells_at_a_time_as_it_is_at_once(tmp_path, monkeypatch):
+    chosen = Recipe(name="tiny", competition="demo", member=[member(24, 4)], inference={"adapt": 0.5})
+    paths, task = Paths(tmp_path, tmp_path), Task("net", 0, 0)
+    test = wells(3, 9, 4, 4)
+    order = np.random.default_rng(1).permutation(20)
+    test = inference.rows_of(test | {"name": np.array([f"patch {row}" for row in range(20)])}, order)
+    artifacts.write_splits(paths.prepared(chosen), {"test": test}, {})
+    network = network_of(chosen.members[0])
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    scaling = {"scaling.center": np.float32(0.5), "scaling.scale": np.float32(2)}
+    artifacts.write_weights(paths.weights(chosen, task), weights | scaling, {})
+    largest, real = [], inference.predict
+    monkeypatch.setattr(
+        inference, "predict", lambda network, arrays, *more: largest.append(len(arrays["group"])) or real(network, arrays, *more)
+    )
+    monkeypatch.setattr(inference.blocks, "PATCHES", 8)
+    inference.predict_test(chosen, task, paths, {"made": "from"}, CPU, 1)
+    assert sorted(largest) == [3, 8, 9]
+    got = artifacts.read_arrays(paths.test(chosen, task), ["name", "probability"])
+    expected = real(network, test | {"image": (test["image"] - 0.5) / 2}, chosen.members[0], chosen.inference, CPU)
+    place = {name: row for row, name in enumerate(test["name"])}
+    np.testing.assert_allclose(got["probability"].astype(float), expected[[place[name] for name in got["name"]]].astype(float), atol=1e-3)
+    assert sorted(got["name"]) == sorted(test["name"]) and artifacts.up_to_date(paths.test(chosen, task), {"made": "from"})
