@@ -21,7 +21,7 @@ from src.recipe import Inference, Member, Recipe, Task
 from src.windows import Windows
 
 LAYOUT = torch.channels_last  # of images and weights: the faster one for convolutions, on CPUs and GPUs
-CPU_ROWS = 2304  # of windows that a CPU predicts at once: the maps of more do not stay in its cache, and take a third longer
+CPU_ROWS = 2304  # of windows that a CPU predicts at once: memory for more goes back to the system every time, and comes a page at a time
 ADAPT_ROWS = 1024 * 36  # of windows, drawn from a well for its batch statistics: the rows of a thousand patches say enough
 
 Networks = list[tuple[float, nn.Module]]  # that predict together, each with its weight in the mean
