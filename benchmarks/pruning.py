@@ -26,13 +26,20 @@ from src.photographs.predicting import predict
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file in the place of a network, for one image at a time."""
+    """An ONNX file in the place of a network, for one image at a time.
+
+    Raises:
+        ValueError: an image of another size than the file is for.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.session = export.session(path)
+        self.size = self.session.get_inputs()[0].shape[2:]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if list(x.shape[2:]) != self.size:
+            raise ValueError(f"{tuple(x.shape[2:])} is not {tuple(self.size)}")
         return torch.cat([torch.from_numpy(self.session.run(None, {"image": image[None].contiguous().numpy()})[0]) for image in x])
 
 
