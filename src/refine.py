@@ -253,16 +253,20 @@ def _refined(
     measured = arrays["valid"].any((1, 2))
     wells = strips(arrays["group"], arrays["depth"], arrays["phase"])
     for beta, track in dict.fromkeys((refinement.beta, refinement.track) for refinement in refinements):
-        own = [refinement for refinement in refinements if (refinement.beta, refinement.track) == (beta, track)]
+        alike: dict[tuple[float, int], list[Refinement]] = {}  # those that differ only in what they empty
+        for refinement in refinements:
+            if (refinement.beta, refinement.track) == (beta, track):
+                alike.setdefault((refinement.threshold, refinement.min_size), []).append(refinement)
         for strip in wells:
             present = strip.index >= 0
             rows = strip.index[present]
             walked = _walk(strip, arrays["image"], sources[track], measured, beta, settings)
-            for refinement in own:
-                mask = remove_small(walked > refinement.threshold, refinement.min_size)
+            for (threshold, min_size), own in alike.items():
+                mask = remove_small(walked > threshold, min_size)
                 patches = mask.reshape(len(present), -1, mask.shape[1])[present]
-                patches[~measured[rows] | (patches.sum((1, 2)) < refinement.min_in_patch)] = 0
-                yield refinement, rows, patches
+                marked = patches.sum((1, 2)) * measured[rows]
+                for refinement in own:
+                    yield refinement, rows, patches & (marked >= max(1, refinement.min_in_patch))[:, None, None]
 
 
 def followed(arrays: Arrays, probability: np.ndarray, track: Track) -> np.ndarray:
@@ -370,6 +374,7 @@ def remove_small(mask: np.ndarray, min_size: int) -> np.ndarray:
     a, b = (np.concatenate(side) for side in zip(*seam, strict=True))
     joined = (a > 0) & (b > 0)
     links = sparse.coo_array((np.ones(joined.sum()), (a[joined], b[joined])), shape=(count + 1, count + 1))
-    component = connected_components(links, directed=False)[1][label]
-    size = np.bincount(component[mask])
-    return mask & (size[np.where(mask, component, component[mask][0])] >= min_size)
+    component = connected_components(links, directed=False)[1]  # of each label; the background is one of its own
+    large = np.bincount(component, np.bincount(label.ravel()))[component] >= min_size
+    large[0] = False
+    return large[label]
