@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -65,6 +66,8 @@ class Workers:
         with TemporaryDirectory() as slots, joblib.parallel_config("loky", n_jobs=self.jobs, inner_max_num_threads=self.threads):
             own = (os.getpid(), console.state(), Path(slots), self.device, self.gpus)
             numbered = (joblib.delayed(_numbered)(number, function, call, *own) for number, call in enumerate(calls))
+            # Loky replaces workers that have grown, between two tasks; that is of no concern to the user.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
             try:
                 yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(numbered)
             except joblib.externals.loky.process_executor.TerminatedWorkerError:
