@@ -155,7 +155,8 @@ def write_clean(file: Filling, split: str, raw: RawSplit, by_well: bool) -> Arra
     number, size = len(raw.name), raw.read(np.arange(1)).shape[1:]
     file.put(f"{split}/name", raw.name)
     kinds = {"image": np.float32, "valid": bool, "group": np.int32, "depth": np.int32, "phase": np.int32}
-    for name, kind in (kinds if raw.mask is None else kinds | {"mask": np.uint8}).items():
+    kinds |= {} if raw.mask is None else {"mask": np.uint8}
+    for name, kind in kinds.items():
         file.create(f"{split}/{name}", (number, *size) if name in ("image", "valid", "mask") else (number,), kind)
     known = {"group": raw.group, "phase": np.zeros(number, np.int32), "corrupt": np.zeros(number, int), "pixels": np.prod(size)}
     known |= {} if raw.mask is None else {"corroded": np.zeros(number, int)}
@@ -163,7 +164,7 @@ def write_clean(file: Filling, split: str, raw: RawSplit, by_well: bool) -> Arra
         place, arrays = block["place"], clean(block)
         arrays |= {} if raw.mask is None else {"mask": raw.mask[place]}
         arrays |= {"image": scale_wells(arrays)} if by_well else {}
-        for name in kinds.keys() | arrays.keys() & {"mask"}:
+        for name in kinds:
             file.write(f"{split}/{name}", int(place[0]), arrays[name])
         known["phase"][place], known["corrupt"][place] = arrays["phase"], (~arrays["valid"]).sum((1, 2))
         if raw.mask is not None:
