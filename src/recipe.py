@@ -7,13 +7,14 @@ long because every option of every stage stands here, once, with what it may be 
 import json
 import tomllib
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from src.errors import UserError, did_you_mean
+from src.overrides import apply
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -379,7 +380,7 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits, brackets within brackets
         raise UserError(f"{path}: not readable as TOML: {error}: mend that line") from None
     for override in overrides or []:
-        _apply(tree, override)
+        apply(tree, override)
     _check_integers(tree, str(path))
     return parse({"name": path.stem, **tree}, str(path))
 
@@ -431,39 +432,6 @@ def _find(name: str) -> Path:
         known = [file.stem for file in RECIPES.glob("*.toml")]
         raise UserError(f"no recipe at {path}: {did_you_mean(Path(name).stem, known)}")
     return path
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set `key.path=value` in place; a path through a list means every element of it, or with an index, as in phase.0, that one."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise UserError(f"--set {override}: write it as key.path=value, for example --set member.phase.epochs=1")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--set {override}: {error}: give it a value that the recipe can hold") from None
-    *path, last = key.split(".")
-    nodes = [tree]
-    for step, following in pairwise([*path, last]):
-        if not step.isdecimal():  # an index has been followed with the list's name
-            nodes = [child for node in nodes for child in _children(node, step, following, override)]
-    for node in nodes:
-        node[last] = value
-
-
-def _children(node: dict[str, Any], step: str, following: str, override: str) -> list[dict[str, Any]]:
-    """The sections under a name: all of a list, or the one that the following step of the path counts out."""
-    child = node.setdefault(step, {})
-    children = child if isinstance(child, list) else [child]
-    if isinstance(child, list) and following.isdecimal():
-        if len(following) > 9 or int(following) >= len(child):
-            raise UserError(f"--set {override}: '{step}' has only {len(child)} sections, counted from 0")
-        children = [child[int(following)]]
-    if not all(isinstance(item, dict) for item in children):
-        raise UserError(f"--set {override}: '{step}' holds a value, not a section")
-    return children
 
 
 def _check_integers(tree: dict[str, Any], where: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
 
-from src import artifacts, recipe
+from src import artifacts, overrides, recipe
 from src.errors import UserError
 
 MINIMAL = """
@@ -321,7 +321,7 @@ def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(da
 def test_an_override_of_any_text_is_refused_or_read(key: str, text: str) -> None:
     tree = tomllib.loads(MINIMAL)
     try:
-        recipe._apply(tree, f"{key}={text}")
+        overrides.apply(tree, f"{key}={text}")
     except UserError as error:
         assert str(error).startswith("--set ")
     else:
