@@ -1,10 +1,14 @@
-"""Stage 00: the organisers' raw patches or photographs -> data/prepared/<competition>.h5, clean arrays keyed by name."""
+"""Stage 00: the organisers' raw patches or photographs -> data/prepared/<competition>.h5, clean
+arrays keyed by name.
+"""
 
 import argparse
 
-from src import artifacts, command, competitions, console, preparation, recipe
-from src.files import locked
-from src.photographs import gallery
+from src import artifacts, competitions, recipe
+from src.artifacts.files import locked
+from src.photographs import dataset
+from src.terminal import command, console
+from src.wells import preparation
 
 
 def main(options: argparse.Namespace) -> None:
@@ -18,7 +22,10 @@ def main(options: argparse.Namespace) -> None:
             done = not options.force and preparation.is_done(competition, chosen, paths)
         if not done:
             with locked(lock, target):
-                done = not options.force and preparation.is_done(competition, chosen, paths, quiet=True)  # by another meanwhile
+                # by another meanwhile
+                done = not options.force and preparation.is_done(
+                    competition, chosen, paths, quiet=True
+                )
                 if not done:
                     prepare(chosen, competition, paths, options.force)
     if done:
@@ -27,12 +34,15 @@ def main(options: argparse.Namespace) -> None:
 
 
 def prepare(
-    chosen: recipe.Recipe, competition: competitions.Competition | competitions.PhotoCompetition, paths: artifacts.Paths, force: bool
+    chosen: recipe.Recipe,
+    competition: competitions.Competition | competitions.PhotoCompetition,
+    paths: artifacts.Paths,
+    force: bool,
 ) -> None:
     if preparation.generates(competition):
         preparation.generate_raw(competition, chosen, paths, force)
     inputs = preparation.created_from(competition, chosen, paths)
-    stage = gallery if isinstance(competition, competitions.PhotoCompetition) else preparation
+    stage = dataset if isinstance(competition, competitions.PhotoCompetition) else preparation
     for line in stage.prepare(competition, chosen, paths, inputs):
         console.tell(line)
     target = paths.prepared(chosen)

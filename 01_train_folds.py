@@ -1,9 +1,15 @@
-"""Stage 01: members x folds x seeds -> data/runs/<recipe>/<member>/fold<f>_seed<s>/, each trained and predicting its held-out fold."""
+"""Stage 01: members x folds x seeds -> data/runs/<recipe>/<member>/fold<f>_seed<s>/, each
+trained and predicting its held-out fold.
+"""
 
 import argparse
 import time
 
-from src import command, console, parallel, preparation, progress, recipe, training
+from src import recipe
+from src.tasks import parallel, progress
+from src.terminal import command, console
+from src.training import loop
+from src.wells import preparation
 
 
 def main(options: argparse.Namespace) -> None:
@@ -13,15 +19,28 @@ def main(options: argparse.Namespace) -> None:
     with preparation.held(chosen, paths) as prepared:
         table = chosen.tasks()
         workers = parallel.workers(options, len(table), options.gpus_per_task)
-        training.check(chosen, paths, workers.gpus)
+        loop.check(chosen, paths, workers.gpus)
         if options.force:
-            training.discard(chosen, paths, prepared)
-        to_do = [task for task in table if not training.is_done(chosen, task, paths, prepared)]
-        console.say(f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} of them up to date")
-        calls = [(chosen, task, paths, prepared, workers.device, workers.threads, workers.gpus) for task in to_do]
-        shares, lengths, began = [paths.progress(chosen, task) for task in to_do], progress.lengths(chosen, to_do, True), time.monotonic()
-        workers.run(training.run_task, calls, shares, lengths, "training")
-    console.summary(f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: {paths.log(chosen).parent}")
+            loop.discard(chosen, paths, prepared)
+        to_do = [task for task in table if not loop.is_done(chosen, task, paths, prepared)]
+        console.say(
+            f"{chosen.name}: {len(table)} tasks on {workers}, {len(table) - len(to_do)} "
+            "of them up to date"
+        )
+        calls = [
+            (chosen, task, paths, prepared, workers.device, workers.threads, workers.gpus)
+            for task in to_do
+        ]
+        shares, lengths, began = (
+            [paths.progress(chosen, task) for task in to_do],
+            progress.lengths(chosen, to_do, True),
+            time.monotonic(),
+        )
+        workers.run(loop.run_task, calls, shares, lengths, "training")
+    console.summary(
+        f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: "
+        f"{paths.log(chosen).parent}"
+    )
     command.then("02_predict.py")
 
 

@@ -1,16 +1,24 @@
-"""Stage 03: average all tasks by name, choose the threshold out of fold -> data/ensembles/<recipe>.h5."""
+"""Stage 03: average all tasks by name, choose the threshold out of fold ->
+data/ensembles/<recipe>.h5.
+"""
 
 import argparse
 
-from src import artifacts, command, competitions, console, ensemble, preparation, recipe
+from src import artifacts, competitions, recipe
 from src.photographs import ensembling
+from src.terminal import command, console
+from src.wells import preparation, selection
 
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
     paths = command.paths(options)
     console.keep(paths.log(chosen))
-    stage = ensembling if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition) else ensemble
+    stage = (
+        ensembling
+        if isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition)
+        else selection
+    )
     with preparation.held(chosen, paths) as prepared:
         inputs = stage.created_from(chosen, paths, prepared)
         target = paths.ensemble(chosen)

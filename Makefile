@@ -34,7 +34,7 @@ help: ## this page
 	@echo "data/README.md where raw files go; python 01_train_folds.py --help lists the options in ARGS."
 
 doctor: ## what is here and what is missing: Python, packages, GPU, disk, raw files
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m src.doctor $(RECIPE) $(ARGS)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m src.cli.doctor $(RECIPE) $(ARGS)
 
 setup: $(VENV)/ready ## make .venv from requirements.txt (about 6 GB)
 
@@ -67,16 +67,16 @@ submit: setup ## 04: refined masks -> submissions/
 ##@ Studies
 
 study: setup ## compare variations of a recipe, with a table and a plot: STUDY=name
-	@$(BIN)/python -m src.study $(STUDY) $(ARGS)
+	@$(BIN)/python -m src.studies.study $(STUDY) $(ARGS)
 
 trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
-	@$(BIN)/python -m src.trial $(RECIPE) $(ARGS)
+	@$(BIN)/python -m src.studies.trial $(RECIPE) $(ARGS)
 
 bench: setup ## how fast it is, beside named baselines: ARGS="--only training", --quick or gpu
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 networks: setup ## every network with its parameters and operations
-	@$(BIN)/python -m src.networks
+	@$(BIN)/python -m src.cli.networks
 
 ##@ Quality
 

@@ -1,7 +1,9 @@
-"""How fast the project is, each figure beside a named baseline in the same run; writes Markdown for docs/performance.md.
+"""How fast the project is, each figure beside a named baseline in the same run; writes Markdown for
+docs/performance.md.
 
-Usage: python -m benchmarks [gpu] [--only NAME] [--quick]. On the challenge's files where they are in the data directory, else on generated
-wells. `gpu` is for a machine with a CUDA device, and measures training there instead.
+Usage: python -m benchmarks [gpu] [--only NAME] [--quick]. On the challenge's files where they are
+in the data directory, else on generated wells. `gpu` is for a machine with a CUDA device, and
+measures training there instead.
 """
 
 import argparse
@@ -11,14 +13,16 @@ import torch
 
 from benchmarks import cases, gpu, stages
 from benchmarks.timing import HEADER, load, machine
-from src import artifacts, command, inference, recipe
+from src import artifacts, recipe
+from src.terminal import command
+from src.wells import prediction
 
 PARTS = {
     "prepare": cases.prepare,
     "pipeline": cases.pipeline,
     "training": cases.training,
     "training_cat": cases.training_cat,
-    "prediction": cases.prediction,
+    "prediction": cases.predictions,
     "walker": cases.walker,
     "codes": cases.codes,
     "thresholds": cases.thresholds,
@@ -30,15 +34,21 @@ GENERATED = [*stages.GENERATED, "generate.train_patches=4000", "generate.test_pa
 def main(options: argparse.Namespace) -> None:
     paths = stages.paths_of(options.work_dir, options.data_dir / "raw" / "corroseg")
     if options.where == "gpu":
-        return write(options.work_dir / "gpu.md", gpu.measure(inference.choose_device("cuda"), paths, options.quick))
+        return write(
+            options.work_dir / "gpu.md",
+            gpu.measure(prediction.choose_device("cuda"), paths, options.quick),
+        )
     real = (paths.data / "raw" / "corroseg").is_dir()
     chosen = recipe.load("corroseg", [] if real else GENERATED)
     bench = cases.Bench(paths, chosen, options.quick)
-    torch.set_num_threads(1)  # as stage 01 gives each of its tasks a core; on a busy machine threads wait for each other
+    # as stage 01 gives each of its tasks a core; on a busy machine threads wait for each other
+    torch.set_num_threads(1)
     print(f"{machine(torch.device('cpu'))}; {'the challenge' if real else 'generated wells'}")
     wanted = options.only or [*PARTS, *WHOLE]
     if set(wanted) & {*PARTS}:
-        prepared = stages.run(stages.SCRIPTS[0], "corroseg", *stages.as_options(paths, [] if real else GENERATED))
+        prepared = stages.run(
+            stages.SCRIPTS[0], "corroseg", *stages.as_options(paths, [] if real else GENERATED)
+        )
         print(f"(prepared in {prepared.wall:.1f} s)")
     lines = []
     for name in wanted:
@@ -47,7 +57,13 @@ def main(options: argparse.Namespace) -> None:
             more = WHOLE[name](bench)
             print("\n".join(more), flush=True)
         else:
-            more = [f"`{name}`, {load()}:", "", HEADER, *(comparison.line() for comparison in PARTS[name](bench)), ""]
+            more = [
+                f"`{name}`, {load()}:",
+                "",
+                HEADER,
+                *(comparison.line() for comparison in PARTS[name](bench)),
+                "",
+            ]
         lines += more
     write(options.work_dir / "performance.md", [machine(torch.device("cpu")), "", *lines])
 
@@ -60,11 +76,28 @@ def write(path: Path, lines: list[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     arguments.add_argument("where", nargs="?", choices=["cpu", "gpu"], default="cpu")
-    arguments.add_argument("--only", action="append", choices=[*PARTS, *WHOLE], help="only this part; may be given again")
-    arguments.add_argument("--quick", action="store_true", help="small sizes: to see that everything runs, not for figures")
-    arguments.add_argument("--data-dir", type=Path, default=Path("data"), help="where the challenge's raw files may be (default: data)")
     arguments.add_argument(
-        "--work-dir", type=Path, default=Path("data/benchmarks"), help="what is made meanwhile (default: data/benchmarks)"
+        "--only",
+        action="append",
+        choices=[*PARTS, *WHOLE],
+        help="only this part; may be given again",
+    )
+    arguments.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes: to see that everything runs, not for figures",
+    )
+    arguments.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        help="where the challenge's raw files may be (default: data)",
+    )
+    arguments.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("data/benchmarks"),
+        help="what is made meanwhile (default: data/benchmarks)",
     )
     return arguments
 

@@ -14,14 +14,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import plain
 from benchmarks.timing import Comparison, compare
-from src import competitions, inference, networks, preparation, refine, rle
+from src import competitions, networks
 from src.artifacts import Arrays, Paths
-from src.losses import of_phase
-from src.photographs import choosing
+from src.competitions.formats import rle
+from src.photographs import selection
 from src.recipe import Augment, Inference, Member, Recipe, Task, load
-from src.samples import Batch, PipeSource
-from src.training import OPTIMISERS, Fit
-from src.windows import Windows
+from src.training.loop import OPTIMISERS, Fit
+from src.training.losses import of_phase
+from src.wells import prediction, preparation, refinement
+from src.wells.batches import Batch, PipeSource
+from src.wells.windows import Windows
 
 CPU = torch.device("cpu")
 WINDOWS = {"near": 4, "far": 4, "cat": 1}  # batches of a repetition
@@ -40,17 +42,19 @@ class Bench:
         return 2 if self.quick else 5
 
     def train(self) -> Arrays:
-        return self.some(inference.read_split(self.paths, self.recipe, "train", "mask", "fold"))
+        return self.some(prediction.read_split(self.paths, self.recipe, "train", "mask", "fold"))
 
     def some(self, arrays: Arrays) -> Arrays:
         """Whole wells; a quick benchmark has the smaller ones."""
         wells, patches = np.unique(arrays["group"], return_counts=True)
         few = wells[patches <= np.median(patches)]
-        return inference.rows_of(arrays, np.isin(arrays["group"], few)) if self.quick else arrays
+        return prediction.rows_of(arrays, np.isin(arrays["group"], few)) if self.quick else arrays
 
 
 def prepare(bench: Bench) -> list[Comparison]:
-    """The whole of stage 00's work, in this process; the baseline's .npy files are unpacked before."""
+    """The whole of stage 00's work, in this process; the baseline's .npy files are unpacked
+    before.
+    """
     competition = competitions.get(bench.recipe.competition)
     folder, unpacked = bench.paths.raw(competition.name), bench.paths.data / "unpacked"
     inputs = preparation.created_from(competition, bench.recipe, bench.paths)
@@ -70,7 +74,8 @@ def prepare(bench: Bench) -> list[Comparison]:
     return [
         compare(
             "preparation: read, checked, repaired, located, in folds, scaled, written",
-            "loop over unpacked .npy, masks by pandas, per-pixel scaling; nothing else, nothing written",
+            "loop over unpacked .npy, masks by pandas, per-pixel scaling; nothing else, nothing "
+            "written",
             patches,
             "patches",
             lambda: list(preparation.prepare(competition, bench.recipe, bench.paths, inputs)),
@@ -86,7 +91,9 @@ def batches(source: PipeSource) -> Iterator[Batch]:
 
 
 def pipeline(bench: Bench) -> list[Comparison]:
-    """Batches of 128 patches, flipped along both axes and rolled around the ring at random, and nothing else."""
+    """Batches of 128 patches, flipped along both axes and rolled around the ring at random, and
+    nothing else.
+    """
     train = bench.train()
     member = bench.recipe.members[0].model_copy(
         update={"height": 36, "margin": 0, "batch_size": 128, "augment": Augment(depth_shift=False)}
@@ -94,13 +101,23 @@ def pipeline(bench: Bench) -> list[Comparison]:
     source = PipeSource.of(train, 0, member, False, CPU)
     folder, number = bench.paths.data / "patch_files", 512 if bench.quick else 4096
     folder.mkdir(parents=True, exist_ok=True)
-    for row, start in enumerate(islice(source.windows.shuffled(False, torch.Generator().manual_seed(0)).split(1), number)):
+    for row, start in enumerate(
+        islice(source.windows.shuffled(False, torch.Generator().manual_seed(0)).split(1), number)
+    ):
         for what in ("image", "mask", "weight"):
-            np.save(folder / f"{row}_{what}.npy", source.windows.take(getattr(source.windows, what), start)[0, 0].numpy())
+            np.save(
+                folder / f"{row}_{what}.npy",
+                source.windows.take(getattr(source.windows, what), start)[0, 0].numpy(),
+            )
         number_written = row + 1
     stream, result = batches(source), []
     for workers in (0, 2):
-        loader = DataLoader(plain.PatchFiles(folder, number_written), batch_size=128, shuffle=True, num_workers=workers)
+        loader = DataLoader(
+            plain.PatchFiles(folder, number_written),
+            batch_size=128,
+            shuffle=True,
+            num_workers=workers,
+        )
         result.append(
             compare(
                 "input pipeline: windows and augmentation",
@@ -121,16 +138,24 @@ def _ours(bench: Bench, member: Member, source: PipeSource, steps: int) -> Calla
     chosen = bench.recipe.model_copy(update={"members": [member]})
     fit = Fit(chosen, Task(member.name, 0, 0), bench.paths, {}, CPU)
     torch.manual_seed(0)
-    network = source.network().to(memory_format=inference.LAYOUT)
+    network = source.network().to(memory_format=prediction.LAYOUT)
     phase, stream = member.phases[0], batches(source)
-    optimiser = OPTIMISERS[phase.optimiser](network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True)
-    return lambda: fit.epoch(network, optimiser, (steps, islice(stream, steps)), 0, [], lambda share: None)
+    optimiser = OPTIMISERS[phase.optimiser](
+        network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True
+    )
+    return lambda: fit.epoch(
+        network, optimiser, (steps, islice(stream, steps)), 0, [], lambda share: None
+    )
 
 
-def _plain(member: Member, loader: DataLoader, steps: int, by_concatenation: bool) -> Callable[[], None]:
+def _plain(
+    member: Member, loader: DataLoader, steps: int, by_concatenation: bool
+) -> Callable[[], None]:
     torch.manual_seed(0)
     network, phase = networks.create(member.network), member.phases[0]
-    optimiser = OPTIMISERS[phase.optimiser](network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay)
+    optimiser = OPTIMISERS[phase.optimiser](
+        network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay
+    )
     stream = chain.from_iterable(loader for _ in count())
 
     def step() -> None:
@@ -149,14 +174,21 @@ def training_cat(bench: Bench) -> list[Comparison]:
 
 
 def training(bench: Bench, members: list[Member] | None = None) -> list[Comparison]:
-    """Whole steps on windows of the training wells; ours with its augmentation, the baseline without any."""
+    """Whole steps on windows of the training wells; ours with its augmentation, the baseline
+    without any.
+    """
     train, result = bench.train(), []
-    inference.set_up_torch(torch.get_num_threads())
+    prediction.set_up_torch(torch.get_num_threads())
     for member in members or bench.recipe.members:
         source = PipeSource.of(train, 0, member, False, CPU)
         windows, steps = source.windows, WINDOWS[member.name] if not bench.quick else 1
         starts = windows.shuffled(False, torch.Generator().manual_seed(0))
-        data = TensorDataset(*(windows.take(tensor, starts) for tensor in (windows.image, windows.mask, windows.weight)))
+        data = TensorDataset(
+            *(
+                windows.take(tensor, starts)
+                for tensor in (windows.image, windows.mask, windows.weight)
+            )
+        )
         loader = DataLoader(data, batch_size=member.batch_size, shuffle=True, drop_last=True)
         loops = {"float32 loop as in PyTorch's tutorials, same network, loss and batch": True}
         if member.network["name"] == "ring_unet":
@@ -164,7 +196,8 @@ def training(bench: Bench, members: list[Member] | None = None) -> list[Comparis
         for title, by_concatenation in loops.items():
             result.append(
                 compare(
-                    f"training `{member.name}` ({member.network['name']}), {torch.get_num_threads()} threads",
+                    f"training `{member.name}` ({member.network['name']}), "
+                    f"{torch.get_num_threads()} threads",
                     title,
                     steps * member.batch_size * member.height // 36,
                     "patches",
@@ -176,20 +209,26 @@ def training(bench: Bench, members: list[Member] | None = None) -> list[Comparis
     return result
 
 
-def prediction(bench: Bench) -> list[Comparison]:
+def predictions(bench: Bench) -> list[Comparison]:
     """Four flips of every window of a well, the networks as a training begins with them."""
-    test, result = inference.read_split(bench.paths, bench.recipe, "test"), []
+    test, result = prediction.read_split(bench.paths, bench.recipe, "test"), []
     wells, patches = np.unique(test["group"], return_counts=True)
-    well = inference.rows_of(test, test["group"] == wells[patches.argsort()[len(wells) // 2]])
+    well = prediction.rows_of(test, test["group"] == wells[patches.argsort()[len(wells) // 2]])
     once = Inference(flips=True, average_twins=False)
     for member in bench.recipe.members:
         torch.manual_seed(0)
         network = networks.create(member.network).eval()
-        ours = networks.create(member.network).to(memory_format=inference.LAYOUT).eval()
+        ours = networks.create(member.network).to(memory_format=prediction.LAYOUT).eval()
         windows = Windows.of(well, member.height, CPU)
-        seen = windows.inputs(torch.from_numpy(windows.canvas.windows(member.height, member.margin)))
+        seen = windows.inputs(
+            torch.from_numpy(windows.canvas.windows(member.height, member.margin))
+        )
 
-        def by_loop(network: torch.nn.Module = network, seen: torch.Tensor = seen, size: int = member.batch_size) -> None:
+        def by_loop(
+            network: torch.nn.Module = network,
+            seen: torch.Tensor = seen,
+            size: int = member.batch_size,
+        ) -> None:
             with plain.concatenating():
                 plain.predict(network, seen, size)
 
@@ -199,7 +238,7 @@ def prediction(bench: Bench) -> list[Comparison]:
                 "float32 loop over the same windows and flips",
                 len(well["name"]),
                 "patches",
-                lambda ours=ours, member=member: inference.predict(ours, well, member, once, CPU),
+                lambda ours=ours, member=member: prediction.predict(ours, well, member, once, CPU),
                 by_loop,
                 bench.repeats,
             )
@@ -208,40 +247,69 @@ def prediction(bench: Bench) -> list[Comparison]:
 
 
 def walker(bench: Bench) -> list[Comparison]:
-    """Probabilities of training patches made up from their masks: about a fifth of the pixels is left to the walker."""
+    """Probabilities of training patches made up from their masks: about a fifth of the pixels is
+    left to the walker.
+    """
     train = bench.train()
-    rows = np.flatnonzero((train["group"] == train["group"][train["mask"].any((1, 2))][0]) & (train["phase"] == 0))[:100]
-    images, p = train["image"][rows].astype(np.float64), made_up(train["mask"][rows], 0).astype(np.float64)
+    rows = np.flatnonzero(
+        (train["group"] == train["group"][train["mask"].any((1, 2))][0]) & (train["phase"] == 0)
+    )[:100]
+    images, p = (
+        train["image"][rows].astype(np.float64),
+        made_up(train["mask"][rows], 0).astype(np.float64),
+    )
     limits = {"above": 0.9, "below": 0.1}
 
     def strip() -> np.ndarray:
-        return refine.random_walker(images.reshape(-1, 36), p.reshape(-1, 36), 1.0, **limits)
+        return refinement.random_walker(images.reshape(-1, 36), p.reshape(-1, 36), 1.0, **limits)
 
     def patches() -> list[np.ndarray]:
-        return [refine.random_walker(image, own, 1.0, **limits) for image, own in zip(images, p, strict=True)]
+        return [
+            refinement.random_walker(image, own, 1.0, **limits)
+            for image, own in zip(images, p, strict=True)
+        ]
 
-    title, baseline = "random walker with a closed ring", "a call of scikit-image a patch (open seam)"
+    title, baseline = (
+        "random walker with a closed ring",
+        ("a call of scikit-image a patch (open seam)"),
+    )
     return [
-        compare(f"{title}, {what}", baseline, len(rows), "patches", ours, lambda: plain.walk(images, p, **limits, beta=1.0), bench.repeats)
+        compare(
+            f"{title}, {what}",
+            baseline,
+            len(rows),
+            "patches",
+            ours,
+            lambda: plain.walk(images, p, **limits, beta=1.0),
+            bench.repeats,
+        )
         for what, ours in (("a strip at once", strip), ("a patch at a time", patches))
     ]
 
 
 def made_up(masks: np.ndarray, seed: int) -> np.ndarray:
-    """Probabilities (N, H, W) float16 that a network might give: the truth, blurred and in doubt."""
+    """Probabilities (N, H, W) float16 that a network might give: the truth, blurred and in
+    doubt.
+    """
     rng = np.random.default_rng(seed)
-    logits = gaussian_filter(6.0 * masks - 3 + 6 * rng.standard_normal(masks.shape, np.float32), (0, 2, 1))
+    logits = gaussian_filter(
+        6.0 * masks - 3 + 6 * rng.standard_normal(masks.shape, np.float32), (0, 2, 1)
+    )
     return (1 / (1 + np.exp(-2 * logits))).astype(np.float16)
 
 
 def codes(bench: Bench) -> list[Comparison]:
-    """Run lengths: the challenge's test patches, and photographs of Severstal's size with up to four classes of blobs."""
+    """Run lengths: the challenge's test patches, and photographs of Severstal's size with up to
+    four classes of blobs.
+    """
     rng = np.random.default_rng(0)
     patches = gaussian_filter(rng.standard_normal((2538, 36, 36), np.float32), (0, 3, 2)) > 0.15
     times = 1 if bench.quick else 8  # over 50 photographs
     blobs = gaussian_filter(rng.standard_normal((40, 256, 1600), np.float32), (0, 12, 12)) > 0.12
     shows = rng.random((50, 4)) < 0.15
-    photographs = times * [np.stack([blobs[(4 * row + k) % 40] & shows[row, k] for k in range(4)]) for row in range(50)]
+    photographs = times * [
+        np.stack([blobs[(4 * row + k) % 40] & shows[row, k] for k in range(4)]) for row in range(50)
+    ]
     return [
         compare(
             "run lengths of 2,538 patches",
@@ -253,7 +321,8 @@ def codes(bench: Bench) -> list[Comparison]:
             bench.repeats,
         ),
         compare(
-            f"run lengths of {len(photographs)} x 4 masks of 256 x 1600, of which a seventh show anything",
+            f"run lengths of {len(photographs)} x 4 masks of 256 x 1600, of which a seventh show "
+            "anything",
             "the usual loop, a mask at a time",
             4 * len(photographs),
             "masks",
@@ -265,23 +334,35 @@ def codes(bench: Bench) -> list[Comparison]:
 
 
 def thresholds(bench: Bench) -> list[Comparison]:
-    """Dice at 12 thresholds and 3 smallest components for each of four classes of photographs of Severstal's size."""
+    """Dice at 12 thresholds and 3 smallest components for each of four classes of photographs of
+    Severstal's size.
+    """
     rng, number = np.random.default_rng(0), 4 if bench.quick else 16
-    blobs = gaussian_filter(rng.standard_normal((number, 4, 256, 1600), np.float32), (0, 0, 12, 12)) * 30
+    blobs = (
+        gaussian_filter(rng.standard_normal((number, 4, 256, 1600), np.float32), (0, 0, 12, 12))
+        * 30
+    )
     truth = ((blobs > 2) & (rng.random((number, 4, 1, 1)) < 0.15)).astype(np.uint8)
     noise = gaussian_filter(rng.standard_normal(truth.shape, np.float32), (0, 0, 2, 2))
     logits = gaussian_filter(8.0 * truth - 6, (0, 0, 3, 3)) + 2 * noise
     probability, sizes = 1 / (1 + np.exp(-logits)), [0, 100, 1000]
     for p, y in zip(probability, truth, strict=True):
-        np.testing.assert_array_equal(choosing.overlaps(p, y, sizes), plain.overlaps(p, y, choosing.THRESHOLDS, sizes))
+        np.testing.assert_array_equal(
+            selection.overlaps(p, y, sizes), plain.overlaps(p, y, selection.THRESHOLDS, sizes)
+        )
     return [
         compare(
             "choosing thresholds and sizes for photographs",
             "the whole photograph labelled for each class and threshold",
             number,
             "photographs",
-            lambda: [choosing.overlaps(p, y, sizes) for p, y in zip(probability, truth, strict=True)],
-            lambda: [plain.overlaps(p, y, choosing.THRESHOLDS, sizes) for p, y in zip(probability, truth, strict=True)],
+            lambda: [
+                selection.overlaps(p, y, sizes) for p, y in zip(probability, truth, strict=True)
+            ],
+            lambda: [
+                plain.overlaps(p, y, selection.THRESHOLDS, sizes)
+                for p, y in zip(probability, truth, strict=True)
+            ],
             bench.repeats,
         )
     ]

@@ -1,4 +1,5 @@
-"""Training on a GPU: patches a second of each network in several forms, the share of the chip's peak, and a whole recipe by the clock.
+"""Training on a GPU: patches a second of each network in several forms, the share of the chip's
+peak, and a whole recipe by the clock.
 
 It has never been run: no GPU was at hand when it was written.
 """
@@ -15,18 +16,20 @@ import torch
 from benchmarks import plain, stages
 from benchmarks.cases import batches
 from benchmarks.timing import machine, run
-from src import inference, networks, recipe
+from src import networks, recipe
 from src.artifacts import Arrays, Paths
-from src.errors import UserError
-from src.losses import of_phase
 from src.recipe import Member
-from src.samples import PipeSource
-from src.training import OPTIMISERS
+from src.terminal.errors import UserError
+from src.training.loop import OPTIMISERS
+from src.training.losses import of_phase
+from src.wells import prediction
+from src.wells.batches import PipeSource
 
 STEPS, REPEATS = 50, 5
 TOGETHER = (1, 2, 4, 8)  # tasks on one GPU
 HEADER = [
-    "| network | form | patches/s | TFLOP/s | share of peak | first step (s) | pays after (patches) |",
+    "| network | form | patches/s | TFLOP/s | share of peak | first step (s) | pays after "
+    "(patches) |",
     "|---|---|---|---|---|---|---|",
 ]
 
@@ -35,23 +38,36 @@ def wells(patches: int) -> Arrays:
     """Noise in four long wells, with a groove in each: training does not cost more on real ones."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(4), patches // 4).astype(np.int32)
-    image, mask = rng.normal(0, 1, (len(group), 36, 36)).astype(np.float32), np.zeros((len(group), 36, 36), np.uint8)
-    groove = np.arange(len(group)) % 40 < 20  # half of each well is sound, as the augmentation needs
+    image, mask = (
+        rng.normal(0, 1, (len(group), 36, 36)).astype(np.float32),
+        np.zeros((len(group), 36, 36), np.uint8),
+    )
+    # half of each well is sound, as the augmentation needs
+    groove = np.arange(len(group)) % 40 < 20
     mask[groove, :, 10:13], image[groove, :, 10:13] = 1, image[groove, :, 10:13] - 3
     depth = np.tile(np.arange(patches // 4), 4).astype(np.int32)
-    some = {"group": group, "depth": depth, "phase": np.zeros_like(depth), "fold": (group % 4).astype(np.int8)}
+    some = {
+        "group": group,
+        "depth": depth,
+        "phase": np.zeros_like(depth),
+        "fold": (group % 4).astype(np.int8),
+    }
     return {"image": image, "mask": mask, "valid": np.ones(image.shape, bool), **some}
 
 
 def peak(device: torch.device) -> float:
-    """Operations a second that a large bfloat16 matrix product reaches on this chip: the most that any network could."""
+    """Operations a second that a large bfloat16 matrix product reaches on this chip: the most
+    that any network could.
+    """
     a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds = _seconds(lambda: a @ b, device, 20)
     return 2 * 8192**3 / seconds
 
 
 def _seconds(step: Callable[[], object], device: torch.device, times: int) -> float:
-    """Median seconds of a step over `REPEATS` rounds of so many, after a round that does not count."""
+    """Median seconds of a step over `REPEATS` rounds of so many, after a round that does not
+    count.
+    """
     rounds = []
     for _ in range(REPEATS + 1):
         torch.cuda.synchronize(device)
@@ -64,14 +80,22 @@ def _seconds(step: Callable[[], object], device: torch.device, times: int) -> fl
 
 
 def form(member: Member, source: PipeSource, device: torch.device, how: str) -> Callable[[], None]:
-    """One training step: "plain" in float32, ours in bfloat16 channels last with a fused optimiser, or ours compiled."""
+    """One training step: "plain" in float32, ours in bfloat16 channels last with a fused
+    optimiser, or ours compiled.
+    """
     torch.manual_seed(0)
     network, phase = networks.create(member.network).to(device).train(), member.phases[0]
     if how != "plain":
-        network = network.to(memory_format=inference.LAYOUT)
+        network = network.to(memory_format=prediction.LAYOUT)
     fused = how != "plain"
-    optimiser = OPTIMISERS[phase.optimiser](network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=fused)
-    forward = torch.compile(network, mode="reduce-overhead" if how == "compiled, CUDA graphs" else None) if "compiled" in how else network
+    optimiser = OPTIMISERS[phase.optimiser](
+        network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=fused
+    )
+    forward = (
+        torch.compile(network, mode="reduce-overhead" if how == "compiled, CUDA graphs" else None)
+        if "compiled" in how
+        else network
+    )
     stream, loss_of = batches(source), of_phase(phase)
 
     def step() -> None:
@@ -82,8 +106,8 @@ def form(member: Member, source: PipeSource, device: torch.device, how: str) -> 
             return
         if "CUDA graphs" in how:
             torch.compiler.cudagraph_mark_step_begin()
-        with inference.autocast(member, device):
-            logits = forward(image.contiguous(memory_format=inference.LAYOUT))
+        with prediction.autocast(member, device):
+            logits = forward(image.contiguous(memory_format=prediction.LAYOUT))
         _update(optimiser, loss_of(logits, mask, weight))
 
     return step
@@ -96,7 +120,9 @@ def _update(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 
 
 def forms(member: Member, device: torch.device, most: float, steps: int) -> list[str]:
-    """A line for each form; "pays after" is how many patches it takes until compiling has saved what it cost."""
+    """A line for each form; "pays after" is how many patches it takes until compiling has saved
+    what it cost.
+    """
     source = PipeSource.of(wells(8192), 0, member, False, device)
     patches = member.batch_size * member.height // 36
     of_window = networks.operations(member.network, member.height, training=True)
@@ -109,17 +135,36 @@ def forms(member: Member, device: torch.device, most: float, steps: int) -> list
         first, seconds = time.perf_counter() - began, _seconds(step, device, steps)
         rate, reached = patches / seconds, of_window * member.batch_size / seconds
         eager = seconds if how.startswith("bfloat16") else eager
-        pays = f"{first / (eager - seconds) * patches:,.0f}" if "compiled" in how and seconds < eager else "-"
-        cells = [member.network["name"], how, f"{rate:,.0f}", f"{reached / 1e12:.2f}", f"{reached / most:.1%}", f"{first:.1f}", pays]
+        pays = (
+            f"{first / (eager - seconds) * patches:,.0f}"
+            if "compiled" in how and seconds < eager
+            else "-"
+        )
+        cells = [
+            member.network["name"],
+            how,
+            f"{rate:,.0f}",
+            f"{reached / 1e12:.2f}",
+            f"{reached / most:.1%}",
+            f"{first:.1f}",
+            pays,
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         print(lines[-1], flush=True)
     return lines
 
 
-def _worker(member: Member, steps: int, ready: multiprocessing.Barrier, seconds: multiprocessing.Queue) -> None:
+def _worker(
+    member: Member, steps: int, ready: multiprocessing.Barrier, seconds: multiprocessing.Queue
+) -> None:
     device = torch.device("cuda")
-    inference.set_up_torch(1)
-    step = form(member, PipeSource.of(wells(8192), 0, member, False, device), device, "bfloat16, channels last, fused")
+    prediction.set_up_torch(1)
+    step = form(
+        member,
+        PipeSource.of(wells(8192), 0, member, False, device),
+        device,
+        "bfloat16, channels last, fused",
+    )
     for _ in range(5):
         step()
     torch.cuda.synchronize(device)
@@ -132,11 +177,16 @@ def _worker(member: Member, steps: int, ready: multiprocessing.Barrier, seconds:
 
 
 def together(member: Member, steps: int) -> list[str]:
-    """Patches a second of several tasks at a time on one GPU, each in a process of its own, as `--jobs` runs them."""
+    """Patches a second of several tasks at a time on one GPU, each in a process of its own, as
+    `--jobs` runs them.
+    """
     context, lines = multiprocessing.get_context("spawn"), []
     for tasks in TOGETHER:
         ready, seconds = context.Barrier(tasks), context.Queue()
-        workers = [context.Process(target=_worker, args=(member, steps, ready, seconds)) for _ in range(tasks)]
+        workers = [
+            context.Process(target=_worker, args=(member, steps, ready, seconds))
+            for _ in range(tasks)
+        ]
         for worker in workers:
             worker.start()
         slowest = max(seconds.get(timeout=600) for _ in workers)
@@ -149,28 +199,45 @@ def together(member: Member, steps: int) -> list[str]:
 
 
 def whole(paths: Paths, quick: bool) -> list[str]:
-    """The default recipe, five folds of three seeds of both networks, by the clock, at several numbers of tasks at a time."""
+    """The default recipe, five folds of three seeds of both networks, by the clock, at several
+    numbers of tasks at a time.
+    """
     if not (paths.data / "raw" / "corroseg").is_dir():
-        raise UserError(f"{paths.data / 'raw' / 'corroseg'} is missing: the whole recipe is timed on the challenge's files")
+        raise UserError(
+            f"{paths.data / 'raw' / 'corroseg'} is missing: the whole recipe is timed "
+            "on the challenge's files"
+        )
     lines = []
     for jobs in TOGETHER[:1] if quick else TOGETHER:
         settings = [f"name=jobs{jobs}", *(["member.phase.epochs=1"] if quick else [])]
         given = ["corroseg", *stages.as_options(paths, settings)]
         run(stages.SCRIPTS[0], *given)
         trained = run(stages.SCRIPTS[1], *given, "--device", "cuda", "--jobs", str(jobs), "--force")
-        predicted = run(stages.SCRIPTS[2], *given, "--device", "cuda", "--jobs", str(jobs), "--force")
-        lines.append(f"- five folds x three seeds, --jobs {jobs}: training {trained.wall:.0f} s, stage 02 {predicted.wall:.0f} s")
+        predicted = run(
+            stages.SCRIPTS[2], *given, "--device", "cuda", "--jobs", str(jobs), "--force"
+        )
+        lines.append(
+            f"- five folds x three seeds, --jobs {jobs}: training {trained.wall:.0f} s, "
+            f"stage 02 {predicted.wall:.0f} s"
+        )
         print(lines[-1], flush=True)
     return lines
 
 
 def measure(device: torch.device, paths: Paths, quick: bool) -> list[str]:
     """Everything that this file measures, as Markdown."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as src.parallel sets it: cuBLAS is deterministic only with this
-    inference.set_up_torch(torch.get_num_threads())
+    # as src.tasks.parallel sets it: cuBLAS is deterministic only with this
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    prediction.set_up_torch(torch.get_num_threads())
     steps, most = 3 if quick else STEPS, peak(device)
     members = [*recipe.load("corroseg", []).members, *recipe.load("corroseg_cat", []).members]
-    lines = [machine(device), "", f"A bfloat16 product of two 8192 x 8192 matrices reaches {most / 1e12:.0f} TFLOP/s.", "", *HEADER]
+    lines = [
+        machine(device),
+        "",
+        f"A bfloat16 product of two 8192 x 8192 matrices reaches {most / 1e12:.0f} TFLOP/s.",
+        "",
+        *HEADER,
+    ]
     for member in members:
         lines += forms(member, device, most, steps)
     lines += ["", *(line for member in members for line in together(member, steps)), ""]

@@ -1,6 +1,8 @@
-"""Photographs a second: the input pipeline beside the network that it feeds, and beside reading the raw files themselves.
+"""Photographs a second: the input pipeline beside the network that it feeds, and beside reading the
+raw files themselves.
 
-Usage: python -m benchmarks.photographs RECIPE [--set KEY.PATH=VALUE], after stage 00 of that recipe.
+Usage: python -m benchmarks.photographs RECIPE [--set KEY.PATH=VALUE], after stage 00 of that
+recipe.
 """
 
 import argparse
@@ -11,23 +13,31 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from src import command, competitions, inference, networks, recipe
-from src.losses import of_phase
-from src.photographs.gallery import Gallery
-from src.photographs.samples import Batch, PhotoSource
+from src import competitions, networks, recipe
+from src.photographs.batches import Batch, PhotoSource
+from src.photographs.dataset import Gallery
 from src.recipe import Member
+from src.terminal import command
+from src.training.losses import of_phase
+from src.wells import prediction
 
 REPEATS, BATCHES = 5, 12
 
 
 def show(title: str, step: Callable[[], int]) -> None:
-    """Print the median and range of photographs a second over `REPEATS`, after one that is not counted."""
+    """Print the median and range of photographs a second over `REPEATS`, after one that is not
+    counted.
+    """
     rates = []
     for _ in range(REPEATS + 1):
         began = time.perf_counter()
         count = step()
         rates.append(count / (time.perf_counter() - began))
-    print(f"{title:60}{statistics.median(rates[1:]):9.1f}   ({min(rates[1:]):.1f} to {max(rates[1:]):.1f})", flush=True)
+    print(
+        f"{title:60}{statistics.median(rates[1:]):9.1f}   ({min(rates[1:]):.1f} to "
+        f"{max(rates[1:]):.1f})",
+        flush=True,
+    )
 
 
 def reading(raw: competitions.Photographs, train: Gallery, order: list[int]) -> None:
@@ -45,18 +55,23 @@ def drawing(source: PhotoSource) -> None:
     """What training waits for: crops read, stacked and augmented."""
     batches = iter(source.epoch(0, 0)[1])
     next(batches)  # the processes that read have started
-    where = f"{source.workers} processes beside" if source.workers else "the training process itself"
-    show(f"{source.member.name}: batches drawn by {where}", lambda: sum(len(next(batches)[0]) for _ in range(BATCHES)))
+    where = (
+        f"{source.workers} processes beside" if source.workers else ("the training process itself")
+    )
+    show(
+        f"{source.member.name}: batches drawn by {where}",
+        lambda: sum(len(next(batches)[0]) for _ in range(BATCHES)),
+    )
 
 
 def training(network: torch.nn.Module, member: Member, batch: Batch, device: torch.device) -> None:
     """Forward and backward on one batch, again and again."""
     loss_of = of_phase(member.phases[0], member.activation)
-    network = network.to(device, memory_format=inference.LAYOUT).train()
+    network = network.to(device, memory_format=prediction.LAYOUT).train()
 
     def step() -> int:
-        with inference.autocast(member, device):
-            logits = network(batch[0].contiguous(memory_format=inference.LAYOUT))
+        with prediction.autocast(member, device):
+            logits = network(batch[0].contiguous(memory_format=prediction.LAYOUT))
         loss_of(logits, *batch[1:]).backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -67,15 +82,22 @@ def training(network: torch.nn.Module, member: Member, batch: Batch, device: tor
 
 def main(options: argparse.Namespace) -> None:
     chosen, paths = recipe.load(options.recipe, options.overrides), command.paths(options)
-    device, train = inference.choose_device(options.device), Gallery.open(paths, chosen, "train")
+    device, train = prediction.choose_device(options.device), Gallery.open(paths, chosen, "train")
     competition, rows = competitions.get(chosen.competition), np.flatnonzero(train.fold != 0)
-    print(f"{len(train.name)} training photographs; {device}, {torch.get_num_threads()} threads; photographs a second, median (range)")
+    print(
+        f"{len(train.name)} training photographs; {device}, {torch.get_num_threads()} threads; "
+        "photographs a second, median (range)"
+    )
     raw = competition.read(paths.raw(chosen.data.folder or competition.name), chosen.data)
-    reading(raw, train, np.random.default_rng(0).permutation(len(train.name))[: 5 * BATCHES].tolist())
+    reading(
+        raw, train, np.random.default_rng(0).permutation(len(train.name))[: 5 * BATCHES].tolist()
+    )
     for member in chosen.members:
         for workers in (0, 2):
             drawing(PhotoSource(train, rows, member, device, workers, train.scaling(rows)))
-        batch = next(iter(PhotoSource(train, rows, member, device, 0, train.scaling(rows)).epoch(0, 0)[1]))
+        batch = next(
+            iter(PhotoSource(train, rows, member, device, 0, train.scaling(rows)).epoch(0, 0)[1])
+        )
         options_of = networks.for_photographs(member, len(train.classes), train.moments.shape[2])
         training(networks.create(networks.untrained(options_of)), member, batch, device)
 

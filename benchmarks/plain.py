@@ -1,4 +1,6 @@
-"""The baselines: what most notebooks do, written as PyTorch's tutorials and Kaggle's kernels write it."""
+"""The baselines: what most notebooks do, written as PyTorch's tutorials and Kaggle's kernels
+write it.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,14 +19,18 @@ from src.networks import layers
 
 
 def prepare(train: Path, test: Path, masks: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every .npy file of two folders loaded one by one, the masks read by pandas, gaps set to zero, each pixel scaled."""
+    """Every .npy file of two folders loaded one by one, the masks read by pandas, gaps set to
+    zero, each pixel scaled.
+    """
     files = [sorted(folder.glob("*.npy")) for folder in (train, test)]
     images = [np.stack([np.load(file) for file in split]) for split in files]
     table = pd.read_csv(masks, index_col=0)
     truth = table.loc[[file.stem for file in files[0]]].to_numpy(np.uint8).reshape(-1, 36, 36)
     images = [np.nan_to_num(np.where(split < -100, 0, split)) for split in images]
     scaler = RobustScaler().fit(images[0].reshape(len(images[0]), -1))
-    return *(scaler.transform(split.reshape(len(split), -1)).reshape(split.shape) for split in images), truth
+    return *(
+        scaler.transform(split.reshape(len(split), -1)).reshape(split.shape) for split in images
+    ), truth
 
 
 class PatchFiles(Dataset):
@@ -37,7 +43,9 @@ class PatchFiles(Dataset):
         return self.count
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pair = [np.load(self.folder / f"{number}_{what}.npy") for what in ("image", "mask", "weight")]
+        pair = [
+            np.load(self.folder / f"{number}_{what}.npy") for what in ("image", "mask", "weight")
+        ]
         for axis in (0, 1):
             if np.random.rand() < 0.5:
                 pair = [np.flip(array, axis) for array in pair]
@@ -70,14 +78,18 @@ def predict(network: nn.Module, windows: torch.Tensor, batch_size: int) -> torch
     result = []
     with torch.no_grad():
         for batch in windows.split(batch_size):
-            views = [network(batch.flip(flip)).sigmoid().flip(flip) for flip in ([], [2], [3], [2, 3])]
+            views = [
+                network(batch.flip(flip)).sigmoid().flip(flip) for flip in ([], [2], [3], [2, 3])
+            ]
             result.append(torch.stack(views).mean(0))
     return torch.cat(result)
 
 
 @contextmanager
 def concatenating() -> Iterator[None]:
-    """Ring convolutions pad by concatenation meanwhile, and deterministic algorithms are off, as by default."""
+    """Ring convolutions pad by concatenation meanwhile, and deterministic algorithms are off, as
+    by default.
+    """
     forward, deterministic = layers.RingConv2d.forward, torch.are_deterministic_algorithms_enabled()
     layers.RingConv2d.forward = lambda self, x: nn.Conv2d.forward(self, layers.ring_pad(x))
     torch.use_deterministic_algorithms(False)
@@ -88,12 +100,20 @@ def concatenating() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def walk(images: np.ndarray, probability: np.ndarray, above: float, below: float, beta: float) -> list[np.ndarray]:
-    """One call of scikit-image a patch (N, H, W); a patch with seeds of one kind only has nothing to walk to."""
+def walk(
+    images: np.ndarray, probability: np.ndarray, above: float, below: float, beta: float
+) -> list[np.ndarray]:
+    """One call of scikit-image a patch (N, H, W); a patch with seeds of one kind only has
+    nothing to walk to.
+    """
     result = []
     for image, p in zip(images, probability, strict=True):
         seeds = np.where(p > above, 2, np.where(p < below, 1, 0))
-        result.append(random_walker(image, seeds, beta, mode="bf", return_full_prob=True)[1] if len(np.unique(seeds)) == 3 else p)
+        result.append(
+            random_walker(image, seeds, beta, mode="bf", return_full_prob=True)[1]
+            if len(np.unique(seeds)) == 3
+            else p
+        )
     return result
 
 
@@ -108,14 +128,21 @@ def encode(masks: Iterable[np.ndarray], order: str) -> list[str]:
     return codes
 
 
-def overlaps(probability: np.ndarray, truth: np.ndarray, thresholds: Iterable[float], sizes: list[int]) -> np.ndarray:
-    """Dice (T, S, K) of one photograph at each threshold, the whole of it labelled each time, without components below each size."""
+def overlaps(
+    probability: np.ndarray, truth: np.ndarray, thresholds: Iterable[float], sizes: list[int]
+) -> np.ndarray:
+    """Dice (T, S, K) of one photograph at each threshold, the whole of it labelled each time,
+    without components below each size.
+    """
     result = []
     for threshold in thresholds:
         row = np.empty((len(sizes), len(truth)))
         for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
             label, _ = ndimage.label(p > threshold, np.ones((3, 3)))
-            area, hit = (np.bincount(pixels, minlength=label.max() + 1)[1:] for pixels in (label.ravel(), label[y > 0]))
+            area, hit = (
+                np.bincount(pixels, minlength=label.max() + 1)[1:]
+                for pixels in (label.ravel(), label[y > 0])
+            )
             for s, size in enumerate(sizes):
                 marked, common = area[area >= size].sum(), hit[area >= size].sum()
                 row[s, k] = 2 * common / (marked + y.sum()) if marked + y.sum() else 1.0

@@ -1,4 +1,6 @@
-"""Whole stages as a user runs them, each in a process of its own, with their time and the memory of their largest process."""
+"""Whole stages as a user runs them, each in a process of its own, with their time and the memory
+of their largest process.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,22 +11,42 @@ import torch
 
 from benchmarks.cases import Bench, made_up
 from benchmarks.timing import Run, load, run
-from src import artifacts, blocks, inference, networks, preparation, recipe, streams
-from src.artifacts import Paths
+from src import artifacts, networks, recipe
+from src.artifacts import Paths, streams
 from src.competitions import demo_wells
 from src.recipe import Recipe
+from src.wells import blocks, prediction, preparation
 
-SCRIPTS = ("00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py")
-SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)  # patches, a fifth of them of the test set
+SCRIPTS = (
+    "00_prepare_data.py",
+    "01_train_folds.py",
+    "02_predict.py",
+    "03_ensemble.py",
+    "04_postprocess.py",
+)
+# patches, a fifth of them of the test set
+SIZES, QUICK_SIZES = (1_000, 10_000, 100_000), (200, 400)
 WELL, DRAWN = 200, 10  # patches of a well that is generated, and how many are drawn
 TOLERANCE = 1.2  # times as long a patch as in the next smaller set
 
 
 def table(runs: dict[str, Run], patches: int, together: Sequence[str] = SCRIPTS) -> list[str]:
-    lines = ["| stage | seconds | CPU seconds | patches/s | largest process (MiB) |", "|---|---|---|---|---|"]
-    total = Run(*(sum(getattr(runs[name], part) for name in together) for part in ("wall", "cpu")), max(r.memory for r in runs.values()))
-    for title, one in (*runs.items(), (f"{', '.join(name[:2] for name in together)} together", total)):
-        lines.append(f"| {title} | {one.wall:.1f} | {one.cpu:.1f} | {patches / one.wall:,.0f} | {one.memory:,.0f} |")
+    lines = [
+        "| stage | seconds | CPU seconds | patches/s | largest process (MiB) |",
+        "|---|---|---|---|---|",
+    ]
+    total = Run(
+        *(sum(getattr(runs[name], part) for name in together) for part in ("wall", "cpu")),
+        max(r.memory for r in runs.values()),
+    )
+    for title, one in (
+        *runs.items(),
+        (f"{', '.join(name[:2] for name in together)} together", total),
+    ):
+        lines.append(
+            f"| {title} | {one.wall:.1f} | {one.cpu:.1f} | {patches / one.wall:,.0f} | "
+            f"{one.memory:,.0f} |"
+        )
     return lines
 
 
@@ -37,34 +59,59 @@ def as_options(paths: Paths, settings: list[str]) -> list[str]:
 def demo(bench: Bench) -> list[str]:
     """`make all` on a fresh data directory, without the making of .venv."""
     folder = bench.paths.data / "demo"
-    settings = ["member.phase.epochs=1", "generate.train_patches=120", "generate.test_patches=40"] * bench.quick
-    arguments = ["demo", *as_options(Paths(folder / "data", folder / "submissions"), settings), "--force"]
+    settings = [
+        "member.phase.epochs=1",
+        "generate.train_patches=120",
+        "generate.test_patches=40",
+    ] * bench.quick
+    arguments = [
+        "demo",
+        *as_options(Paths(folder / "data", folder / "submissions"), settings),
+        "--force",
+    ]
     before, runs = load(), {name: run(name, *arguments) for name in SCRIPTS}
-    return [f"All of `make all` (the demo); {before} before:", "", *table(runs, 160 if bench.quick else 1200), ""]
+    return [
+        f"All of `make all` (the demo); {before} before:",
+        "",
+        *table(runs, 160 if bench.quick else 1200),
+        "",
+    ]
 
 
 def test_set(bench: Bench) -> list[str]:
-    """The challenge with the members of `corroseg_quick`, trained for one epoch: what stages 02 to 04 cost does not hang on how well."""
+    """The challenge with the members of `corroseg_quick`, trained for one epoch: what stages 02
+    to 04 cost does not hang on how well.
+    """
     chosen = recipe.load("corroseg_quick", _overrides(bench))
     given = ["corroseg_quick", *as_options(bench.paths, _overrides(bench))]
     runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
     run(SCRIPTS[1], *given)
     runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
     patches = artifacts.read_shape(bench.paths.prepared(chosen), "test/image")[0]
-    title = f"{patches:,} test patches, {len(chosen.tasks())} tasks of `corroseg_quick` trained for one epoch; {load()} after:"
+    title = (
+        f"{patches:,} test patches, {len(chosen.tasks())} tasks of `corroseg_quick` trained "
+        f"for one epoch; {load()} after:"
+    )
     return [title, "", *table(runs, patches, tuple(runs)), ""]
 
 
 def _overrides(bench: Bench) -> list[str]:
     generated = [] if bench.recipe.competition == "corroseg" else GENERATED
-    return ["member.phase.epochs=1", *generated, *(["data.patches=400", "prepared=quick", "name=quick"] if bench.quick else [])]
+    return [
+        "member.phase.epochs=1",
+        *generated,
+        *(["data.patches=400", "prepared=quick", "name=quick"] if bench.quick else []),
+    ]
 
 
-GENERATED = ['competition="demo"', "folds={ count = 5 }"]  # where the challenge's files are not at hand
+# where the challenge's files are not at hand
+GENERATED = ['competition="demo"', "folds={ count = 5 }"]
 
 
 def growth(bench: Bench) -> list[str]:
-    """Stages 00, 02, 03 and 04 on more and more wells of one size: untrained networks of two folds, out-of-fold predictions made up."""
+    """Stages 00, 02, 03 and 04 on more and more wells of one size: untrained networks of two
+    folds, out-of-fold predictions made up.
+    """
     lines, runs_of = [], {}
     settings = ['competition="corroseg"', "folds={ count = 2 }"]
     for patches in QUICK_SIZES if bench.quick else SIZES:
@@ -87,24 +134,39 @@ def _growth_of(name: str, runs: list[tuple[int, Run]]) -> str:
     """What more patches cost a stage, in CPU seconds a patch and in memory."""
     costs = [one.cpu / patches for patches, one in runs]
     ratios = ", ".join(f"{cost / costs[0]:.2f}" for cost in costs)
-    verdict = "within" if max(larger / smaller for smaller, larger in pairwise(costs)) <= TOLERANCE else "beyond"
-    more = [(later.memory - one.memory) * 1024 / (number - patches) for (patches, one), (number, later) in pairwise(runs)]
+    verdict = (
+        "within"
+        if max(larger / smaller for smaller, larger in pairwise(costs)) <= TOLERANCE
+        else "beyond"
+    )
+    more = [
+        (later.memory - one.memory) * 1024 / (number - patches)
+        for (patches, one), (number, later) in pairwise(runs)
+    ]
     return (
-        f"- {name}: CPU seconds a patch, relative to the smallest set: {ratios} (each step {verdict} 20 %); "
-        f"memory {', '.join(f'{one.memory:,.0f}' for _, one in runs)} MiB, {', '.join(f'{own:.1f}' for own in more)} KiB a further patch"
+        f"- {name}: CPU seconds a patch, relative to the smallest set: {ratios} (each step "
+        f"{verdict} 20 %); "
+        f"memory {', '.join(f'{one.memory:,.0f}' for _, one in runs)} MiB, "
+        f"{', '.join(f'{own:.1f}' for own in more)} KiB a further patch"
     )
 
 
 def _write_wells(folder: Path, patches: int) -> None:
-    """Raw files of so many patches, a fifth of them of the test set, in wells of one size: ten that are drawn, turned about."""
+    """Raw files of so many patches, a fifth of them of the test set, in wells of one size: ten
+    that are drawn, turned about.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng, size = np.random.default_rng(0), min(WELL, patches // 5) // 2 * 2
-    drawn = [demo_wells.make_well(rng, size, interleaved=number % 3 == 0) for number in range(DRAWN)]
+    drawn = [
+        demo_wells.make_well(rng, size, interleaved=number % 3 == 0) for number in range(DRAWN)
+    ]
 
     def wells(count: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
         for number in range(1, count + 1):
             well, turn = drawn[number % DRAWN], int(rng.integers(36))
-            turned = demo_wells.Well(np.roll(well.image, turn, axis=1), np.roll(well.mask, turn, axis=1))
+            turned = demo_wells.Well(
+                np.roll(well.image, turn, axis=1), np.roll(well.mask, turn, axis=1)
+            )
             yield [f"well_{number}_patch_{patch}" for patch in range(size)], *demo_wells.cut(turned)
 
     names, bits = demo_wells.write_images(folder / "X_train.zip", wells(4 * patches // 5 // size))
@@ -120,10 +182,17 @@ def _make_up_training(chosen: Recipe, paths: Paths) -> None:
         torch.manual_seed(task.fold)
         network = networks.create(chosen.member(task.member).network)
         weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-        weights |= {"scaling.center": np.zeros((), np.float32), "scaling.scale": np.ones((), np.float32)}
-        artifacts.write_weights(paths.weights(chosen, task), weights, inference.weights_from(chosen, task, prepared))
+        weights |= {
+            "scaling.center": np.zeros((), np.float32),
+            "scaling.scale": np.ones((), np.float32),
+        }
+        artifacts.write_weights(
+            paths.weights(chosen, task), weights, prediction.weights_from(chosen, task, prepared)
+        )
         own, first = train.index["fold"] == task.fold, 0
-        with streams.filling(paths.oof(chosen, task), inference.predictions_from(chosen, task, paths, prepared)) as file:
+        with streams.filling(
+            paths.oof(chosen, task), prediction.predictions_from(chosen, task, paths, prepared)
+        ) as file:
             file.put("name", train.index["name"][own])
             file.create("probability", (int(own.sum()), 1, 36, 36), np.float16)
             for block in train.of(np.unique(train.index["group"][own])):
@@ -132,7 +201,9 @@ def _make_up_training(chosen: Recipe, paths: Paths) -> None:
 
 
 def paths_of(folder: Path, real: Path) -> Paths:
-    """The benchmarks' own data directory, in which the challenge's raw files are linked, where there are any."""
+    """The benchmarks' own data directory, in which the challenge's raw files are linked, where
+    there are any.
+    """
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     if real.is_dir() and any(real.glob("X_train*")) and not (folder / "raw" / "corroseg").exists():
         (folder / "raw" / "corroseg").symlink_to(real.resolve())

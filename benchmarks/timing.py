@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from src.errors import UserError
+from src.terminal.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,9 @@ class Times:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`count` units of work done our way and by a named baseline; `one_process` where all of the work is in this process."""
+    """`count` units of work done our way and by a named baseline; `one_process` where all of the
+    work is in this process.
+    """
 
     what: str
     baseline: str
@@ -45,15 +47,27 @@ class Comparison:
     one_process: bool = True
 
     def line(self) -> str:
-        rates = [_spread([self.count / seconds for seconds in times.wall]) for times in (self.ours, self.plain)]
-        clock = _spread([plain / ours for ours, plain in zip(self.ours.wall, self.plain.wall, strict=True)], ".2f")
-        cores = statistics.median(plain / ours for ours, plain in zip(self.ours.cpu, self.plain.cpu, strict=True))
+        rates = [
+            _spread([self.count / seconds for seconds in times.wall])
+            for times in (self.ours, self.plain)
+        ]
+        clock = _spread(
+            [plain / ours for ours, plain in zip(self.ours.wall, self.plain.wall, strict=True)],
+            ".2f",
+        )
+        cores = statistics.median(
+            plain / ours for ours, plain in zip(self.ours.cpu, self.plain.cpu, strict=True)
+        )
         return (
-            f"| {self.what} | {rates[0]} {self.unit}/s | {self.baseline} | {rates[1]} {self.unit}/s | {clock} | {_of_cores(self, cores)} |"
+            f"| {self.what} | {rates[0]} {self.unit}/s | {self.baseline} | {rates[1]} "
+            f"{self.unit}/s | {clock} | {_of_cores(self, cores)} |"
         )
 
 
-HEADER = "| what | here | baseline | baseline's rate | times faster | by CPU seconds |\n|---|---|---|---|---|---|"
+HEADER = (
+    "| what | here | baseline | baseline's rate | times faster | by CPU seconds "
+    "|\n|---|---|---|---|---|---|"
+)
 
 
 def _of_cores(comparison: Comparison, ratio: float) -> str:
@@ -70,7 +84,9 @@ def compare(
     repeats: int,
     one_process: bool = True,
 ) -> Comparison:
-    """Do both in turns, `repeats` times after one turn that does not count: what else a machine has to do slows both alike."""
+    """Do both in turns, `repeats` times after one turn that does not count: what else a machine
+    has to do slows both alike.
+    """
     ours(), plain()
     result = Comparison(what, baseline, count, unit, Times(), Times(), one_process)
     for _ in range(repeats):
@@ -82,7 +98,9 @@ def compare(
 
 def _spread(values: Sequence[float], form: str = "") -> str:
     """Median and range."""
-    shown = [_number(value, form) for value in (statistics.median(values), min(values), max(values))]
+    shown = [
+        _number(value, form) for value in (statistics.median(values), min(values), max(values))
+    ]
     return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
@@ -92,14 +110,17 @@ def _number(value: float, form: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A stage as a user types it: seconds by the clock, seconds of all cores, and the largest process's memory in MiB."""
+    """A stage as a user types it: seconds by the clock, seconds of all cores, and the largest
+    process's memory in MiB.
+    """
 
     wall: float
     cpu: float
     memory: float
 
 
-# A process counts as its own the memory of the one that started it, as it was then: so a small one starts the script and counts.
+# A process counts as its own the memory of the one that started it, as it was then: so a small one
+# starts the script and counts.
 WATCH = """import json, os, sys
 _, status, used = os.wait4(os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ), 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))"""
@@ -113,7 +134,9 @@ def run(script: str, *arguments: str) -> Run:
     """
     began = time.perf_counter()
     command = [sys.executable, "-S", "-c", WATCH, script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+    )
     wall = time.perf_counter() - began
     *said, counted = done.stdout.decode("utf-8", "replace").splitlines()
     code, cpu, memory = json.loads(counted)
@@ -127,11 +150,19 @@ def machine(device: torch.device) -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+            name,
+        )
     where = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    return f"{os.cpu_count()} cores of an {name}{where}; torch {torch.__version__}; {time.strftime('%d %B %Y, %H:%M')}; {load()}"
+    return (
+        f"{os.cpu_count()} cores of an {name}{where}; torch {torch.__version__}; "
+        f"{time.strftime('%d %B %Y, %H:%M')}; {load()}"
+    )
 
 
 def load() -> str:
-    """How many processes wanted a core lately: beside more than there are cores, figures are worth less."""
+    """How many processes wanted a core lately: beside more than there are cores, figures are
+    worth less.
+    """
     return f"load average {os.getloadavg()[0]:.1f}"

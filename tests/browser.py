@@ -1,4 +1,6 @@
-"""A headless Chromium, spoken to over its DevTools pipe: JSON messages, each ended by a zero byte."""
+"""A headless Chromium, spoken to over its DevTools pipe: JSON messages, each ended by a zero
+byte.
+"""
 
 import base64
 import fcntl
@@ -13,11 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+FOUND = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 
 
 class Browser:
-    """One page. `troubles` collects what its console complains of: exceptions, errors, refused requests."""
+    """One page. `troubles` collects what its console complains of: exceptions, errors, refused
+    requests.
+    """
 
     def __init__(self, send: int, receive: int) -> None:
         self.send, self.receive, self.number, self.rest = send, receive, 0, b""
@@ -25,7 +36,9 @@ class Browser:
 
     def call(self, method: str, **given: Any) -> dict[str, Any]:
         self.number += 1
-        message = {"id": self.number, "method": method, "params": given} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.number, "method": method, "params": given} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.send, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
@@ -46,22 +59,42 @@ class Browser:
         given = event.get("params", {})
         self.events.append(event["method"])
         if event["method"] == "Runtime.exceptionThrown":
-            self.troubles.append(given["exceptionDetails"].get("exception", {}).get("description", str(given)))
-        if event["method"] == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning", "assert"):
+            self.troubles.append(
+                given["exceptionDetails"].get("exception", {}).get("description", str(given))
+            )
+        if event["method"] == "Runtime.consoleAPICalled" and given["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.troubles.append(str(given["args"]))
         if event["method"] == "Log.entryAdded" and given["entry"]["level"] in ("error", "warning"):
             self.troubles.append(given["entry"]["text"])
 
-    def open(self, url: str, width: int = 1200, height: int = 900, dense: float = 1, dark: bool = False) -> None:
+    def open(
+        self, url: str, width: int = 1200, height: int = 900, dense: float = 1, dark: bool = False
+    ) -> None:
         """Load a page in a window of so many points, and wait until it has loaded."""
         if not self.session:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
-            self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+                "sessionId"
+            ]
             for domain in ("Page", "Runtime", "Log"):
                 self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=dense, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
-        for place in ("about:blank", url):  # from page to page, since another fragment alone loads nothing
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=dense,
+            mobile=width < 600,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
+        # from page to page, since another fragment alone loads nothing
+        for place in ("about:blank", url):
             self.events.clear()
             self.call("Page.navigate", url=place)
             while "Page.loadEventFired" not in self.events:
@@ -69,7 +102,9 @@ class Browser:
 
     def value(self, script: str) -> Any:
         """What a JavaScript expression comes to; a promise is waited for."""
-        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -81,11 +116,15 @@ class Browser:
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
-        self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.value(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
     def picture(self, whole: bool = False) -> bytes:
         """The window as PNG, or the whole page."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        )
 
 
 @contextmanager
@@ -93,12 +132,28 @@ def browser() -> Iterator[Browser]:
     """A fresh browser without a network, gone at the end."""
     to_read, to_send = os.pipe()
     answers, to_answer = os.pipe()
-    # Chromium reads from 3 and writes to 4; numbers far from these can be put there one after the other.
+    # Chromium reads from 3 and writes to 4; numbers far from these can be put there one after the
+    # other.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (to_read, to_answer)]
-    wire = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+    wire = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
+        "os.execv(sys.argv[3], sys.argv[3:])"
+    )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run"]
-        command = [FOUND, *options, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        options = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--no-first-run",
+        ]
+        command = [
+            FOUND,
+            *options,
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+            "about:blank",
+        ]
         wired = [sys.executable, "-c", wire, *map(str, ends), *command]
         process = subprocess.Popen(wired, stderr=subprocess.DEVNULL, pass_fds=ends)
         for end in (to_read, to_answer, *ends):

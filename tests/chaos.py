@@ -1,8 +1,10 @@
-"""Kill the five stages at random moments and run them on: every file must come out as if nothing had happened, and no other be left.
+"""Kill the five stages at random moments and run them on: every file must come out as if nothing
+had happened, and no other be left.
 
-Moments are drawn over the time that the stages take undisturbed. A round begins in an empty folder, goes through the stages, kills each
-(with its workers) as often as moments fall on it, and runs it to its end; rounds follow each other until there were enough kills.
-Usage: python -m tests.chaos [--kills 50] [--seed 0] [--jobs 2].
+Moments are drawn over the time that the stages take undisturbed. A round begins in an empty folder,
+goes through the stages, kills each (with its workers) as often as moments fall on it, and runs it
+to its end; rounds follow each other until there were enough kills. Usage: python -m tests.chaos
+[--kills 50] [--seed 0] [--jobs 2].
 """
 
 import argparse
@@ -19,10 +21,11 @@ from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
-# One thread a process: these networks gain nothing from more, and the moments should mean the same when the machine is busy.
+# One thread a process: these networks gain nothing from more, and the moments should mean the same
+# when the machine is busy.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-from src import study  # noqa: F401 - all that a stage loads, so that one forked from this process need not load it again
+from src.studies import study  # noqa: F401 - all that a stage loads, so that one forked from this process need not load it again
 from tests import workplace
 from tests.workplace import ROOT, STAGES
 
@@ -52,8 +55,21 @@ class Place:
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        folders = ["--data-dir", str(self.folder / "data"), "--submissions-dir", str(self.folder / "submissions")]
-        sys.argv = [stage, str(self.folder / "tiny.toml"), *folders, "--device", "cpu", "--jobs", str(self.jobs)]
+        folders = [
+            "--data-dir",
+            str(self.folder / "data"),
+            "--submissions-dir",
+            str(self.folder / "submissions"),
+        ]
+        sys.argv = [
+            stage,
+            str(self.folder / "tiny.toml"),
+            *folders,
+            "--device",
+            "cpu",
+            "--jobs",
+            str(self.jobs),
+        ]
         code = 1
         try:
             runpy.run_path(str(ROOT / stage), run_name="__main__")
@@ -68,11 +84,16 @@ class Place:
         """Run the stage to its end; returns the seconds that it took."""
         began, pid = time.monotonic(), self.start(stage)
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-            sys.exit(f"{stage} failed after these lines:\n" + "\n".join(self.log.read_text().splitlines()[-20:]))
+            sys.exit(
+                f"{stage} failed after these lines:\n"
+                + "\n".join(self.log.read_text().splitlines()[-20:])
+            )
         return time.monotonic() - began
 
     def kill(self, stage: str, moment: float) -> float | None:
-        """Kill the stage so many seconds after its start, with its workers; if it ends before, returns the seconds that it took."""
+        """Kill the stage so many seconds after its start, with its workers; if it ends before,
+        returns the seconds that it took.
+        """
         began, pid = time.monotonic(), self.start(stage)
         while time.monotonic() - began < moment:
             if os.waitpid(pid, os.WNOHANG)[0]:
@@ -86,14 +107,17 @@ class Place:
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.name.endswith((".lock", "log.txt")):
-                found[str(path.relative_to(self.folder))] = workplace.without_times(path.name, path.read_bytes())
+                found[str(path.relative_to(self.folder))] = workplace.without_times(
+                    path.name, path.read_bytes()
+                )
         return found
 
 
 def round_of_kills(place: Place, seconds: list[float], draw: random.Random, most: int) -> list[int]:
     """Go through the stages once with at most `most` kills; returns how many each stage got.
 
-    Where a stage ends before its first moment, `seconds` is corrected: the machine is less busy than it was.
+    Where a stage ends before its first moment, `seconds` is corrected: the machine is less busy
+    than it was.
     """
     ends, kills = list(accumulate(seconds)), [0] * len(STAGES)
     moments = [draw.uniform(0, ends[-1]) for _ in range(most)]
@@ -112,7 +136,11 @@ def round_of_kills(place: Place, seconds: list[float], draw: random.Random, most
 def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
     lines = [f"{name} is left over" for name in found.keys() - expected.keys()]
     lines += [f"{name} is missing" for name in expected.keys() - found.keys()]
-    return lines + [f"{name} has other bytes" for name in found.keys() & expected.keys() if found[name] != expected[name]]
+    return lines + [
+        f"{name} has other bytes"
+        for name in found.keys() & expected.keys()
+        if found[name] != expected[name]
+    ]
 
 
 def main(kills: int, seed: int, jobs: int, folder: Path) -> None:
@@ -121,7 +149,13 @@ def main(kills: int, seed: int, jobs: int, folder: Path) -> None:
     undisturbed = Place(folder / "undisturbed", jobs)
     seconds = [undisturbed.finish(stage) for stage in STAGES]
     expected = undisturbed.files()
-    print("undisturbed: " + ", ".join(f"{stage[:2]} {taken:.1f} s" for stage, taken in zip(STAGES, seconds, strict=True)), flush=True)
+    print(
+        "undisturbed: "
+        + ", ".join(
+            f"{stage[:2]} {taken:.1f} s" for stage, taken in zip(STAGES, seconds, strict=True)
+        ),
+        flush=True,
+    )
     done, rounds = [0] * len(STAGES), 0
     while sum(done) < kills:
         place = Place(folder / f"round{rounds}", jobs)
@@ -131,16 +165,25 @@ def main(kills: int, seed: int, jobs: int, folder: Path) -> None:
         if wrong:
             sys.exit(f"round {rounds} (seed {seed}): " + "; ".join(wrong))
         shutil.rmtree(place.folder)
-        print(f"round {rounds}: {sum(own)} kills, {len(expected)} files with the same bytes, none left over", flush=True)
+        print(
+            f"round {rounds}: {sum(own)} kills, {len(expected)} files with the same bytes, none "
+            "left over",
+            flush=True,
+        )
     told = ", ".join(f"{stage[:2]} {count}" for stage, count in zip(STAGES, done, strict=True))
-    print(f"{sum(done)} kills ({told}) in {rounds} rounds, {time.monotonic() - began:.0f} s: the same bytes every time")
+    print(
+        f"{sum(done)} kills ({told}) in {rounds} rounds, {time.monotonic() - began:.0f} s: the "
+        "same bytes every time"
+    )
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--kills", type=int, default=50)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--jobs", type=int, default=2, help="worker processes of stages 01 and 02; 1: none")
+    arguments.add_argument(
+        "--jobs", type=int, default=2, help="worker processes of stages 01 and 02; 1: none"
+    )
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         main(options.kills, options.seed, options.jobs, Path(temporary))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from src import console
+from src.terminal import console
 
-settings.register_profile("fixed", derandomize=True, database=None, deadline=None)  # the same examples every time, however slow
+# the same examples every time, however slow
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.load_profile("fixed")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -42,7 +43,9 @@ class Challenge:
                     np.save(content, image)
                     archive.writestr(f"images/{name}.npy", content.getvalue())
         rows = [name + "," + ",".join(map(str, mask.ravel())) for name, mask in self.masks.items()]
-        (folder / "y_train.csv").write_text("\n".join(["," + ",".join(map(str, range(36 * 36))), *rows]) + "\n")
+        (folder / "y_train.csv").write_text(
+            "\n".join(["," + ",".join(map(str, range(36 * 36))), *rows]) + "\n"
+        )
         return folder
 
 
@@ -52,7 +55,9 @@ def challenge() -> Challenge:
     rng = np.random.default_rng(0)
 
     def draw(wells: dict[int, int]) -> Patches:
-        names = [f"well_{well}_patch_{patch}" for well, count in wells.items() for patch in range(count)]
+        names = [
+            f"well_{well}_patch_{patch}" for well, count in wells.items() for patch in range(count)
+        ]
         return {name: rng.normal(0, 0.02, (36, 36)).astype(np.float32) for name in names}
 
     train = draw({1: 3, 2: 11, 10: 2})

@@ -1,13 +1,15 @@
-"""Damaged raw inputs and recipes, by the thousand: each run of stage 00 must end in a prepared file or in one clear line.
+"""Damaged raw inputs and recipes, by the thousand: each run of stage 00 must end in a prepared file
+or in one clear line.
 
     python tests/fuzz.py --cases 1200 --seed 0            what `make fuzz` runs
     python tests/fuzz.py --only 417 --seed 0              one case again, with all that it printed
 
-Stage 00 runs in forked children of a process that has imported everything, by the script itself, so that exit codes and lines are the real
-ones; `--end-to-end` of the cases run once more as commands of their own, and must end the same.
-A case fails if it ends with a traceback or with another exit code than 0 and 2; says nothing, more than a line, or something unprintable;
-takes more than `CPU` or `WALL` seconds or `MEMORY`; leaves a prepared file that no later stage can use; or, where stage 00 refused its
-input, has changed or left anything beside the file that was prepared before.
+Stage 00 runs in forked children of a process that has imported everything, by the script itself, so
+that exit codes and lines are the real ones; `--end-to-end` of the cases run once more as commands
+of their own, and must end the same. A case fails if it ends with a traceback or with another exit
+code than 0 and 2; says nothing, more than a line, or something unprintable; takes more than `CPU`
+or `WALL` seconds or `MEMORY`; leaves a prepared file that no later stage can use; or, where stage
+00 refused its input, has changed or left anything beside the file that was prepared before.
 """
 
 import argparse
@@ -52,8 +54,12 @@ class Ended:
     memory: int  # most bytes resident
 
 
-def forked(action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: int = CPU, wall: int = WALL) -> Ended:
-    """Run `action` in a child of this process, with what it may take limited; its output goes through files in `folder`."""
+def forked(
+    action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: int = CPU, wall: int = WALL
+) -> Ended:
+    """Run `action` in a child of this process, with what it may take limited; its output goes
+    through files in `folder`.
+    """
     printed = [folder / "out", folder / "error"]
     child = os.fork()
     if child == 0:
@@ -61,7 +67,8 @@ def forked(action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: 
         try:
             for number, path in enumerate(printed, start=1):
                 os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")  # as Python itself opens them
+            # as Python itself opens them
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
             _limit(memory, cpu, wall)
             action()
             code = 0
@@ -80,7 +87,8 @@ def forked(action: Callable[[], None], folder: Path, memory: int = MEMORY, cpu: 
 
 def _limit(memory: int, cpu: int, wall: int) -> None:
     own = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
-    resource.setrlimit(resource.RLIMIT_DATA, (own + memory, own + memory))  # an end before the machine's memory is full
+    # an end before the machine's memory is full
+    resource.setrlimit(resource.RLIMIT_DATA, (own + memory, own + memory))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.setitimer(signal.ITIMER_REAL, wall)  # nobody handles it: it ends the process
@@ -101,13 +109,29 @@ class Case:
     def arguments(self) -> list[str]:
         """The script or module, and its arguments."""
         if self.job.recipe is None:
-            return ["-m", "src.competitions.magnetic_tile", str(self.job.raw), str(self.folder / "laid" / "tiles")]
-        recipe, overrides = self.folder / "tiny.toml", [f"--set={text}" for text in self.job.overrides]
-        return ["00_prepare_data.py", str(recipe), "--data-dir", str(self.folder / "data"), *overrides]
+            return [
+                "-m",
+                "src.cli.magnetic_tile",
+                str(self.job.raw),
+                str(self.folder / "laid" / "tiles"),
+            ]
+        recipe, overrides = (
+            self.folder / "tiny.toml",
+            [f"--set={text}" for text in self.job.overrides],
+        )
+        return [
+            "00_prepare_data.py",
+            str(recipe),
+            "--data-dir",
+            str(self.folder / "data"),
+            *overrides,
+        ]
 
     def write_recipe(self) -> None:
         if self.job.recipe is not None:
-            (self.folder / "tiny.toml").write_bytes(self.job.recipe.encode("utf-8", "surrogateescape"))
+            (self.folder / "tiny.toml").write_bytes(
+                self.job.recipe.encode("utf-8", "surrogateescape")
+            )
 
     def run_here(self) -> None:
         """The script as the command line would run it."""
@@ -137,24 +161,31 @@ def template(own: Input, folder: Path) -> Path:
 
 
 def cases(templates: dict[str, Path], options: argparse.Namespace, work: Path) -> Iterator[Case]:
-    """Every mutation of every input, in an order of its own, again and again; mutations that have nothing to work on are left out."""
+    """Every mutation of every input, in an order of its own, again and again; mutations that
+    have nothing to work on are left out.
+    """
     order = np.random.default_rng([options.seed, 0])
     for number in count(1):
         if number % len(PAIRS) == 1:
             round_ = order.permutation(len(PAIRS))
         own, mutation = PAIRS[round_[(number - 1) % len(PAIRS)]]
         if options.only in (None, number) and not (options.quick and mutation.slow):
-            case = damage(number, own, mutation, templates[own.name], options.seed, work / str(number))
+            case = damage(
+                number, own, mutation, templates[own.name], options.seed, work / str(number)
+            )
             if case:
                 yield case
         if number == options.only:
             return
 
 
-def damage(number: int, own: Input, mutation: Mutation, whole: Path, seed: int, folder: Path) -> Case | None:
+def damage(
+    number: int, own: Input, mutation: Mutation, whole: Path, seed: int, folder: Path
+) -> Case | None:
     shutil.copytree(whole, folder)
     job = Job(folder / "data" / "raw" / own.raw, own.recipe)
-    with warnings.catch_warnings(action="ignore"):  # zipfile's, of the doubles that it is made to write
+    # zipfile's, of the doubles that it is made to write
+    with warnings.catch_warnings(action="ignore"):
         what = mutation.apply(np.random.default_rng([seed, number]), job)
     if what is None:
         shutil.rmtree(folder)
@@ -175,24 +206,46 @@ def judge(case: Case, ended: Ended, before: dict[str, bytes], memory: int = MEMO
         return problem or ("must be refused" if case.mutation.refused else PREPARED)
     if ended.code != 2 or "Traceback" in ended.error:
         return f"ended with code {ended.code}"
-    return unclear(ended, case) or ("damaged what was there" if contents(case.made) != before else REFUSED)
+    return unclear(ended, case) or (
+        "damaged what was there" if contents(case.made) != before else REFUSED
+    )
 
 
 def unclear(ended: Ended, case: Case) -> str | None:
     """Why a refusal is not one clear line that names a place: a file, or a key of the recipe."""
     line = ended.error.removesuffix("\n")
-    named = any(word in line for word in (str(case.folder), "recipe", "--set", "y_train", *(text[:20] for text in case.job.overrides)))
-    if not (line.startswith("error: ") and ended.error.endswith("\n") and line.isprintable() and len(line) < 1500):
+    named = any(
+        word in line
+        for word in (
+            str(case.folder),
+            "recipe",
+            "--set",
+            "y_train",
+            *(text[:20] for text in case.job.overrides),
+        )
+    )
+    if not (
+        line.startswith("error: ")
+        and ended.error.endswith("\n")
+        and line.isprintable()
+        and len(line) < 1500
+    ):
         return "said it unclearly"
     return None if named and line.count(": ") >= 2 else "did not say where, or what to do"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def useless(made: Path) -> str | None:
-    """Why what was made is of no use, if it is of none: the contract of the prepared file, in short."""
+    """Why what was made is of no use, if it is of none: the contract of the prepared file, in
+    short.
+    """
     found = sorted(made.rglob("*.h5"))
     if not found:
         return None if (made / "tiles" / "groups.csv").is_file() else "made nothing"
@@ -204,7 +257,11 @@ def useless(made: Path) -> str | None:
                 names = file[f"{split}/name"].asstr()[:].tolist()
                 if len(set(names)) < len(names) or len(file[f"{split}/image"]) != len(names):
                     return "made names twice"
-                if any(not np.isfinite(image).all() for image in file[f"{split}/image"] if image.nbytes < 1 << 24):
+                if any(
+                    not np.isfinite(image).all()
+                    for image in file[f"{split}/image"]
+                    if image.nbytes < 1 << 24
+                ):
                     return "made values that are not finite"
             if any(mask.max(initial=0) > 1 for mask in file["train/mask"] if mask.nbytes < 1 << 24):
                 return "made labels that are none"
@@ -216,7 +273,13 @@ def again(case: Case, whole: Path) -> Ended:
     shutil.rmtree(case.made, ignore_errors=True)
     if case.job.recipe is not None:
         shutil.copytree(whole / "data" / "prepared", case.made)
-    done = subprocess.run([sys.executable, *case.arguments], cwd=REPOSITORY, capture_output=True, text=True, errors="backslashreplace")
+    done = subprocess.run(
+        [sys.executable, *case.arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+    )
     return Ended(done.returncode, done.stdout, done.stderr, 0)
 
 
@@ -227,16 +290,27 @@ def table(outcomes: Counter[tuple[str, str]], rows: list[str]) -> str:
     width = max(map(len, rows)) + 2
     lines = ["".ljust(width) + "cases  " + "  ".join(columns)]
     for row in [*rows, "all"]:
-        counts = [sum(n for (own, outcome), n in outcomes.items() if row in (own, "all") and outcome == column) for column in columns]
+        counts = [
+            sum(
+                n
+                for (own, outcome), n in outcomes.items()
+                if row in (own, "all") and outcome == column
+            )
+            for column in columns
+        ]
         lines.append(
-            row.ljust(width) + f"{sum(counts):5}  " + "  ".join(f"{n:{len(column)}}" for n, column in zip(counts, columns, strict=True))
+            row.ljust(width)
+            + f"{sum(counts):5}  "
+            + "  ".join(f"{n:{len(column)}}" for n, column in zip(counts, columns, strict=True))
         )
     return "\n".join(lines)
 
 
 def outcomes(options: argparse.Namespace, work: Path) -> Iterator[tuple[Case, Ended, str]]:
     """Run case after case; the folder of each is gone once the next one is asked for."""
-    templates = {own.name: template(own, work / f"whole {number}") for number, own in enumerate(INPUTS)}
+    templates = {
+        own.name: template(own, work / f"whole {number}") for number, own in enumerate(INPUTS)
+    }
     every = max(1, options.cases // max(1, options.end_to_end))
     for number, case in enumerate(islice(cases(templates, options, work), options.cases), start=1):
         before = contents(case.made) if case.made.exists() else {}
@@ -253,14 +327,29 @@ def outcomes(options: argparse.Namespace, work: Path) -> Iterator[tuple[Case, En
 def main(options: argparse.Namespace) -> int:
     warm_up()
     by_kind, by_input = Counter(), Counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz") as work, suppress(KeyboardInterrupt):  # what was found until then is printed
+    # what was found until then is printed
+    with tempfile.TemporaryDirectory(prefix="fuzz") as work, suppress(KeyboardInterrupt):
         for case, ended, outcome in outcomes(options, Path(work)):
             by_kind[case.mutation.kind, outcome] += 1
             by_input[case.input.name, outcome] += 1
             if outcome not in (PREPARED, REFUSED) or options.only:
-                print(f"case {case.number}, {case.input.name}, {case.mutation.kind} ({case.what}): {outcome}")
-                print("\n".join((ended.out + ended.error).strip().splitlines()[-(999 if options.only else 6) :]), flush=True)
-    kinds = [kind for kind in dict.fromkeys(own.kind for own in MUTATIONS) if any(kind == row for row, _ in by_kind)]
+                print(
+                    f"case {case.number}, {case.input.name}, {case.mutation.kind} "
+                    f"({case.what}): {outcome}"
+                )
+                print(
+                    "\n".join(
+                        (ended.out + ended.error)
+                        .strip()
+                        .splitlines()[-(999 if options.only else 6) :]
+                    ),
+                    flush=True,
+                )
+    kinds = [
+        kind
+        for kind in dict.fromkeys(own.kind for own in MUTATIONS)
+        if any(kind == row for row, _ in by_kind)
+    ]
     print(table(by_kind, kinds), "", table(by_input, [own.name for own in INPUTS]), sep="\n")
     failures = sum(n for (_, outcome), n in by_kind.items() if outcome not in (PREPARED, REFUSED))
     print(f"{by_kind.total()} cases of seed {options.seed}: {failures} failed")
@@ -269,18 +358,27 @@ def main(options: argparse.Namespace) -> int:
 
 def warm_up() -> None:
     """Import what stage 00 imports, and let children share it."""
-    from src import competitions, preparation  # noqa: F401
-    from src.photographs import gallery  # noqa: F401
+    from src import competitions
+    from src.photographs import dataset  # noqa: F401
+    from src.wells import preparation  # noqa: F401
 
     competitions.get("folder")
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--cases", type=int, default=1200)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--end-to-end", type=int, default=8, help="so many of the cases run once more by themselves")
+    arguments.add_argument(
+        "--end-to-end", type=int, default=8, help="so many of the cases run once more by themselves"
+    )
     arguments.add_argument("--only", type=int, help="the number of one case")
-    arguments.add_argument("--quick", action="store_true", help="without bombs and large images, which take seconds each")
+    arguments.add_argument(
+        "--quick",
+        action="store_true",
+        help="without bombs and large images, which take seconds each",
+    )
     sys.exit(main(arguments.parse_args()))

@@ -12,17 +12,21 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from src.competitions import magnetic_tile
+from src.cli import magnetic_tile
 
 PIXELS = 36 * 36
 RNG = np.random.default_rng(0)
-MEMBER = '\n[[member]]\nname = "a"\nnetwork = { name = "ring_unet" }\n[[member.phase]]\nepochs = 1\n'
+MEMBER = (
+    '\n[[member]]\nname = "a"\nnetwork = { name = "ring_unet" }\n[[member.phase]]\nepochs = 1\n'
+)
 TWO_FOLDS = "\n[folds]\ncount = 2\n"
 
 
 @dataclass(frozen=True)
 class Input:
-    """A form in which a competition's files come: `write` fills a folder, `recipe` prepares it (None: the converter of magnetic tiles)."""
+    """A form in which a competition's files come: `write` fills a folder, `recipe` prepares it
+    (None: the converter of magnetic tiles).
+    """
 
     name: str
     write: Callable[[Path], None]
@@ -33,7 +37,9 @@ class Input:
 def smooth(shape: tuple[int, ...], dtype: type = np.uint8, largest: int = 255) -> np.ndarray:
     """Blobs of noise, different at every call: no two look alike."""
     coarse = RNG.integers(0, largest + 1, (-(-shape[0] // 8), -(-shape[1] // 8), *shape[2:]))
-    return np.kron(coarse, np.ones((8, 8, *(1,) * (len(shape) - 2)), int))[: shape[0], : shape[1]].astype(dtype)
+    return np.kron(coarse, np.ones((8, 8, *(1,) * (len(shape) - 2)), int))[
+        : shape[0], : shape[1]
+    ].astype(dtype)
 
 
 def packed(pixels: np.ndarray, form: str, **options: object) -> bytes:
@@ -50,7 +56,9 @@ def npy(array: np.ndarray, **options: object) -> bytes:
 
 def tiff(array: np.ndarray, **options: object) -> bytes:
     content = io.BytesIO()
-    tifffile.imwrite(content, array, photometric="rgb" if array.ndim == 3 else "minisblack", **options)
+    tifffile.imwrite(
+        content, array, photometric="rgb" if array.ndim == 3 else "minisblack", **options
+    )
     return content.getvalue()
 
 
@@ -78,12 +86,16 @@ def as_csv(rows: list[tuple]) -> bytes:
 
 
 def patches(wells: dict[int, int]) -> dict[str, np.ndarray]:
-    names = [f"well_{well}_patch_{number}" for well, count in wells.items() for number in range(count)]
+    names = [
+        f"well_{well}_patch_{number}" for well, count in wells.items() for number in range(count)
+    ]
     return {name: RNG.normal(0, 0.02, (36, 36)).astype(np.float32) for name in names}
 
 
 def patch_csv(images: dict[str, np.ndarray]) -> bytes:
-    return as_csv([("", *range(PIXELS)), *((name, *image.ravel().tolist()) for name, image in images.items())])
+    return as_csv(
+        [("", *range(PIXELS)), *((name, *image.ravel().tolist()) for name, image in images.items())]
+    )
 
 
 def corroseg(folder: Path, form: str) -> None:
@@ -92,31 +104,66 @@ def corroseg(folder: Path, form: str) -> None:
     masks = patch_csv({name: (image < -0.02).astype(np.uint8) for name, image in train.items()})
     if form == "csv":
         packed_masks = as_zip({"y_train.csv": masks})
-        lay(folder, {"X_train.csv": patch_csv(train), "X_test.csv.gz": gzip.compress(patch_csv(test)), "y_train.csv.zip": packed_masks})
+        lay(
+            folder,
+            {
+                "X_train.csv": patch_csv(train),
+                "X_test.csv.gz": gzip.compress(patch_csv(test)),
+                "y_train.csv.zip": packed_masks,
+            },
+        )
         return
     for split, images in (("X_train", train), ("X_test", test)):
         files = {f"{split}/{name}.npy": npy(image) for name, image in images.items()}
         lay(folder, files if form == "folder" else {f"{split}.zip": as_zip(files)})
-    lay(folder, {"y_train.csv.gz": gzip.compress(masks)} if form == "folder" else {"y_train.csv": masks})
+    lay(
+        folder,
+        {"y_train.csv.gz": gzip.compress(masks)} if form == "folder" else {"y_train.csv": masks},
+    )
 
 
 # Severstal: three training and two test photographs
 
 
 def severstal(folder: Path, zipped: bool) -> None:
-    images = {split: {f"{name}.jpg": packed(smooth((256, 1600)), "JPEG") for name in names} for split, names in
-              (("train_images", ("0aa", "1bb", "2cc")), ("test_images", ("3dd", "4ee")))}  # fmt: skip
+    images = {
+        split: {f"{name}.jpg": packed(smooth((256, 1600)), "JPEG") for name in names}
+        for split, names in
+        # fmt: skip
+        (("train_images", ("0aa", "1bb", "2cc")), ("test_images", ("3dd", "4ee")))
+    }
     codes = {("0aa.jpg", 1): "1 3 257 2", ("0aa.jpg", 3): "2 1", ("1bb.jpg", 4): "409599 2"}
     classes = (1, 2, 3, 4)
     for split, files in images.items():
-        lay(folder, {f"{split}.zip": as_zip(files)} if zipped else {f"{split}/{name}": content for name, content in files.items()})
+        lay(
+            folder,
+            {f"{split}.zip": as_zip(files)}
+            if zipped
+            else {f"{split}/{name}": content for name, content in files.items()},
+        )
     if zipped:
-        train = [("ImageId", "ClassId", "EncodedPixels"), *((name, label, code) for (name, label), code in codes.items())]
-        sample = [("ImageId", "EncodedPixels", "ClassId"), *((name, "1 409600", 0) for name in images["test_images"])]
+        train = [
+            ("ImageId", "ClassId", "EncodedPixels"),
+            *((name, label, code) for (name, label), code in codes.items()),
+        ]
+        sample = [
+            ("ImageId", "EncodedPixels", "ClassId"),
+            *((name, "1 409600", 0) for name in images["test_images"]),
+        ]
     else:
         header = ("ImageId_ClassId", "EncodedPixels")
-        train = [header, *((f"{name}_{label}", codes.get((name, label), "")) for name in images["train_images"] for label in classes)]
-        sample = [header, *((f"{name}_{label}", "1 1") for name in images["test_images"] for label in classes)]
+        train = [
+            header,
+            *(
+                (f"{name}_{label}", codes.get((name, label), ""))
+                for name in images["train_images"]
+                for label in classes
+            ),
+        ]
+        sample = [
+            header,
+            *((f"{name}_{label}", "1 1") for name in images["test_images"] for label in classes),
+        ]
     lay(folder, {"train.csv": as_csv(train), "sample_submission.csv": as_csv(sample)})
 
 
@@ -135,7 +182,12 @@ def folder_drawn(folder: Path) -> None:
 
 
 def folder_coded(folder: Path) -> None:
-    masks = [("ImageId", "ClassId", "EncodedPixels"), ("a.npy", 1, "1 30 49 7"), ("b", 2, "900 61"), ("c.png", 1, "")]
+    masks = [
+        ("ImageId", "ClassId", "EncodedPixels"),
+        ("a.npy", 1, "1 30 49 7"),
+        ("b", 2, "900 61"),
+        ("c.png", 1, ""),
+    ]
     lay(folder, {
         "train/images/a.npy": npy(smooth((24, 40)) / 7), "train/images/b.npy": npy(np.asfortranarray(smooth((24, 40, 3), np.float32))),
         "train/images/c.png": packed(smooth((24, 40)), "PNG"), "test/images/t.npy": npy(smooth((8, 9)).astype(np.uint16)),
@@ -152,8 +204,15 @@ def nea(folder: Path, form: str) -> None:
     rows = [("frame_index", "file")]
     for part, numbers in (("train", (2, 9, 30)), ("valid", (55,)), ("test", (11, 40))):
         for number in numbers:
-            stem, labels = f"{number}_{7 * number}_jpg.rf.{number:04x}", smooth((24, 40), largest=classes)
-            mask = packed(np.dstack([labels] * 3) if form == "JPEG" else labels, form, **({"quality": 95} if form == "JPEG" else {}))
+            stem, labels = (
+                f"{number}_{7 * number}_jpg.rf.{number:04x}",
+                smooth((24, 40), largest=classes),
+            )
+            mask = packed(
+                np.dstack([labels] * 3) if form == "JPEG" else labels,
+                form,
+                **({"quality": 95} if form == "JPEG" else {}),
+            )
             image = packed(smooth((24, 40, 3)), "JPEG")
             lay(folder, {f"{part}/images/{stem}.jpg": image, f"{part}/masks/{stem}.{ending}": mask})
             rows.append((number, f"{stem}.jpg"))
@@ -166,7 +225,13 @@ def sscs(folder: Path) -> None:
     for part, count in (("Train", 3), ("Test", 2)):
         for number in range(count):
             mask = packed(colours[smooth((24, 40), largest=3)], "PNG")
-            lay(folder, {f"{part}/Images/{number}.jpeg": packed(smooth((24, 40, 3)), "JPEG"), f"{part}/Masks/{number}.png": mask})
+            lay(
+                folder,
+                {
+                    f"{part}/Images/{number}.jpeg": packed(smooth((24, 40, 3)), "JPEG"),
+                    f"{part}/Masks/{number}.png": mask,
+                },
+            )
 
 
 def tiles(folder: Path) -> None:
@@ -184,10 +249,22 @@ BLOCKS = '\n[folds]\nscheme = "blocks"\ncount = 2\n'
 MINE = '\n[data]\nfolder = "mine"\n' + TWO_FOLDS
 INPUTS = [
     Input("corroseg zip", lambda folder: corroseg(folder, "zip"), _recipe("corroseg"), "corroseg"),
-    Input("corroseg folder", lambda folder: corroseg(folder, "folder"), _recipe("corroseg"), "corroseg"),
+    Input(
+        "corroseg folder",
+        lambda folder: corroseg(folder, "folder"),
+        _recipe("corroseg"),
+        "corroseg",
+    ),
     Input("corroseg csv", lambda folder: corroseg(folder, "csv"), _recipe("corroseg"), "corroseg"),
-    Input("severstal zip", lambda folder: severstal(folder, True), _recipe("severstal"), "severstal"),
-    Input("severstal folder", lambda folder: severstal(folder, False), _recipe("severstal"), "severstal"),
+    Input(
+        "severstal zip", lambda folder: severstal(folder, True), _recipe("severstal"), "severstal"
+    ),
+    Input(
+        "severstal folder",
+        lambda folder: severstal(folder, False),
+        _recipe("severstal"),
+        "severstal",
+    ),
     Input("folder, masks drawn", folder_drawn, _recipe("folder", MINE), "mine"),
     Input("folder, masks coded", folder_coded, _recipe("folder", MINE), "mine"),
     Input("nea JPEG", lambda folder: nea(folder, "JPEG"), _recipe("nea", BLOCKS), "nea"),

@@ -1,4 +1,6 @@
-"""What the fuzzer does to raw files and recipes. A mutation returns in words what it did, or None where it has nothing to work on."""
+"""What the fuzzer does to raw files and recipes. A mutation returns in words what it did, or
+None where it has nothing to work on.
+"""
 
 import bz2
 import gzip
@@ -30,7 +32,9 @@ Rng = np.random.Generator
 
 @dataclass
 class Job:
-    """One run of stage 00 (or of the converter): the folder of raw files, and the recipe, None for the converter."""
+    """One run of stage 00 (or of the converter): the folder of raw files, and the recipe, None
+    for the converter.
+    """
 
     raw: Path
     recipe: str | None
@@ -60,7 +64,9 @@ def mutation(kind: str, refused: bool = False, slow: bool = False) -> Callable:
 
 
 def files(raw: Path, endings: tuple[str, ...] = ("",)) -> list[Path]:
-    return sorted(path for path in raw.rglob("*") if path.is_file() and path.name.lower().endswith(endings))
+    return sorted(
+        path for path in raw.rglob("*") if path.is_file() and path.name.lower().endswith(endings)
+    )
 
 
 def pick(rng: Rng, choices: list | tuple) -> Any:
@@ -77,7 +83,9 @@ def leaves(raw: Path, endings: tuple[str, ...]) -> list[tuple[Path, str | None]]
     return found
 
 
-def change(rng: Rng, job: Job, endings: tuple[str, ...], edit: Callable[[bytes], bytes]) -> str | None:
+def change(
+    rng: Rng, job: Job, endings: tuple[str, ...], edit: Callable[[bytes], bytes]
+) -> str | None:
     """Edit one of `leaves`."""
     places = leaves(job.raw, endings)
     if not places:
@@ -96,7 +104,11 @@ def change(rng: Rng, job: Job, endings: tuple[str, ...], edit: Callable[[bytes],
 
 def place(rng: Rng, content: bytes) -> int:
     """Anywhere, but in half of the cases among the first bytes, where headers are."""
-    return int(rng.integers(len(content) if rng.random() < 0.5 else min(128, len(content)))) if content else 0
+    return (
+        int(rng.integers(len(content) if rng.random() < 0.5 else min(128, len(content))))
+        if content
+        else 0
+    )
 
 
 # Bytes
@@ -110,17 +122,30 @@ def flip(rng: Rng, content: bytes) -> bytes:
 
 
 def cut(rng: Rng, content: bytes) -> bytes:
-    return content[: place(rng, content)] if rng.random() < 0.7 else content[int(rng.integers(1, 60)) :]
+    return (
+        content[: place(rng, content)]
+        if rng.random() < 0.7
+        else content[int(rng.integers(1, 60)) :]
+    )
 
 
 def smear(rng: Rng, content: bytes) -> bytes:
     """A stretch of bytes zeroed, doubled, taken away, or filled with noise."""
     start, length = place(rng, content), int(rng.integers(1, 2000))
     stretch = content[start : start + length]
-    return content[:start] + pick(rng, [bytes(len(stretch)), 2 * stretch, b"", rng.bytes(length)]) + content[start + length :]
+    return (
+        content[:start]
+        + pick(rng, [bytes(len(stretch)), 2 * stretch, b"", rng.bytes(length)])
+        + content[start + length :]
+    )
 
 
-for _kind, _edit in (("bytes flipped", flip), ("cut off", cut), ("bytes smeared", smear), ("emptied", lambda rng, content: b"")):
+for _kind, _edit in (
+    ("bytes flipped", flip),
+    ("cut off", cut),
+    ("bytes smeared", smear),
+    ("emptied", lambda rng, content: b""),
+):
 
     def _as_it_lies(rng: Rng, job: Job, edit: Callable = _edit) -> str | None:
         path = pick(rng, files(job.raw))
@@ -136,7 +161,14 @@ for _kind, _edit in (("bytes flipped", flip), ("cut off", cut), ("bytes smeared"
 @mutation("other content")
 def other_content(rng: Rng, job: Job) -> str | None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
-    others = [b"<html>\n" * 99, pointer, rng.bytes(5000), bytes(5000), pick(rng, files(job.raw)).read_bytes(), b"PK\x05\x06" + bytes(18)]
+    others = [
+        b"<html>\n" * 99,
+        pointer,
+        rng.bytes(5000),
+        bytes(5000),
+        pick(rng, files(job.raw)).read_bytes(),
+        b"PK\x05\x06" + bytes(18),
+    ]
     return change(rng, job, (*IMAGES, ".csv"), lambda content: pick(rng, others))
 
 
@@ -166,9 +198,18 @@ def odd_name(rng: Rng, job: Job) -> str:
 @mutation("twice")
 def twice(rng: Rng, job: Job) -> str:
     path = pick(rng, files(job.raw))
-    folder = pick(rng, [path.parent, *(other for other in sorted(job.raw.rglob("*")) if other.is_dir()), job.raw])
+    folder = pick(
+        rng,
+        [path.parent, *(other for other in sorted(job.raw.rglob("*")) if other.is_dir()), job.raw],
+    )
     target = folder / pick(
-        rng, [path.name, path.name.upper(), path.stem + pick(rng, [*IMAGES, ".zip", ".csv", ".csv.gz"]), "copy " + path.name]
+        rng,
+        [
+            path.name,
+            path.name.upper(),
+            path.stem + pick(rng, [*IMAGES, ".zip", ".csv", ".csv.gz"]),
+            "copy " + path.name,
+        ],
     )
     if target != path:
         shutil.copy(path, target)
@@ -185,7 +226,11 @@ def no_plain_file(rng: Rng, job: Job) -> str:
     elif what == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"loop": path.name, "ring": path.parent, "nowhere": "nowhere", "zero": "/dev/zero"}[what])
+        path.symlink_to(
+            {"loop": path.name, "ring": path.parent, "nowhere": "nowhere", "zero": "/dev/zero"}[
+                what
+            ]
+        )
     return f"{path.name} is {what}"
 
 
@@ -208,19 +253,69 @@ def claims(text: str, version: tuple[int, int] = (1, 0), size: int = 36 * 36 * 4
 def array_of(array: np.ndarray) -> list[bytes]:
     shape = array.shape
     described = "{{'descr': {}, 'fortran_order': {}, 'shape': {}, }}"
-    texts = [("'<f4'", False, f"({10**12}, {10**12})"), ("'<f4'", False, "(36, -36)"), ("'|O'", False, shape), ("'<f4'", 7, shape),
-             ("[('a', '<f4')]", False, shape), ("'<f4'", False, "36"), ("'<f4'", False, "(36.0, 36)"), ("'|V9999999999'", False, shape),
-             ("'<U999999999'", False, "(1, 1)"), ("'<f4'", False, "(" * 300), ("'<f4'", False, f"({10**5000 if False else '9' * 5000}, 1)"),
-             ("'<f4'", False, "(0, 36)"), ("'<f4'", False, "(True, 36)"), ("'m8'", False, shape), ("'<f4, <i4'", False, shape),
-             ("'<f16'", False, shape), ("'<c8'", False, shape), ("'<f4'", False, "(2147483648, 2147483648, 4)")]  # fmt: skip
+    texts = [
+        ("'<f4'", False, f"({10**12}, {10**12})"),
+        ("'<f4'", False, "(36, -36)"),
+        ("'|O'", False, shape),
+        ("'<f4'", 7, shape),
+        ("[('a', '<f4')]", False, shape),
+        ("'<f4'", False, "36"),
+        ("'<f4'", False, "(36.0, 36)"),
+        ("'|V9999999999'", False, shape),
+        ("'<U999999999'", False, "(1, 1)"),
+        ("'<f4'", False, "(" * 300),
+        ("'<f4'", False, f"({10**5000 if False else '9' * 5000}, 1)"),
+        ("'<f4'", False, "(0, 36)"),
+        ("'<f4'", False, "(True, 36)"),
+        ("'m8'", False, shape),
+        ("'<f4, <i4'", False, shape),
+        # fmt: skip
+        ("'<f16'", False, shape),
+        ("'<c8'", False, shape),
+        ("'<f4'", False, "(2147483648, 2147483648, 4)"),
+    ]
     with np.errstate(all="ignore"):
-        typed = [array.astype(kind) for kind in (">f4", ">f8", "f2", "i1", "u2", ">u2", "i8", "u8", "?", "c8", "U3", "S2", "M8[s]")]
+        typed = [
+            array.astype(kind)
+            for kind in (
+                ">f4",
+                ">f8",
+                "f2",
+                "i1",
+                "u2",
+                ">u2",
+                "i8",
+                "u8",
+                "?",
+                "c8",
+                "U3",
+                "S2",
+                "M8[s]",
+            )
+        ]
     record = np.zeros(shape, [("a", "f4"), ("b", "i2")])
-    extreme = [np.full(shape, value) for value in (1e300, -np.inf, np.nan, 1e38, -1e38, 1e-320, 2**63 - 1)]
-    shaped = [array[:0], array[None], array[..., None], array[:, :-1], array.ravel(), array.T, np.asfortranarray(array), array[0, 0]]
+    extreme = [
+        np.full(shape, value) for value in (1e300, -np.inf, np.nan, 1e38, -1e38, 1e-320, 2**63 - 1)
+    ]
+    shaped = [
+        array[:0],
+        array[None],
+        array[..., None],
+        array[:, :-1],
+        array.ravel(),
+        array.T,
+        np.asfortranarray(array),
+        array[0, 0],
+    ]
     objects = np.array([[Trap()] * 2] * 2, object)
-    whole = [npy(other) for other in (*typed, record, *extreme, *shaped)] + [npy(objects, allow_pickle=True)]
-    return whole + [claims(described.format(*text), version) for text in texts for version in ((1, 0), (2, 0), (3, 0))]
+    whole = [npy(other) for other in (*typed, record, *extreme, *shaped)] + [
+        npy(objects, allow_pickle=True)
+    ]
+    return whole + [
+        claims(described.format(*text), version)
+        for text in texts
+        for version in ((1, 0), (2, 0), (3, 0))
+    ]
 
 
 @mutation("arrays")
@@ -239,7 +334,9 @@ def array_values(rng: Rng, job: Job) -> str | None:
         array = np.load(io.BytesIO(content)).astype(pick(rng, ["f4", "f8"]))
         where = rng.random(array.shape) < pick(rng, [0.001, 0.1, 1])
         with np.errstate(over="ignore"):
-            array[where] = pick(rng, [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e300, 1e9, -999.25, 1e-45, 101.0])
+            array[where] = pick(
+                rng, [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e300, 1e9, -999.25, 1e-45, 101.0]
+            )
         return npy(array)
 
     return change(rng, job, (".npy",), poison)
@@ -256,7 +353,12 @@ def info(name: str, **attributes: object) -> zipfile.ZipInfo:
     return entry
 
 
-def zipped(path: Path, change_entries: Callable[[list[tuple[zipfile.ZipInfo, bytes]]], list[tuple[zipfile.ZipInfo, bytes]]]) -> None:
+def zipped(
+    path: Path,
+    change_entries: Callable[
+        [list[tuple[zipfile.ZipInfo, bytes]]], list[tuple[zipfile.ZipInfo, bytes]]
+    ],
+) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = [(info(old.filename), archive.read(old)) for old in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -294,7 +396,9 @@ def zip_entries(rng: Rng, job: Job) -> str | None:
 
 @mutation("zip headers")
 def zip_headers(rng: Rng, job: Job) -> str | None:
-    """Fields of the central directory or of local headers overwritten: sizes, methods, flags, offsets, counts."""
+    """Fields of the central directory or of local headers overwritten: sizes, methods, flags,
+    offsets, counts.
+    """
     path = pick(rng, files(job.raw, (".zip",)) or [None])
     if path is None:
         return None
@@ -302,7 +406,10 @@ def zip_headers(rng: Rng, job: Job) -> str | None:
     signature, fields = pick(rng, [(b"PK\1\2", (6, 8, 10, 16, 20, 24, 28, 30, 32, 34, 38, 42)), (b"PK\3\4", (6, 8, 14, 18, 22, 26, 28)),
                                    (b"PK\5\6", (4, 8, 10, 12, 16, 20))])  # fmt: skip
     starts = [at for at in range(len(content)) if content[at : at + 4] == signature]
-    at, value = pick(rng, starts) + pick(rng, fields), pick(rng, [0, 1, 8, 12, 14, 93, 0xFFFF, int(rng.integers(1 << 16))])
+    at, value = (
+        pick(rng, starts) + pick(rng, fields),
+        pick(rng, [0, 1, 8, 12, 14, 93, 0xFFFF, int(rng.integers(1 << 16))]),
+    )
     content[at : at + 2] = struct.pack("<H", value)
     path.write_bytes(content)
     return f"{path.name}: {value} at {at}"
@@ -312,7 +419,11 @@ def zip_headers(rng: Rng, job: Job) -> str | None:
 def zeros(method: str) -> bytes:
     """Two GiB of zeros, packed (a few KB by bzip2)."""
     block = bytes(1 << 20)
-    packer = bz2.BZ2Compressor() if method == "bzip2" else zlib.compressobj(9, zlib.DEFLATED, {"gzip": 31, "deflate": -15}[method])
+    packer = (
+        bz2.BZ2Compressor()
+        if method == "bzip2"
+        else zlib.compressobj(9, zlib.DEFLATED, {"gzip": 31, "deflate": -15}[method])
+    )
     parts = [packer.compress(block) for _ in range(1 << 11)]
     return b"".join([*parts, packer.flush()])
 
@@ -321,10 +432,22 @@ def bomb(name: str, declared: int, method: str) -> bytes:
     """A zip of one entry that unpacks to GiB and declares another size."""
     content, number, label = zeros(method), {"deflate": 8, "bzip2": 12}[method], name.encode()
     sizes = struct.pack("<III", 0, len(content), declared)
-    local = b"PK\3\4" + struct.pack("<HHHHH", 20, 0, number, 0, 33) + sizes + struct.pack("<HH", len(label), 0) + label + content
+    local = (
+        b"PK\3\4"
+        + struct.pack("<HHHHH", 20, 0, number, 0, 33)
+        + sizes
+        + struct.pack("<HH", len(label), 0)
+        + label
+        + content
+    )
     central = b"PK\1\2" + struct.pack("<HHHHHH", 20, 20, 0, number, 0, 33) + sizes
     central += struct.pack("<HHHHHII", len(label), 0, 0, 0, 0, 0, 0) + label
-    return local + central + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
+    return (
+        local
+        + central
+        + b"PK\5\6"
+        + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
+    )
 
 
 @mutation("zip bombs", refused=True, slow=True)
@@ -339,14 +462,19 @@ def zip_bomb(rng: Rng, job: Job) -> str | None:
     with zipfile.ZipFile(path) as archive:
         name = archive.namelist()[0]
         size = archive.infolist()[0].file_size
-    declared, method = pick(rng, [size, 10_000, (1 << 31) - 1, 1 << 20]), pick(rng, ["deflate", "bzip2"])
+    declared, method = (
+        pick(rng, [size, 10_000, (1 << 31) - 1, 1 << 20]),
+        pick(rng, ["deflate", "bzip2"]),
+    )
     path.write_bytes(bomb(name, declared, method))
     return f"{path.name}: {name} declares {declared} bytes, {method}"
 
 
 @mutation("csv bombs", refused=True, slow=True)
 def csv_bomb(rng: Rng, job: Job) -> str | None:
-    """A table that is one endless line, or nothing but line ends; packed, or of holes on the disk."""
+    """A table that is one endless line, or nothing but line ends; packed, or of holes on the
+    disk.
+    """
     path = pick(rng, files(job.raw, (".csv", ".csv.gz", ".csv.zip")) or [None])
     if path is None:
         return None
@@ -357,10 +485,16 @@ def csv_bomb(rng: Rng, job: Job) -> str | None:
             stream.write(header)
             stream.truncate(900 << 20)
         return f"{path.name}: 900 MiB of zeros"
-    with gzip.open(path) if path.suffix == ".gz" else zipfile.ZipFile(path).open("y_train.csv") as stream:
+    with (
+        gzip.open(path)
+        if path.suffix == ".gz"
+        else zipfile.ZipFile(path).open("y_train.csv") as stream
+    ):
         header = stream.readline()
     content = header + filler * ((600 << 20) // len(filler))
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else as_zip({"y_train.csv": content}))
+    path.write_bytes(
+        gzip.compress(content, 1) if path.suffix == ".gz" else as_zip({"y_train.csv": content})
+    )
     return f"{path.name}: 600 MiB of {filler}"
 
 
@@ -368,12 +502,30 @@ def csv_bomb(rng: Rng, job: Job) -> str | None:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
-def png_of(width: int, height: int, depth: int = 8, colour: int = 0, content: bytes = b"", between: bytes = b"") -> bytes:
+def png_of(
+    width: int,
+    height: int,
+    depth: int = 8,
+    colour: int = 0,
+    content: bytes = b"",
+    between: bytes = b"",
+) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return PNG + head + between + chunk(b"IDAT", content or zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    return (
+        PNG
+        + head
+        + between
+        + chunk(b"IDAT", content or zlib.compress(bytes(99)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg_of(width: int, height: int) -> bytes:
@@ -383,9 +535,16 @@ def jpeg_of(width: int, height: int) -> bytes:
 
 def tiff_of(**tags: int) -> bytes:
     """A grey TIFF whose header says something else than it holds."""
-    content, number = tiff(smooth((24, 40), np.uint16, 65535)), {"width": 256, "height": 257, "bits": 258, "samples": 277, "rows": 278}
+    content, number = (
+        tiff(smooth((24, 40), np.uint16, 65535)),
+        {"width": 256, "height": 257, "bits": 258, "samples": 277, "rows": 278},
+    )
     for name, value in tags.items():
-        at = next(at for at in range(8, len(content)) if content[at : at + 2] == struct.pack("<H", number[name]))
+        at = next(
+            at
+            for at in range(8, len(content))
+            if content[at : at + 2] == struct.pack("<H", number[name])
+        )
         content = content[: at + 2] + struct.pack("<HII", 4, 1, value) + content[at + 12 :]
     return content
 
@@ -414,7 +573,9 @@ def blank(width: int, height: int, depth: int, colour: int, last: int) -> bytes:
 
 @mutation("large images", slow=True)
 def large_image(rng: Rng, job: Job) -> str | None:
-    """An image, and its mask, that are as large as they claim; and images that are long the one way and the other."""
+    """An image, and its mask, that are as large as they claim; and images that are long the one
+    way and the other.
+    """
     shapes = [(9_990, 9_990), (7_000, 7_000), (4_000, 4_000)]  # up to just below the limit
     pairs = [path for path in files(job.raw, IMAGES) if path.parent.name.lower() == "images"]
     if not pairs:
@@ -434,11 +595,28 @@ def odd_images() -> list[bytes]:
     pixels = smooth((24, 40, 3))
     image = Image.fromarray(pixels)
     contents = []
-    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"):
+    for mode in (
+        "1",
+        "L",
+        "LA",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+        "I",
+        "F",
+        "I;16",
+    ):
         for form in ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"):
             content = io.BytesIO()
             try:
-                (image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)).save(content, form)
+                (image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)).save(
+                    content, form
+                )
             except (OSError, ValueError, KeyError):
                 continue
             contents.append(content.getvalue())
@@ -446,15 +624,31 @@ def odd_images() -> list[bytes]:
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(200 << 20), 9))
     rows = zlib.compress(bytes(41 * 24))
     contents += [
-        png_of(40, 24, content=rows, between=between) for between in (text, profile, 9 * chunk(b"tRNS", b"\0\1"), chunk(b"acTL", b""))
+        png_of(40, 24, content=rows, between=between)
+        for between in (text, profile, 9 * chunk(b"tRNS", b"\0\1"), chunk(b"acTL", b""))
     ]
-    contents += [tiff(pixels[..., 0] / np.float32(9)), tiff(smooth((3, 24, 40)), planarconfig="separate"), tiff(smooth((24, 40))) * 2]
-    contents += [tiff(smooth((24, 40)), compression="packbits" if False else "deflate"), tiff(smooth((24, 40), np.uint32, 1 << 20))]
+    contents += [
+        tiff(pixels[..., 0] / np.float32(9)),
+        tiff(smooth((3, 24, 40)), planarconfig="separate"),
+        tiff(smooth((24, 40))) * 2,
+    ]
+    contents += [
+        tiff(smooth((24, 40)), compression="packbits" if False else "deflate"),
+        tiff(smooth((24, 40), np.uint32, 1 << 20)),
+    ]
     content = io.BytesIO()
     image.save(content, "TIFF", save_all=True, append_images=[image] * 3)
     grey = tiff(smooth((24, 40)))
-    loop = grey.replace(bytes(4), struct.pack("<I", 8), 1)  # the next page may now be the first again
-    return [*contents, content.getvalue(), loop, jpeg_of(65_500, 1), packed(smooth((1, 1)), "PNG"), packed(smooth((24, 41)), "PNG")]
+    # the next page may now be the first again
+    loop = grey.replace(bytes(4), struct.pack("<I", 8), 1)
+    return [
+        *contents,
+        content.getvalue(),
+        loop,
+        jpeg_of(65_500, 1),
+        packed(smooth((1, 1)), "PNG"),
+        packed(smooth((24, 41)), "PNG"),
+    ]
 
 
 ODD_IMAGES = lru_cache(odd_images)
@@ -513,16 +707,28 @@ def table_encodings(rng: Rng, job: Job) -> str | None:
              lambda text: text.lower().encode(),
              lambda text: text.encode() + b"\n" * 100_000, lambda text: text.encode() + text.encode(),
              lambda text: b"sep=,\n" + text.encode()]  # fmt: skip
-    return change(rng, job, (".csv",), lambda content: pick(rng, edits)(content.decode("utf-8", "replace")))
+    return change(
+        rng, job, (".csv",), lambda content: pick(rng, edits)(content.decode("utf-8", "replace"))
+    )
 
 
 @mutation("table names far apart")
 def far_names(rng: Rng, job: Job) -> str | None:
-    """CorroSeg: a patch gets a number, or a well, far from the others'; in the images and in the masks."""
+    """CorroSeg: a patch gets a number, or a well, far from the others'; in the images and in the
+    masks.
+    """
     if "corroseg" not in job.raw.name:
         return None
     new = pick(
-        rng, ["well_2_patch_99999", "well_99999_patch_0", "well_2_patch_9999", "well_0_patch_5", "well_1_patch_450", "well_10_patch_50000"]
+        rng,
+        [
+            "well_2_patch_99999",
+            "well_99999_patch_0",
+            "well_2_patch_9999",
+            "well_0_patch_5",
+            "well_1_patch_450",
+            "well_10_patch_50000",
+        ],
     )
     for path in files(job.raw, (".npy",)):
         if path.stem == "well_2_patch_5":
@@ -547,7 +753,14 @@ def far_names(rng: Rng, job: Job) -> str | None:
 
 def toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(key, ensure_ascii=False)} = {toml(item)}"
+                for key, item in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, float):
@@ -580,14 +793,18 @@ ODD_VALUES = [-1, 0, 1, 2, 3, 101, 2**31, 2**63 - 1, 2**63, 10**30, -(10**30), R
 def branches(value: Any) -> list[dict | list]:
     """Every section and list in a recipe."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return ([value] if isinstance(value, dict | list) and value else []) + [branch for item in inner for branch in branches(item)]
+    return ([value] if isinstance(value, dict | list) and value else []) + [
+        branch for item in inner for branch in branches(item)
+    ]
 
 
 @mutation("recipe values")
 def recipe_values(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    whole = recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(job.recipe)}, "the whole recipe"))
+    whole = recipe.to_toml(
+        recipe.parse({"name": "tiny", **tomllib.loads(job.recipe)}, "the whole recipe")
+    )
     tree = tomllib.loads(whole if rng.random() < 0.7 else job.recipe)
     for _ in range(int(rng.integers(1, 3))):
         branch = pick(rng, branches(tree))
@@ -598,12 +815,21 @@ def recipe_values(rng: Rng, job: Job) -> str | None:
         elif what == "drop" or not isinstance(branch, dict):
             del branch[key]
         else:
-            branch[pick(rng, [f"{key}s", key.upper(), "", "é", "a.b", "x" * 1000, "\x1b[0m", f"{key}\n"])] = branch[key]
+            branch[
+                pick(
+                    rng, [f"{key}s", key.upper(), "", "é", "a.b", "x" * 1000, "\x1b[0m", f"{key}\n"]
+                )
+            ] = branch[key]
             if what == "rename":
                 del branch[key]
         if not tree:
             break
-    job.recipe = "\n".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(value)}" for key, value in tree.items()) + "\n"
+    job.recipe = (
+        "\n".join(
+            f"{json.dumps(key, ensure_ascii=False)} = {toml(value)}" for key, value in tree.items()
+        )
+        + "\n"
+    )
     return job.recipe[:300]
 
 
@@ -626,7 +852,11 @@ def recipe_bomb(rng: Rng, job: Job) -> str | None:
              "\n".join(f"a{n} = 1" for n in range(50_000)),
              "\n".join("[[member.phase]]" for _ in range(20_000)), "seeds = [" + "0x" + "f" * 5_000 + "]", "a = 1e" + "9" * 5_000,
              "a = 0b" + "1" * 99]  # fmt: skip
-    job.recipe = pick(rng, bombs) + "\n" + job.recipe if rng.random() < 0.7 else job.recipe + "\n" + pick(rng, bombs)
+    job.recipe = (
+        pick(rng, bombs) + "\n" + job.recipe
+        if rng.random() < 0.7
+        else job.recipe + "\n" + pick(rng, bombs)
+    )
     return f"{len(job.recipe)} characters: {job.recipe[:40]}"
 
 
@@ -634,13 +864,46 @@ def recipe_bomb(rng: Rng, job: Job) -> str | None:
 def overrides(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    keys = ["member", "member.0", "member.9", "member.0.phase.0.epochs", "member.phase", "member.phase.epochs.x", "folds.count",
-            "folds.groups", "",
-            ".", "a..b", "=", "folds", "folds.run", "data.patches", "data.scaling", "name", "prepared", "competition", "seeds.0", "0",
-            "0.member",
-            "member." + "9" * 5_000, "a." * 3_000 + "a", "member.٣.name", "é", "\x1b[0m", "data.folder", "generate.seed", "data",
-            "member.network",
-            "postprocess.betas", "inference.rolls", "folds.gap", "member.²", "data.missing_test", "generate.train_patches"]  # fmt: skip
+    keys = [
+        "member",
+        "member.0",
+        "member.9",
+        "member.0.phase.0.epochs",
+        "member.phase",
+        "member.phase.epochs.x",
+        "folds.count",
+        "folds.groups",
+        "",
+        ".",
+        "a..b",
+        "=",
+        "folds",
+        "folds.run",
+        "data.patches",
+        "data.scaling",
+        "name",
+        "prepared",
+        "competition",
+        "seeds.0",
+        "0",
+        "0.member",
+        "member." + "9" * 5_000,
+        "a." * 3_000 + "a",
+        "member.٣.name",
+        "é",
+        "\x1b[0m",
+        "data.folder",
+        "generate.seed",
+        "data",
+        "member.network",
+        # fmt: skip
+        "postprocess.betas",
+        "inference.rolls",
+        "folds.gap",
+        "member.²",
+        "data.missing_test",
+        "generate.train_patches",
+    ]
     texts = [
         *(toml(value) for value in ODD_VALUES),
         "",
@@ -657,5 +920,7 @@ def overrides(rng: Rng, job: Job) -> str | None:
         "-1",
     ]
     for _ in range(int(rng.integers(1, 3))):
-        job.overrides.append(pick(rng, keys) + pick(rng, ["=", "=", "=", "=", "", "=="]) + pick(rng, texts))
+        job.overrides.append(
+            pick(rng, keys) + pick(rng, ["=", "=", "=", "=", "", "=="]) + pick(rng, texts)
+        )
     return f"{[text[:60] for text in job.overrides]!a}"

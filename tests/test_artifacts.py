@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from src import artifacts, files, streams
-from src.errors import UserError
+from src import artifacts
+from src.artifacts import files, streams
 from src.recipe import Data, Folds
+from src.terminal.errors import UserError
 
 ARRAYS = {
     "train/name": np.array(["Bohrung_ä_1", "井戸_2", "", "a" * 300], object),
@@ -33,7 +34,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException], before: bytes | None) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException], before: bytes | None
+) -> None:
     path = tmp_path / "artifact"
     if before is not None:
         path.write_bytes(before)
@@ -55,7 +58,10 @@ def test_a_complete_write_replaces_the_old_file_only_at_its_end(tmp_path: Path) 
 
 
 def test_a_full_disk_is_one_line_for_the_user(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no space left on the device"), artifacts.replacing(tmp_path / "artifact"):
+    with (
+        pytest.raises(UserError, match="no space left on the device"),
+        artifacts.replacing(tmp_path / "artifact"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -68,10 +74,15 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, existing: bool
     with pytest.raises(ValueError, match="stop"), files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
         raise ValueError("stop")
-    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == (["folder", "folder/old"] if existing else [])
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == (
+        ["folder", "folder/old"] if existing else []
+    )
     with files.replacing_folder(path) as partial:
         (partial / "new").write_text("")
-    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["folder", "folder/new"]
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
+        "folder",
+        "folder/new",
+    ]
 
 
 def test_arrays_read_back_with_their_types_and_notes(tmp_path: Path) -> None:
@@ -95,11 +106,19 @@ def test_splits_are_written_side_by_side_and_read_one_at_a_time(tmp_path: Path) 
 
 
 def test_equal_content_gives_equal_bytes_and_digests(tmp_path: Path) -> None:
-    digests = {artifacts.write_arrays(tmp_path / name, ARRAYS, {"raw": "1"}, note=1) for name in ("a.h5", "b.h5")}
+    digests = {
+        artifacts.write_arrays(tmp_path / name, ARRAYS, {"raw": "1"}, note=1)
+        for name in ("a.h5", "b.h5")
+    }
     assert len(digests) == 1
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert artifacts.write_arrays(tmp_path / "a.h5", ARRAYS, {"raw": "1"}, note=2) not in digests
-    assert artifacts.write_arrays(tmp_path / "a.h5", {**ARRAYS, "fold": np.array([-1, 2], np.int8)}, {"raw": "1"}, note=1) not in digests
+    assert (
+        artifacts.write_arrays(
+            tmp_path / "a.h5", {**ARRAYS, "fold": np.array([-1, 2], np.int8)}, {"raw": "1"}, note=1
+        )
+        not in digests
+    )
 
 
 def test_weights_read_back(tmp_path: Path) -> None:
@@ -124,7 +143,9 @@ def write_any(path: Path, inputs: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
-def test_an_artifact_is_up_to_date_only_whole_and_with_equal_inputs(tmp_path: Path, name: str) -> None:
+def test_an_artifact_is_up_to_date_only_whole_and_with_equal_inputs(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     inputs = {"raw": "1", "data": "2"}
     assert not artifacts.up_to_date(path, inputs)
@@ -175,7 +196,8 @@ def test_reading_what_is_absent_is_one_line_that_names_it(tmp_path: Path) -> Non
     artifacts.write_arrays(path, ARRAYS, {})
     with pytest.raises(UserError, match=r"a\.h5 cannot be read .*nothing_such"):
         artifacts.read_arrays(path, ["nothing_such"])
-    with pytest.raises(FileNotFoundError) as caught:  # the stages make one line of it, with the name that it carries
+    # the stages make one line of it, with the name that it carries
+    with pytest.raises(FileNotFoundError) as caught:
         artifacts.digest_files([tmp_path / "raw"])
     assert str(caught.value.filename) == str(tmp_path / "raw")
 
@@ -201,7 +223,8 @@ def test_digest_differs_by_type_shape_and_content() -> None:
     digests = [artifacts.digest(part) for part in (array, *others)]
     assert len(set(digests)) == len(digests)
     assert artifacts.digest(array.copy()) == digests[0]
-    assert artifacts.digest(np.arange(12, dtype=np.int32)[::2] // 2) == digests[0]  # memory layout is no content
+    # memory layout is no content
+    assert artifacts.digest(np.arange(12, dtype=np.int32)[::2] // 2) == digests[0]
     assert artifacts.digest(Folds(count=3)) == artifacts.digest(Folds.model_validate({"count": 3}))
 
 
@@ -209,7 +232,11 @@ def test_digest_of_files_covers_names_contents_and_order(tmp_path: Path) -> None
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"1")
     b.write_bytes(b"2")
-    digests = [artifacts.digest_files([a, b]), artifacts.digest_files([b, a]), artifacts.digest_files([a])]
+    digests = [
+        artifacts.digest_files([a, b]),
+        artifacts.digest_files([b, a]),
+        artifacts.digest_files([a]),
+    ]
     b.write_bytes(b"3")
     digests.append(artifacts.digest_files([a, b]))
     b.rename(tmp_path / "c")
@@ -229,11 +256,15 @@ def test_digest_of_files_takes_any_name_and_no_pipe(tmp_path: Path) -> None:
         artifacts.digest_files([odd, pipe])
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     path = tmp_path / "a.txt"
-    left, running, foreign = (tmp_path / f".a.txt.{part}.partial" for part in (gone.pid, os.getppid(), "notes.1"))
+    left, running, foreign = (
+        tmp_path / f".a.txt.{part}.partial" for part in (gone.pid, os.getppid(), "notes.1")
+    )
     for file in (left, running, foreign):
         file.write_text("half")
     artifacts.write_text(path, "whole")
@@ -242,7 +273,9 @@ def test_what_a_killed_process_left_is_swept_and_what_a_running_one_writes_is_no
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.safetensors", "a.json"])
-def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_flipped_bit_goes_unnoticed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / name
     write_any(path, {"raw": "1"})
     whole = path.read_bytes()
@@ -257,7 +290,9 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, capsys: pytest
 
 
 def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
-    """By themselves, without a look at the rest: arrays written whole or by rows, and what an artifact says of itself."""
+    """By themselves, without a look at the rest: arrays written whole or by rows, and what an
+    artifact says of itself.
+    """
     path, rows = tmp_path / "a.h5", np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
     with streams.streaming(path, {"raw": "1"}, threshold=0.5) as stream:
         stream.put("name", np.array(["a", "b", "c"], object))
@@ -283,8 +318,13 @@ def test_a_reader_notices_flipped_bits_in_what_it_reads(tmp_path: Path) -> None:
 
 
 def test_wherever_a_disk_is_full_it_is_said_and_nothing_is_left(tmp_path: Path) -> None:
-    """In children that may write so many bytes and no more: HDF5 once crashed when the rest of its cache did not fit."""
-    arrays = {"name": np.array(["a", "b"]), "image": np.random.default_rng(0).normal(size=(60, 36, 36)).astype(np.float32)}
+    """In children that may write so many bytes and no more: HDF5 once crashed when the rest of
+    its cache did not fit.
+    """
+    arrays = {
+        "name": np.array(["a", "b"]),
+        "image": np.random.default_rng(0).normal(size=(60, 36, 36)).astype(np.float32),
+    }
     for limit in (600, 3_000, 10_000, 100_000, 200_000, 300_000):
         child = os.fork()
         if child == 0:
@@ -300,10 +340,16 @@ def test_wherever_a_disk_is_full_it_is_said_and_nothing_is_left(tmp_path: Path) 
         assert not list(tmp_path.iterdir()), limit
 
 
-def test_arrays_that_are_written_in_parts_are_those_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_that_are_written_in_parts_are_those_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(artifacts, "CHUNK", 1000)
     rng = np.random.default_rng(0)
-    arrays = {"a/name": np.array(["x", "\u00e9", ""] * 30, object), "a/image": rng.random((90, 5, 6)), "b/valid": rng.random((90, 7)) < 0.5}
+    arrays = {
+        "a/name": np.array(["x", "\u00e9", ""] * 30, object),
+        "a/image": rng.random((90, 5, 6)),
+        "b/valid": rng.random((90, 7)) < 0.5,
+    }
     once = artifacts.write_arrays(tmp_path / "once.h5", arrays, {"from": "x"}, note=[1, 2])
     with streams.filling(tmp_path / "parts.h5", {"from": "x"}) as file:
         file.put("a/name", arrays["a/name"])
@@ -314,12 +360,17 @@ def test_arrays_that_are_written_in_parts_are_those_written_at_once(tmp_path: Pa
             np.testing.assert_array_equal(file.read(name, slice(10, 20)), arrays[name][10:20])
         file.notes["note"] = [1, 2]
     assert artifacts.content_digest(tmp_path / "parts.h5") == once
-    assert artifacts.up_to_date(tmp_path / "parts.h5", {"from": "x"}) and artifacts.read_notes(tmp_path / "parts.h5") == {"note": [1, 2]}
+    assert artifacts.up_to_date(tmp_path / "parts.h5", {"from": "x"}) and artifacts.read_notes(
+        tmp_path / "parts.h5"
+    ) == {"note": [1, 2]}
 
 
 @pytest.mark.parametrize("rows", [[3, 4, 5], [89, 0, 7, 6, 0], []])
 def test_some_rows_come_in_the_order_asked_for(tmp_path: Path, rows: list[int]) -> None:
-    arrays = {"image": np.random.default_rng(0).random((90, 5, 6)).astype(np.float16), "valid": np.arange(90) % 3 == 0}
+    arrays = {
+        "image": np.random.default_rng(0).random((90, 5, 6)).astype(np.float16),
+        "valid": np.arange(90) % 3 == 0,
+    }
     artifacts.write_arrays(tmp_path / "a.h5", arrays, {})
     some = artifacts.read_rows(tmp_path / "a.h5", ["image", "valid"], np.array(rows, int))
     for name, array in some.items():

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from benchmarks import plain, timing
-from src import inference, networks, rle
-from src.errors import UserError
-from src.photographs import choosing
+from src import networks
+from src.competitions.formats import rle
+from src.photographs import selection
 from src.recipe import Inference, Member
-from src.windows import Windows
+from src.terminal.errors import UserError
+from src.wells import prediction
+from src.wells.windows import Windows
 
 CPU = torch.device("cpu")
 
@@ -17,38 +19,58 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("order", "numpys"), [("row", "C"), ("column", "F")])
 def test_run_lengths(order, numpys):
     rng = np.random.default_rng(0)
-    masks = (rng.random((40, 7, 11)) < rng.choice([0, 0.1, 0.9, 1], size=(40, 1, 1))).astype(np.uint8)
+    masks = (rng.random((40, 7, 11)) < rng.choice([0, 0.1, 0.9, 1], size=(40, 1, 1))).astype(
+        np.uint8
+    )
     assert rle.encode(masks, order) == plain.encode(masks, numpys)
 
 
 def test_overlaps():
     rng = np.random.default_rng(0)
     for density in (0, 0.02, 0.5):
-        probability = (rng.random((3, 20, 30)) * (rng.random((3, 20, 30)) < density)).astype(np.float32)
+        probability = (rng.random((3, 20, 30)) * (rng.random((3, 20, 30)) < density)).astype(
+            np.float32
+        )
         truth = (rng.random((3, 20, 30)) < 0.2).astype(np.uint8)
-        ours, theirs = choosing.overlaps(probability, truth, [0, 2, 5]), plain.overlaps(probability, truth, choosing.THRESHOLDS, [0, 2, 5])
+        ours, theirs = (
+            selection.overlaps(probability, truth, [0, 2, 5]),
+            plain.overlaps(probability, truth, selection.THRESHOLDS, [0, 2, 5]),
+        )
         np.testing.assert_allclose(ours, theirs)
 
 
 def test_prediction():
     network = {"name": "ring_unet", "channels": [4, 8]}
-    member = Member(name="net", network=network, height=24, precision="float32", phase=[{"epochs": 1}])
+    member = Member(
+        name="net", network=network, height=24, precision="float32", phase=[{"epochs": 1}]
+    )
     image = np.random.default_rng(0).normal(0, 1, (2, 12, 12)).astype(np.float32)
-    well = {"image": image, "group": np.zeros(2, int), "depth": np.arange(2), "phase": np.zeros(2, int)}
+    well = {
+        "image": image,
+        "group": np.zeros(2, int),
+        "depth": np.arange(2),
+        "phase": np.zeros(2, int),
+    }
     torch.manual_seed(0)
     built = networks.create(network).eval()
     windows = Windows.of(well, 24, CPU)
     seen = windows.inputs(torch.from_numpy(windows.canvas.windows(24, 0)))
     with plain.concatenating():
         expected = plain.predict(built, seen, 4).reshape(2, 12, 12)
-    ours = inference.predict(built, well, member, Inference(average_twins=False), CPU)
+    ours = prediction.predict(built, well, member, Inference(average_twins=False), CPU)
     np.testing.assert_allclose(ours[:, 0], expected, atol=1e-3)
 
 
 def test_a_line_by_hand():
-    ours, theirs = timing.Times([1.0, 2.0, 4.0], [1.0, 1.0, 1.0]), timing.Times([4.0, 4.0, 4.0], [3.0, 3.0, 3.0])
+    ours, theirs = (
+        timing.Times([1.0, 2.0, 4.0], [1.0, 1.0, 1.0]),
+        timing.Times([4.0, 4.0, 4.0], [3.0, 3.0, 3.0]),
+    )
     line = timing.Comparison("work", "loop", 400, "patches", ours, theirs).line()
-    assert line == "| work | 200 (100 to 400) patches/s | loop | 100 (100 to 100) patches/s | 2.00 (1.00 to 4.00) | 3.00 |"
+    assert line == (
+        "| work | 200 (100 to 400) patches/s | loop | 100 (100 to 100) patches/s | "
+        "2.00 (1.00 to 4.00) | 3.00 |"
+    )
 
 
 def test_the_memory_of_a_process_and_the_last_words_of_one_that_fails():

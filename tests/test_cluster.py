@@ -1,4 +1,6 @@
-"""The task table on a Dask cluster: a scheduler and workers on this machine, as they would run on several."""
+"""The task table on a Dask cluster: a scheduler and workers on this machine, as they would run
+on several.
+"""
 
 import shutil
 import signal
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from src import cluster
+from src.tasks import cluster
 from tests.workplace import ROOT, Workplace
 
 
@@ -28,7 +30,14 @@ class Place(Workplace):
     """A workplace whose stages take --threads 1 and, on a cluster, no --jobs."""
 
     def command(self, stage: str, *more: str) -> list[str]:
-        return super().command(stage, *(more[2:] if "--cluster" in more else more), "--threads", "1", "--set", "folds.count=2")
+        return super().command(
+            stage,
+            *(more[2:] if "--cluster" in more else more),
+            "--threads",
+            "1",
+            "--set",
+            "folds.count=2",
+        )
 
 
 class Machines:
@@ -40,17 +49,39 @@ class Machines:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"tcp://127.0.0.1:{port}"
-        self.scheduler = self.start("dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
+        self.scheduler = self.start(
+            "dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--no-dashboard",
+            "--no-show",
+        )
 
     def start(self, program: str, *more: str, cwd: Path = ROOT) -> subprocess.Popen:
         with open(self.folder / f"{program}.log", "a") as log:
-            return subprocess.Popen([sys.executable, "-m", f"distributed.cli.{program}", *more], stdout=log, stderr=log, cwd=cwd)
+            return subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{program}", *more],
+                stdout=log,
+                stderr=log,
+                cwd=cwd,
+            )
 
     def hire(self, count: int = 1, cwd: Path = ROOT) -> subprocess.Popen:
         """Start workers and wait until the scheduler knows them; returns the last."""
-        more = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder))
+        more = (
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--local-directory",
+            str(self.folder),
+        )
         known = self.registered() + count
-        self.workers += [self.start("dask_worker", self.address, *more, cwd=cwd) for _ in range(count)]
+        self.workers += [
+            self.start("dask_worker", self.address, *more, cwd=cwd) for _ in range(count)
+        ]
         wait_for(lambda: self.registered() == known)
         return self.workers[-1]
 
@@ -83,7 +114,13 @@ def machines(scheduler):
 def here(tmp_path_factory):
     """A run without a cluster."""
     place = Place(tmp_path_factory.mktemp("here"))
-    for stage in ("00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"):
+    for stage in (
+        "00_prepare_data.py",
+        "01_train_folds.py",
+        "02_predict.py",
+        "03_ensemble.py",
+        "04_postprocess.py",
+    ):
         place.run(stage)
     return place
 
@@ -106,7 +143,9 @@ def trains(place: Place) -> Callable[[], bool]:
 
 
 def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(machines, here, there):
-    """Of two workers one is killed: its task ends with it, and another one goes on from the checkpoint."""
+    """Of two workers one is killed: its task ends with it, and another one goes on from the
+    checkpoint.
+    """
     on_cluster = ("--cluster", machines.address)
     machines.hire(2)
     with ThreadPoolExecutor() as pool:
@@ -127,13 +166,18 @@ def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(machines,
 
 
 def heed_ctrl_c() -> None:
-    """Which a program does not if the one that started it was put into the background by a shell."""
+    """Which a program does not if the one that started it was put into the background by a
+    shell.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_the_tasks_on_the_cluster(machines, there):
     worker = machines.hire()
-    command = [sys.executable, *there.command("01_train_folds.py", "", "", "--cluster", machines.address)]
+    command = [
+        sys.executable,
+        *there.command("01_train_folds.py", "", "", "--cluster", machines.address),
+    ]
     stage = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_ctrl_c)
     wait_for(trains(there))
     (task,) = tasks_of(worker)
@@ -169,7 +213,9 @@ def test_a_disk_is_shared_while_its_beacon_is_seen_and_locked(tmp_path):
     left = tmp_path / ".shared-of-a-killed-stage"
     left.touch()
     with cluster.lit(tmp_path) as beacon, cluster.lit(tmp_path) as another:
-        assert cluster.unseen(beacon) is None and cluster.unseen(another) is None and not left.exists()
+        assert (
+            cluster.unseen(beacon) is None and cluster.unseen(another) is None and not left.exists()
+        )
         unlocked = tmp_path / "unlocked"
         unlocked.touch()
         assert "locks of other machines" in cluster.unseen(unlocked)
@@ -178,7 +224,9 @@ def test_a_disk_is_shared_while_its_beacon_is_seen_and_locked(tmp_path):
 
 def test_a_worker_that_was_started_outside_the_checkout_is_refused(machines, there, tmp_path):
     machines.hire(cwd=tmp_path)
-    assert "does not find the code" in there.refused("01_train_folds.py", "--cluster", machines.address)
+    assert "does not find the code" in there.refused(
+        "01_train_folds.py", "--cluster", machines.address
+    )
 
 
 def last_line(place: Place, machines: Machines) -> str:
@@ -188,17 +236,25 @@ def last_line(place: Place, machines: Machines) -> str:
     return errors.splitlines()[-1]
 
 
-def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(machines, there, monkeypatch):
+def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(
+    machines, there, monkeypatch
+):
     monkeypatch.setattr(cluster, "PATIENCE", 3)
     assert "no workers" in there.refused("01_train_folds.py", "--cluster", machines.address)
-    assert "no such scheduler file" in there.refused("01_train_folds.py", "--cluster", "missing.json")
+    assert "no such scheduler file" in there.refused(
+        "01_train_folds.py", "--cluster", "missing.json"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     assert "no Dask scheduler answers" in there.refused("01_train_folds.py", "--cluster", nobody)
-    assert "--jobs has no meaning" in there.refused("01_train_folds.py", "--cluster", nobody, "--jobs", "2")
+    assert "--jobs has no meaning" in there.refused(
+        "01_train_folds.py", "--cluster", nobody, "--jobs", "2"
+    )
     monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
     for more, number in ((["--device", "cuda"], 1), (["--gpus-per-task", "2"], 2)):
-        assert f"--resources GPU={number}" in there.refused("01_train_folds.py", "--cluster", machines.address, *more)
+        assert f"--resources GPU={number}" in there.refused(
+            "01_train_folds.py", "--cluster", machines.address, *more
+        )
     assert not list(there.folder.glob("data/runs/**/weights.safetensors"))

@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from src import command
-from src.errors import UserError
+from src.terminal import command
+from src.terminal.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,15 @@ from src.errors import UserError
         ("\udcff.png", "\\udcff.png"),
         ("a\u202eb\0", "a\\u202eb\\x00"),
         ("Bohrung ä 井戸", "Bohrung ä 井戸"),
-        ("start" + "x" * 5000 + "what to do", "start" + "x" * 595 + " ... " + "x" * 290 + "what to do"),
+        (
+            "start" + "x" * 5000 + "what to do",
+            "start" + "x" * 595 + " ... " + "x" * 290 + "what to do",
+        ),
     ],
 )
-def test_a_message_becomes_one_printable_line(capfd: pytest.CaptureFixture[str], message: str, line: str) -> None:
+def test_a_message_becomes_one_printable_line(
+    capfd: pytest.CaptureFixture[str], message: str, line: str
+) -> None:
     def stage(options: argparse.Namespace) -> None:
         raise UserError(message)
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from src import command, console, environment, parallel
-from src.errors import UserError
+from src.tasks import parallel
+from src.terminal import command, console, environment
+from src.terminal.errors import UserError
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4}  "
 
@@ -47,7 +48,9 @@ def tell_everything() -> None:
         (True, "make all", ["trained 5 tasks"]),
     ],
 )
-def test_who_sees_which_lines_and_that_the_log_has_all(tmp_path, capsys, monkeypatch, quiet, started_by, shown):
+def test_who_sees_which_lines_and_that_the_log_has_all(
+    tmp_path, capsys, monkeypatch, quiet, started_by, shown
+):
     monkeypatch.setenv(console.STARTED_BY, started_by)
     console.start(quiet)
     console.keep(tmp_path / "runs" / "log.txt")
@@ -58,7 +61,14 @@ def test_who_sees_which_lines_and_that_the_log_has_all(tmp_path, capsys, monkeyp
     kept = (tmp_path / "runs" / "log.txt").read_text().splitlines()
     assert all(re.match(STAMP, line) for line in kept)
     told = [re.sub(STAMP, "", line, count=1) for line in kept]
-    assert told[2:] == ["noted", "in detail", "said", "  indented", "trained 5 tasks", "error: broken"]
+    assert told[2:] == [
+        "noted",
+        "in detail",
+        "said",
+        "  indented",
+        "trained 5 tasks",
+        "error: broken",
+    ]
 
 
 def test_colour_is_for_terminals(monkeypatch):
@@ -81,7 +91,10 @@ def test_no_control_code_for_files_nor_for_those_who_want_none(monkeypatch, name
     console.start(quiet=False)
     tell_everything()
     assert "trained 5 tasks\n" in out.getvalue() and "error: broken\n" in err.getvalue()
-    assert "\033" not in out.getvalue() + err.getvalue() and "\r" not in out.getvalue() + err.getvalue()
+    assert (
+        "\033" not in out.getvalue() + err.getvalue()
+        and "\r" not in out.getvalue() + err.getvalue()
+    )
 
 
 def test_an_empty_no_color_means_nothing(monkeypatch):
@@ -100,9 +113,15 @@ def test_the_log_begins_with_command_commit_and_versions_and_is_appended_to(tmp_
     assert lines[2] == "$ python 01_train_folds.py 'second one' --jobs 1"
     assert f"Python {sys.version.split()[0]}" in lines[1]
     assert f"numpy {environment.installed('numpy')}" in lines[1]
-    head = subprocess.run(["git", "-C", str(environment.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    head = subprocess.run(
+        ["git", "-C", str(environment.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
     told = re.match(r"commit ([0-9a-f]{12,})", lines[1])
-    assert head.stdout.startswith(told[1]) if head.returncode == 0 else lines[1].startswith("no git commit")
+    assert (
+        head.stdout.startswith(told[1])
+        if head.returncode == 0
+        else lines[1].startswith("no git commit")
+    )
 
 
 def test_a_log_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, capsys):
@@ -162,7 +181,11 @@ def test_the_log_keeps_the_traceback_of_what_nobody_expected(tmp_path, monkeypat
     [
         ("", ["demo", "--jobs", "1"], ["next: python 02_predict.py demo --jobs 1"]),
         ("make", ["demo"], ["next: make predict RECIPE=demo"]),
-        ("make", ["demo", "--set", "name=a b"], ["next: make predict RECIPE=demo ARGS='--set '\"'\"'name=a b'\"'\"''"]),
+        (
+            "make",
+            ["demo", "--set", "name=a b"],
+            ["next: make predict RECIPE=demo ARGS='--set '\"'\"'name=a b'\"'\"''"],
+        ),
         ("make all", ["demo"], []),
     ],
 )

@@ -37,7 +37,10 @@ def written(folder: Path, seed: int = SEED) -> dict[str, bytes]:
 def read_images(folder: Path, split: str) -> dict[str, np.ndarray]:
     (path,) = folder.glob(f"X_{split}_*.zip")
     with zipfile.ZipFile(path) as archive:
-        return {Path(entry).stem: np.load(io.BytesIO(archive.read(entry))) for entry in archive.namelist()}
+        return {
+            Path(entry).stem: np.load(io.BytesIO(archive.read(entry)))
+            for entry in archive.namelist()
+        }
 
 
 def read_masks(folder: Path, pattern: str) -> dict[str, np.ndarray]:
@@ -62,7 +65,11 @@ def is_lost(image: np.ndarray) -> bool:
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
-    first, again, other = written(tmp_path / "first"), written(tmp_path / "again"), written(tmp_path / "other", SEED + 1)
+    first, again, other = (
+        written(tmp_path / "first"),
+        written(tmp_path / "again"),
+        written(tmp_path / "other", SEED + 1),
+    )
     assert first == again
     assert len(first) == 4
     assert not set(first.values()) & set(other.values())
@@ -71,13 +78,20 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
 
 def test_wells_depend_on_seed_split_and_number() -> None:
     plan = Plan(4)
-    wells = [draw_patches(*stream, plan)[0] for stream in ((0, TRAIN, 1), (1, TRAIN, 1), (0, TEST, 1), (0, TRAIN, 2))]
+    wells = [
+        draw_patches(*stream, plan)[0]
+        for stream in ((0, TRAIN, 1), (1, TRAIN, 1), (0, TEST, 1), (0, TRAIN, 2))
+    ]
     assert not any((first == second).any() for first, second in itertools.combinations(wells, 2))
 
 
 def test_files_carry_one_random_looking_suffix(folder: Path) -> None:
     suffixes = {
-        path.name.split(".")[0].removeprefix("X_train_").removeprefix("X_test_").removeprefix("y_train_") for path in folder.glob("[Xy]_*")
+        path.name.split(".")[0]
+        .removeprefix("X_train_")
+        .removeprefix("X_test_")
+        .removeprefix("y_train_")
+        for path in folder.glob("[Xy]_*")
     }
     (suffix,) = suffixes
     assert len(suffix) == 7
@@ -102,8 +116,14 @@ def test_plan_adds_up(seed: int, totals: tuple[int, int]) -> None:
 def test_every_planned_patch_is_written(folder: Path, split: str) -> None:
     images = read_images(folder, split)
     plans = plan_wells(SEED, TRAIN_PATCHES, TEST_PATCHES)[SPLITS.index(split)]
-    assert set(images) == {f"well_{number}_patch_{patch}" for number, plan in enumerate(plans, 1) for patch in range(plan.patches)}
-    assert all(image.shape == (PATCH, PATCH) and image.dtype == np.float32 for image in images.values())
+    assert set(images) == {
+        f"well_{number}_patch_{patch}"
+        for number, plan in enumerate(plans, 1)
+        for patch in range(plan.patches)
+    }
+    assert all(
+        image.shape == (PATCH, PATCH) and image.dtype == np.float32 for image in images.values()
+    )
 
 
 def test_interleaved_cut_is_even_and_odd_columns() -> None:
@@ -132,8 +152,13 @@ def test_texture_closes_across_the_seam(interleaved: bool) -> None:
 
 
 def test_grooves_run_through_patch_edges_and_the_seam() -> None:
-    masks = [make_well(np.random.default_rng(seed), 40, interleaved=False).mask.astype(bool) for seed in range(6)]
-    above, below = (np.concatenate([mask[rows::PATCH][:39] for mask in masks]) for rows in (PATCH - 1, PATCH))
+    masks = [
+        make_well(np.random.default_rng(seed), 40, interleaved=False).mask.astype(bool)
+        for seed in range(6)
+    ]
+    above, below = (
+        np.concatenate([mask[rows::PATCH][:39] for mask in masks]) for rows in (PATCH - 1, PATCH)
+    )
     assert (above & below).any(axis=1).mean() > 0.3
     assert any((mask[:, 0] & mask[:, -1]).any() for mask in masks)
 
@@ -151,7 +176,9 @@ def test_corrosion_shares_resemble_the_challenge() -> None:
     for seed in range(4):
         plans = plan_wells(seed, 300, 100)
         for split, wells in zip((TRAIN, TEST), plans, strict=True):
-            masks = np.concatenate([draw_patches(seed, split, number, plan)[1] for number, plan in enumerate(wells, 1)])
+            masks = np.concatenate(
+                [draw_patches(seed, split, number, plan)[1] for number, plan in enumerate(wells, 1)]
+            )
             assert 0.45 < masks.any(axis=(1, 2)).mean() < 0.85
             assert 0.03 < masks.mean() < 0.12
 
@@ -195,7 +222,9 @@ def test_twins_lose_the_same_rows(tmp_path: Path) -> None:
         images = read_images(folder, "train")
         for number, plan in enumerate(plan_wells(seed, 300, 8)[0], 1):
             for patch in range(0, plan.patches if plan.interleaved else 0, 2):
-                even, odd = (images[f"well_{number}_patch_{twin}"] < -100 for twin in (patch, patch + 1))
+                even, odd = (
+                    images[f"well_{number}_patch_{twin}"] < -100 for twin in (patch, patch + 1)
+                )
                 np.testing.assert_array_equal(even, odd)
                 partly += even.any() and not even.all()
     assert partly
@@ -204,7 +233,11 @@ def test_twins_lose_the_same_rows(tmp_path: Path) -> None:
 def test_foreign_rows_are_named_as_first_released(folder: Path) -> None:
     names = set(read_masks(folder, "y_train_*"))
     images = set(read_images(folder, "train"))
-    shifted = {f"well_1_patch_{SHIFT + int(name.split('_')[-1])}" for name in images if name.startswith("well_1_")}
+    shifted = {
+        f"well_1_patch_{SHIFT + int(name.split('_')[-1])}"
+        for name in images
+        if name.startswith("well_1_")
+    }
     foreign = names - shifted - {name for name in images if not name.startswith("well_1_")}
     zero = {name for name in foreign if name.startswith("well_0_")}
     assert zero == {f"well_0_patch_{patch}" for patch in range(len(zero))} != set()
@@ -218,8 +251,12 @@ def test_training_masks_match_the_wells_as_cut(folder: Path) -> None:
         _, masks = draw_patches(SEED, TRAIN, number, plan)
         shift = 450 if number == 1 else 0
         for patch, mask in enumerate(masks):
-            expected = np.zeros_like(mask) if is_lost(images[f"well_{number}_patch_{patch}"]) else mask
-            np.testing.assert_array_equal(released[f"well_{number}_patch_{patch + shift}"], expected)
+            expected = (
+                np.zeros_like(mask) if is_lost(images[f"well_{number}_patch_{patch}"]) else mask
+            )
+            np.testing.assert_array_equal(
+                released[f"well_{number}_patch_{patch + shift}"], expected
+            )
 
 
 def test_truth_names_every_test_patch_and_is_empty_where_lost(folder: Path) -> None:
@@ -230,7 +267,9 @@ def test_truth_names_every_test_patch_and_is_empty_where_lost(folder: Path) -> N
         for patch, mask in enumerate(draw_patches(SEED, TEST, number, plan)[1]):
             name = f"well_{number}_patch_{patch}"
             lost += is_lost(images[name])
-            np.testing.assert_array_equal(truth[name], np.zeros_like(mask) if is_lost(images[name]) else mask)
+            np.testing.assert_array_equal(
+                truth[name], np.zeros_like(mask) if is_lost(images[name]) else mask
+            )
     assert lost
 
 

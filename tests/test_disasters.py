@@ -42,7 +42,11 @@ def finished(tmp_path_factory) -> Workplace:
 
 def contents(place: Workplace) -> dict[str, bytes]:
     """Every file but locks, without times."""
-    return {name: workplace.without_times(name, content) for name, content in place.files("**/*").items() if not name.endswith(".lock")}
+    return {
+        name: workplace.without_times(name, content)
+        for name, content in place.files("**/*").items()
+        if not name.endswith(".lock")
+    }
 
 
 def flip(path: Path, draw: random.Random) -> None:
@@ -55,9 +59,22 @@ def flip(path: Path, draw: random.Random) -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        ["data/raw/demo/X_train_*.zip", "data/runs/tiny/net/fold1_seed0/weights.safetensors", "submissions/tiny.png"],
-        ["data/truth/demo.csv.gz", "data/runs/tiny/net/fold0_seed0/oof.h5", "data/ensembles/tiny.h5", "submissions/tiny_official.csv"],
-        ["data/prepared/demo.h5", "data/runs/tiny/net/fold1_seed0/test.h5", "submissions/tiny.json"],
+        [
+            "data/raw/demo/X_train_*.zip",
+            "data/runs/tiny/net/fold1_seed0/weights.safetensors",
+            "submissions/tiny.png",
+        ],
+        [
+            "data/truth/demo.csv.gz",
+            "data/runs/tiny/net/fold0_seed0/oof.h5",
+            "data/ensembles/tiny.h5",
+            "submissions/tiny_official.csv",
+        ],
+        [
+            "data/prepared/demo.h5",
+            "data/runs/tiny/net/fold1_seed0/test.h5",
+            "submissions/tiny.json",
+        ],
         ["data/raw/demo/generated.json", "submissions/tiny.csv"],
         ["submissions/tiny.html"],
     ],
@@ -71,8 +88,13 @@ def test_flipped_bits_are_named_and_healed_by_running_all_stages(finished, tmp_p
     told = "".join(place.run(stage) for stage in STAGES)
     for name in damaged:
         where = place.folder / name
-        where = where.parent if where.suffix == ".zip" else where  # generated files are named by their folder
-        named = [line for line in told.splitlines() if "checksum does not fit" in line and str(where) in line]
+        # generated files are named by their folder
+        where = where.parent if where.suffix == ".zip" else where
+        named = [
+            line
+            for line in told.splitlines()
+            if "checksum does not fit" in line and str(where) in line
+        ]
         assert len(named) == 1, (name, told)
     assert contents(place) == expected
 
@@ -80,8 +102,14 @@ def test_flipped_bits_are_named_and_healed_by_running_all_stages(finished, tmp_p
 def test_a_damaged_file_stops_a_stage_that_only_reads_it(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "copy")
     place = Workplace(tmp_path / "copy", RECIPE)
-    weights, prepared = place.folder / "data/runs/tiny/net/fold0_seed0/weights.safetensors", place.folder / "data/prepared/demo.h5"
-    for path, place_in_file, stage in ((weights, -100, "02_predict.py"), (prepared, len(prepared.read_bytes()) // 2, "01_train_folds.py")):
+    weights, prepared = (
+        place.folder / "data/runs/tiny/net/fold0_seed0/weights.safetensors",
+        place.folder / "data/prepared/demo.h5",
+    )
+    for path, place_in_file, stage in (
+        (weights, -100, "02_predict.py"),
+        (prepared, len(prepared.read_bytes()) // 2, "01_train_folds.py"),
+    ):
         whole = path.read_bytes()
         damaged = bytearray(whole)
         damaged[place_in_file] ^= 16
@@ -93,7 +121,9 @@ def test_a_damaged_file_stops_a_stage_that_only_reads_it(finished, tmp_path):
 
 @contextmanager
 def permissions_withdrawn(folder: Path) -> Iterator[None]:
-    """The folder cannot be written to; root, whom permissions do not bind, becomes nobody for that time."""
+    """The folder cannot be written to; root, whom permissions do not bind, becomes nobody for
+    that time.
+    """
     root = os.geteuid() == 0
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
@@ -157,36 +187,57 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(folder) -> Iterator[Path]:
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         pytest.skip(f"needs the right to mount a small disk: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def every_stage_refuses_and_goes_on(place: Workplace, trouble, words: list[str], expected: dict[str, bytes]) -> None:
+def every_stage_refuses_and_goes_on(
+    place: Workplace, trouble, words: list[str], expected: dict[str, bytes]
+) -> None:
     for stage in STAGES:
         before = contents(place)
         with trouble(place.folder):
             message = place.refused(stage)
         assert message.startswith("error: ") and any(word in message for word in words), message
         assert str(place.folder) in message, message
-        assert {name: content for name, content in contents(place).items() if name in before} == before
+        assert {
+            name: content for name, content in contents(place).items() if name in before
+        } == before
         assert not list(place.folder.rglob("*.partial"))
         place.run(stage)
     assert contents(place) == expected
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"), [(permissions_withdrawn, ["Permission denied"]), (files_kept_short, ["no space left", "File too large"])]
+    ("trouble", "words"),
+    [
+        (permissions_withdrawn, ["Permission denied"]),
+        (files_kept_short, ["no space left", "File too large"]),
+    ],
 )
-def test_a_folder_that_cannot_be_written_to_stops_each_stage_in_one_line(finished, folder, trouble, words):
+def test_a_folder_that_cannot_be_written_to_stops_each_stage_in_one_line(
+    finished, folder, trouble, words
+):
     every_stage_refuses_and_goes_on(Workplace(folder, RECIPE), trouble, words, contents(finished))
 
 
-@pytest.mark.parametrize(("trouble", "words"), [(disk_filled, ["no space left", "No space left"]), (mounted_read_only, ["Read-only"])])
-def test_a_full_or_read_only_disk_stops_each_stage_in_one_line(finished, small_disk, trouble, words):
-    every_stage_refuses_and_goes_on(Workplace(small_disk, RECIPE), trouble, words, contents(finished))
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [(disk_filled, ["no space left", "No space left"]), (mounted_read_only, ["Read-only"])],
+)
+def test_a_full_or_read_only_disk_stops_each_stage_in_one_line(
+    finished, small_disk, trouble, words
+):
+    every_stage_refuses_and_goes_on(
+        Workplace(small_disk, RECIPE), trouble, words, contents(finished)
+    )
 
 
 def _await(condition, process: subprocess.Popen) -> None:
@@ -205,7 +256,9 @@ def test_a_second_run_of_a_recipe_waits_and_another_recipe_does_not(finished, tm
     try:
         second = place.start_all(tmp_path / "second.txt")
         _await(lambda: "waiting" in (tmp_path / "second.txt").read_text(), second)
-        (line,) = [line for line in (tmp_path / "second.txt").read_text().splitlines() if "waiting" in line]
+        (line,) = [
+            line for line in (tmp_path / "second.txt").read_text().splitlines() if "waiting" in line
+        ]
         assert f"process {first.pid} (01_train_folds.py " in line and "data/runs/tiny" in line
         assert "up to date" in place.run("00_prepare_data.py", "--set", "name=other")
         place.run("01_train_folds.py", "--set", "name=other")
@@ -213,5 +266,9 @@ def test_a_second_run_of_a_recipe_waits_and_another_recipe_does_not(finished, tm
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert first.wait() == 0 and second.wait() == 0
-    found = {name: content for name, content in contents(place).items() if not name.endswith(".txt") and "/other/" not in name}
+    found = {
+        name: content
+        for name, content in contents(place).items()
+        if not name.endswith(".txt") and "/other/" not in name
+    }
     assert found == contents(finished)

@@ -1,4 +1,6 @@
-"""What the doctor says of this machine, of raw files that are there or missing, and of an environment without packages."""
+"""What the doctor says of this machine, of raw files that are there or missing, and of an
+environment without packages.
+"""
 
 import subprocess
 import sys
@@ -6,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from src import artifacts, doctor, environment
+from src import artifacts
+from src.cli import doctor
 from src.networks.ring_unet import ring_unet
+from src.terminal import environment
 
 
 def says(monkeypatch, capsys, *arguments: str) -> tuple[int, dict[str, str], str]:
@@ -19,7 +23,9 @@ def says(monkeypatch, capsys, *arguments: str) -> tuple[int, dict[str, str], str
     return code, {about: text for about, text in lines}, err
 
 
-def test_without_any_raw_files_the_demo_can_run_and_every_source_is_named(tmp_path, monkeypatch, capsys):
+def test_without_any_raw_files_the_demo_can_run_and_every_source_is_named(
+    tmp_path, monkeypatch, capsys
+):
     code, told, err = says(monkeypatch, capsys, "--data-dir", str(tmp_path))
     assert (code, err) == (0, "")
     assert "the demo can run" in told["ready:"]
@@ -34,7 +40,9 @@ def test_without_any_raw_files_the_demo_can_run_and_every_source_is_named(tmp_pa
         assert str(tmp_path / "raw" / name) in told[name] and source in told[name]
 
 
-def test_raw_files_that_are_there_are_counted_and_the_missing_one_is_named(tmp_path, challenge, monkeypatch, capsys):
+def test_raw_files_that_are_there_are_counted_and_the_missing_one_is_named(
+    tmp_path, challenge, monkeypatch, capsys
+):
     folder = challenge.write(tmp_path / "raw" / "corroseg")
     assert "3 raw files" in says(monkeypatch, capsys, "--data-dir", str(tmp_path))[1]["corroseg"]
     (folder / "y_train.csv").unlink()
@@ -43,15 +51,21 @@ def test_raw_files_that_are_there_are_counted_and_the_missing_one_is_named(tmp_p
 
 
 def test_what_a_recipe_writes_is_counted_from_its_prepared_file(tmp_path, monkeypatch):
-    """Recipe demo: one member, five folds. Float16 probabilities of 40 training and 10 test patches, the test's for every task."""
+    """Recipe demo: one member, five folds. Float16 probabilities of 40 training and 10 test
+    patches, the test's for every task.
+    """
     path = tmp_path / "prepared" / "demo.h5"
     with pytest.raises(FileNotFoundError):
         doctor.needed("demo", tmp_path)
-    images = {"train": {"image": np.zeros((40, 36, 36), np.float32)}, "test": {"image": np.zeros((10, 36, 36), np.float32)}}
+    images = {
+        "train": {"image": np.zeros((40, 36, 36), np.float32)},
+        "test": {"image": np.zeros((10, 36, 36), np.float32)},
+    }
     artifacts.write_splits(path, images, {})
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1})
     probabilities = 2 * 36 * 36 * (40 + 5 * 10 + 40 + 10)
-    weights = (doctor.needed("demo", tmp_path) - probabilities) / (5 + 3 * 2)  # of five tasks and of two checkpoints
+    # of five tasks and of two checkpoints
+    weights = (doctor.needed("demo", tmp_path) - probabilities) / (5 + 3 * 2)
     assert weights == 4 * _parameters()
 
 
@@ -60,10 +74,18 @@ def _parameters() -> int:
 
 
 def test_other_versions_are_named_and_do_not_matter(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(environment, "installed", lambda name: "0.1" if name == "tqdm" else environment.pinned()[name])
+    monkeypatch.setattr(
+        environment,
+        "installed",
+        lambda name: "0.1" if name == "tqdm" else environment.pinned()[name],
+    )
     code, told, _ = says(monkeypatch, capsys, "--data-dir", str(tmp_path))
     count = len(environment.pinned())
-    assert code == 0 and told["packages"].startswith(f"{count - 1} of {count} packages") and "tqdm 0.1 (not " in told["packages"]
+    assert (
+        code == 0
+        and told["packages"].startswith(f"{count - 1} of {count} packages")
+        and "tqdm 0.1 (not " in told["packages"]
+    )
 
 
 def test_a_full_disk_ends_with_what_to_do(tmp_path, monkeypatch, capsys):
@@ -80,12 +102,19 @@ def test_an_unknown_recipe_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_without_packages_it_says_which_are_lacking_and_what_to_do():
     """An isolated Python (-I) without site packages (-S) stands for a new machine."""
-    start = f"import sys, runpy; sys.path.insert(0, {str(environment.ROOT)!r}); sys.argv = ['doctor', *sys.argv[1:]]; "
-    start += "runpy.run_module('src.doctor', run_name='__main__')"
+    start = (
+        f"import sys, runpy; sys.path.insert(0, {str(environment.ROOT)!r}); sys.argv = "
+        "['doctor', *sys.argv[1:]]; "
+    )
+    start += "runpy.run_module('src.cli.doctor', run_name='__main__')"
     bare = [sys.executable, "-I", "-S", "-c", start]
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "lacking: torch, torchvision" in done.stdout and "disk" in done.stdout and "raw files" in done.stdout
+    assert (
+        "lacking: torch, torchvision" in done.stdout
+        and "disk" in done.stdout
+        and "raw files" in done.stdout
+    )
     assert "make setup" in done.stderr and len(done.stderr.splitlines()) == 1
     listed = subprocess.run([*bare, "--missing"], capture_output=True, text=True).stdout.split()
     assert listed == [f"{name}=={version}" for name, version in environment.pinned().items()]

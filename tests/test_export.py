@@ -10,9 +10,11 @@ from test_training import fit, tiny, wells
 from torch import nn
 
 from benchmarks import pruning
-from src import artifacts, export, networks, recipe, training
+from src import artifacts, networks, recipe
 from src.artifacts import Paths
+from src.cli import export
 from src.recipe import Task
+from src.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +39,28 @@ def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, m
     image = torch.randn(1, 1, 72, 36)
     with torch.inference_mode():
         expected = run.network(image).numpy()
-    plain, small = (export.session(folder / name).run(None, {"image": image.numpy()})[0] for name in ("network.onnx", "network_int8.onnx"))
+    plain, small = (
+        export.session(folder / name).run(None, {"image": image.numpy()})[0]
+        for name in ("network.onnx", "network_int8.onnx")
+    )
     np.testing.assert_allclose(plain, expected, atol=1e-4)
     assert 0 < np.abs(small - expected).max() < 1
     props = {entry.key: entry.value for entry in onnx.load(folder / "network.onnx").metadata_props}
-    assert json.loads(props["center"]) == pytest.approx(run.scaling.center.tolist()) and props["activation"] == "sigmoid"
-    types = {initial.data_type for initial in onnx.load(folder / "network_int8.onnx").graph.initializer}
+    assert (
+        json.loads(props["center"]) == pytest.approx(run.scaling.center.tolist())
+        and props["activation"] == "sigmoid"
+    )
+    types = {
+        initial.data_type for initial in onnx.load(folder / "network_int8.onnx").graph.initializer
+    }
     assert onnx.TensorProto.INT8 in types
 
 
 @pytest.mark.parametrize("name", ["fpn", "linknet"])
 def test_networks_for_photographs_can_be_exported(name, tmp_path):
-    network = networks.create({"name": name, "encoder": "test_resnet", "classes": 3, "channels": 3}).eval()
+    network = networks.create(
+        {"name": name, "encoder": "test_resnet", "classes": 3, "channels": 3}
+    ).eval()
     difference = export.to_onnx(network, torch.randn(1, 3, 40, 56), tmp_path / "network.onnx", {})
     assert 0 <= difference < 1e-4
 
@@ -56,7 +68,9 @@ def test_networks_for_photographs_can_be_exported(name, tmp_path):
 def test_a_file_that_disagrees_with_torch_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "disagreement", lambda *_: 2e-4)
     with pytest.raises(export.UserError, match="differs from torch by"):
-        export.to_onnx(nn.Conv2d(1, 1, 1).eval(), torch.randn(1, 1, 4, 4), tmp_path / "network.onnx", {})
+        export.to_onnx(
+            nn.Conv2d(1, 1, 1).eval(), torch.randn(1, 1, 4, 4), tmp_path / "network.onnx", {}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -82,11 +96,15 @@ def test_costs_are_measured(folder, form, tmp_path):
         export.to_onnx(export.Run.open(folder).network, torch.randn(1, 1, 72, 36), file, {})
     asks = Asks(4)
     export._serve(asks, file, folder, (1, 1, 72, 36))
-    assert len(asks.told) == 4 and all(milliseconds > 0 and megabytes >= 0 for milliseconds, megabytes in asks.told)
+    assert len(asks.told) == 4 and all(
+        milliseconds > 0 and megabytes >= 0 for milliseconds, megabytes in asks.told
+    )
 
 
 def test_how_many_times_faster_is_the_median_over_pairs(monkeypatch, tmp_path):
-    """The machine grows slower all the time; own and other take 1 and 4, 2 and 8, ... but once another task takes the machine."""
+    """The machine grows slower all the time; own and other take 1 and 4, 2 and 8, ... but once
+    another task takes the machine.
+    """
 
     class Watch:
         def __init__(self, *_: object) -> None:
@@ -107,18 +125,27 @@ def test_how_many_times_faster_is_the_median_over_pairs(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "Stopwatch", Watch)
     (tmp_path / "file").write_bytes(bytes(1_000_000))
     costs = export.measure(tmp_path / "file", tmp_path, (1,), beside=Slower())
-    assert costs["times faster"] == 4 and costs["latency (ms)"] == 15.5 and costs["peak memory (MB)"] == 300 and costs["file (MB)"] == 1
+    assert (
+        costs["times faster"] == 4
+        and costs["latency (ms)"] == 15.5
+        and costs["peak memory (MB)"] == 300
+        and costs["file (MB)"] == 1
+    )
     assert "times faster" not in export.measure(tmp_path / "file", tmp_path, (1,))
 
 
 def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
-    """The scores of all forms are those of the same network; in torch, those of its own predictions."""
+    """The scores of all forms are those of the same network; in torch, those of its own
+    predictions.
+    """
     monkeypatch.setattr(export, "measure", lambda *_: {"latency (ms)": 1.0})
     (plain, onnx_line, small) = pruning.rows(folder, True, None, None)
     assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
     assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
     run, train = export.Run.open(folder), wells(3, 2)
-    _, probability = training.predict_held_out(run.network, run.scaling, train, 0, run.recipe, run.member, export.CPU)
+    _, probability = loop.predict_held_out(
+        run.network, run.scaling, train, 0, run.recipe, run.member, export.CPU
+    )
     marked, truth = probability[:, 0] > 0.5, train["mask"][:3] > 0
     assert plain["IoU corrosion"] == pytest.approx((marked & truth).sum() / (marked | truth).sum())
     assert plain["parameters (M)"] == onnx_line["parameters (M)"] and plain["operations (G)"] > 0

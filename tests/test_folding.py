@@ -20,7 +20,9 @@ NETWORKS = [
 
 
 def trained(options: dict) -> nn.Module:
-    """A network with batch statistics, scales and offsets that are not those of a fresh one; still in training mode."""
+    """A network with batch statistics, scales and offsets that are not those of a fresh one;
+    still in training mode.
+    """
     torch.manual_seed(0)
     network = networks.create(options)
     for layer in network.modules():
@@ -35,18 +37,28 @@ def trained(options: dict) -> nn.Module:
 @pytest.mark.parametrize("options", NETWORKS, ids=lambda options: options["name"])
 @torch.no_grad()
 def test_a_folded_network_computes_the_same(options):
-    network, x = trained(options), torch.randn(2, 1, 36, 36).contiguous(memory_format=torch.channels_last)
+    network, x = (
+        trained(options),
+        torch.randn(2, 1, 36, 36).contiguous(memory_format=torch.channels_last),
+    )
     before = copy.deepcopy(network.state_dict())
     small = folded(network, torch.float32)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items()) and network.training
+    assert (
+        all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+        and network.training
+    )
     logits = network.eval()(x)
 
     def chance(other: torch.Tensor) -> torch.Tensor:
-        return ((other - logits.mean()) / logits.std()).sigmoid()  # an untrained network alone is in doubt everywhere
+        # an untrained network alone is in doubt everywhere
+        return ((other - logits.mean()) / logits.std()).sigmoid()
 
     torch.testing.assert_close(chance(small(x)), chance(logits), rtol=0, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        plain, half = ((chance(net(x).float()) - chance(logits)).abs().mean() for net in (network, folded(network, torch.bfloat16)))
+        plain, half = (
+            (chance(net(x).float()) - chance(logits)).abs().mean()
+            for net in (network, folded(network, torch.bfloat16))
+        )
     assert half < 1.5 * plain + 1e-4  # no further from float32 than bfloat16 is anyway
 
 

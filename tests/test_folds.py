@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import folds, preparation
-from src.errors import UserError
 from src.recipe import Folds
+from src.scoring import folds
+from src.terminal.errors import UserError
+from src.wells import preparation
 
 
 def random_wells(rng: np.random.Generator, wells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +21,9 @@ def random_wells(rng: np.random.Generator, wells: int) -> tuple[np.ndarray, np.n
     return group[order], corroded[order]
 
 
-def unevenness(group: np.ndarray, corroded: np.ndarray, fold_of: dict[int, int], count: int) -> float:
+def unevenness(
+    group: np.ndarray, corroded: np.ndarray, fold_of: dict[int, int], count: int
+) -> float:
     """Sum over folds of the squared shares of patches and of corroded patches."""
     fold = np.array([fold_of[name] for name in group])
     patches = [(fold == f).mean() for f in range(count)]
@@ -43,16 +46,31 @@ def test_balanced_folds_hold_every_group_once_and_none_is_empty(seed: int) -> No
 def test_balance_comes_near_the_best_of_all_divisions(seed: int) -> None:
     group, corroded = random_wells(np.random.default_rng(seed), wells=7)
     names = np.unique(group).tolist()
-    divisions = (dict(zip(names, division, strict=True)) for division in product(range(3), repeat=7) if len(set(division)) == 3)
-    load = {name: np.array([(group == name).mean(), corroded[group == name].sum() / max(corroded.sum(), 1)]) for name in names}
+    divisions = (
+        dict(zip(names, division, strict=True))
+        for division in product(range(3), repeat=7)
+        if len(set(division)) == 3
+    )
+    load = {
+        name: np.array(
+            [(group == name).mean(), corroded[group == name].sum() / max(corroded.sum(), 1)]
+        )
+        for name in names
+    }
     best = min(
-        sum(float((sum(load[name] for name in names if division[name] == f) ** 2).sum()) for f in range(3)) for division in divisions
+        sum(
+            float((sum(load[name] for name in names if division[name] == f) ** 2).sum())
+            for f in range(3)
+        )
+        for division in divisions
     )
     assert unevenness(group, corroded, folds.balance(group, corroded, 3), 3) <= 1.005 * best
 
 
 def test_balance_minds_corroded_patches_too() -> None:
-    """Four equal wells, two of them corroded: whichever they are, one of these goes into each fold."""
+    """Four equal wells, two of them corroded: whichever they are, one of these goes into each
+    fold.
+    """
     group = np.repeat([1, 2, 3, 4], 10)
     for sick in ([1, 2], [1, 3], [1, 4], [2, 3], [2, 4], [3, 4]):
         fold_of = folds.balance(group, np.isin(group, sick), 2)
@@ -72,7 +90,11 @@ def test_no_corroded_patch_at_all_is_no_obstacle() -> None:
 
 
 def test_too_few_groups_for_the_folds_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"3 folds need at least 3 groups, but there are 2.*folds\.count"):
+    with pytest.raises(
+        UserError,
+        match=r"3 folds need at least 3 groups, but there are "
+        r"2.*folds\.count",
+    ):
         folds.balance(np.array([1, 1, 2]), np.ones(3, bool), 3)
 
 
@@ -86,7 +108,11 @@ def test_explicit_folds_are_taken_as_listed() -> None:
         pytest.param([[1, 2], [3, 2]], "group 2 is listed twice", id="twice"),
         pytest.param([[1], [2]], "group 3 stands in no fold", id="missing"),
         pytest.param([[1, 2, 3], []], r"fold 1 \(\[\]\) has no patches", id="empty fold"),
-        pytest.param([[1, 2, 3], [9]], r"fold 1 \(\[9\]\) has no patches.*\[1, 2, 3\]", id="fold of absent groups"),
+        pytest.param(
+            [[1, 2, 3], [9]],
+            r"fold 1 \(\[9\]\) has no patches.*\[1, 2, 3\]",
+            id="fold of absent groups",
+        ),
     ],
 )
 def test_wrong_explicit_folds_are_refused(listed: list[list[int]], problem: str) -> None:
@@ -98,14 +124,22 @@ def patches_of(group: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(group), np.ones((len(group), 2, 2), np.uint8), np.ones((len(group), 2, 2), bool)
 
 
-def assign(group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds) -> tuple[np.ndarray, np.ndarray]:
-    counts = {"corroded": (mask > 0).sum((1, 2)), "corrupt": (~valid).sum((1, 2)), "pixels": valid[0].size}
+def assign(
+    group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds
+) -> tuple[np.ndarray, np.ndarray]:
+    counts = {
+        "corroded": (mask > 0).sum((1, 2)),
+        "corrupt": (~valid).sum((1, 2)),
+        "pixels": valid[0].size,
+    }
     train = {"group": group, **counts}
     preparation.add_folds(train, SimpleNamespace(folds=settings))
     return train["fold"], train["excluded"]
 
 
-@pytest.mark.parametrize("settings", [Folds(groups=[[1], [2, 3]]), Folds(count=2)], ids=["listed", "balanced"])
+@pytest.mark.parametrize(
+    "settings", [Folds(groups=[[1], [2, 3]]), Folds(count=2)], ids=["listed", "balanced"]
+)
 def test_a_patch_without_a_valid_pixel_is_excluded_with_its_reason(settings: Folds) -> None:
     group, mask, valid = patches_of([1, 1, 2, 3, 3])
     valid[1], valid[3, 0] = False, False  # one wholly corrupt, one by half
@@ -159,7 +193,9 @@ def test_blocks_are_stretches_of_the_video_alike_in_length(seed: int) -> None:
     block = folds.blocks(frame, count)
     for number in range(count):
         own = frame[block == number]
-        assert not ((frame[block != number] >= own.min()) & (frame[block != number] <= own.max())).any()
+        assert not (
+            (frame[block != number] >= own.min()) & (frame[block != number] <= own.max())
+        ).any()
     positions = [len(np.unique(frame[block == number])) for number in range(count)]
     assert max(positions) - min(positions) <= 1
     assert (np.diff(block[np.argsort(frame, kind="stable")]) >= 0).all()
@@ -167,7 +203,9 @@ def test_blocks_are_stretches_of_the_video_alike_in_length(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_frames_near_a_border_are_left_out_so_that_folds_are_apart(seed: int) -> None:
-    """A border is midway between the last frame of a block and the first of the next; positions have holes."""
+    """A border is midway between the last frame of a block and the first of the next; positions
+    have holes.
+    """
     rng = np.random.default_rng(seed)
     count, gap = int(rng.integers(2, 5)), int(rng.integers(0, 9))
     frame = rng.permutation(rng.choice(200, 80, replace=False))
@@ -176,15 +214,22 @@ def test_frames_near_a_border_are_left_out_so_that_folds_are_apart(seed: int) ->
     borders = [(frame[i] + frame[j]) / 2 for i, j in pairwise(order) if block[i] != block[j]]
     assert len(borders) == count - 1
     near = folds.near_border(frame, block, gap)
-    assert near.tolist() == [any(abs(frame[row] - border) <= gap for border in borders) for row in range(80)]
+    assert near.tolist() == [
+        any(abs(frame[row] - border) <= gap for border in borders) for row in range(80)
+    ]
     kept = np.flatnonzero(~near)
-    assert min(abs(int(frame[i]) - int(frame[j])) for i in kept for j in kept if block[i] != block[j]) > 2 * gap
+    assert (
+        min(abs(int(frame[i]) - int(frame[j])) for i in kept for j in kept if block[i] != block[j])
+        > 2 * gap
+    )
 
 
 def test_blocks_of_frames_are_folds_and_the_gap_is_excluded_with_its_reason() -> None:
     frame, ones = np.array([8, 0, 2, 4, 6, 10]), np.ones(6, bool)
     usable = np.array([True, False, True, False, True, True])
-    fold, excluded = folds.assign(np.zeros(6, int), ones, usable, Folds(scheme="blocks", count=2, gap=2), frame)
+    fold, excluded = folds.assign(
+        np.zeros(6, int), ones, usable, Folds(scheme="blocks", count=2, gap=2), frame
+    )
     assert fold.dtype == np.int8
     assert fold.tolist() == [1, -1, 0, -1, -1, 1]
     near = "at most 2 frames from a border between folds"
@@ -201,7 +246,15 @@ def test_blocks_that_cannot_be_are_refused() -> None:
         folds.assign(np.zeros(12, int), ones, ones, Folds(scheme="blocks"))
 
 
-@pytest.mark.parametrize("wrong", [{"scheme": "random", "gap": 1}, {"gap": 1}, {"scheme": "blocks", "groups": [[1], [2]]}, {"gap": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scheme": "random", "gap": 1},
+        {"gap": 1},
+        {"scheme": "blocks", "groups": [[1], [2]]},
+        {"gap": -1},
+    ],
+)
 def test_settings_without_meaning_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"has no meaning|greater than or equal"):
         Folds(**wrong)

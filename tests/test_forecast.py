@@ -1,4 +1,6 @@
-"""The forecast holds what it promises on simulated wells; and the trial that shows it on generated ones."""
+"""The forecast holds what it promises on simulated wells; and the trial that shows it on
+generated ones.
+"""
 
 import json
 import re
@@ -8,10 +10,13 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from src import forecast, postprocessing, recipe, trial
+from src import recipe
 from src.artifacts import Paths
-from src.blocks import Blocks
-from src.errors import UserError
+from src.scoring import forecast
+from src.studies import trial
+from src.terminal.errors import UserError
+from src.wells import postprocessing
+from src.wells.blocks import Blocks
 
 TRAIN_PATCHES = np.array([129, 100, 83, 65, 54, 48, 36, 30, 6, 2])
 TEST_PATCHES = np.array([70, 55, 41, 30])
@@ -38,9 +43,13 @@ def wells_of(patches: np.ndarray) -> np.ndarray:
 
 
 def simulate(rng: np.random.Generator, patches: np.ndarray) -> np.ndarray:
-    """Scores of patches: wells differ by a skewed distribution, and stretches of 6 patches within a well alike."""
+    """Scores of patches: wells differ by a skewed distribution, and stretches of 6 patches
+    within a well alike.
+    """
     level = np.repeat(rng.beta(5, 2, len(patches)), patches)
-    stretches = np.concatenate([np.repeat(rng.normal(0, 0.15, size // 6 + 1), 6)[:size] for size in patches])
+    stretches = np.concatenate(
+        [np.repeat(rng.normal(0, 0.15, size // 6 + 1), 6)[:size] for size in patches]
+    )
     return (level + stretches + rng.normal(0, 0.15, len(level))).clip(0, 1)
 
 
@@ -51,7 +60,8 @@ def test_nine_in_ten_simulated_test_scores_fall_inside_and_the_forecast_is_not_o
         told = forecast.expect(score, wells_of(TRAIN_PATCHES), TEST_PATCHES)
         inside.append(told.low <= truth <= told.high)
         off.append(told.score - truth)
-        if challenge < 100:  # what resampling patches instead of wells comes to: every patch a well of its own
+        # what resampling patches instead of wells comes to: every patch a well of its own
+        if challenge < 100:
             told = forecast.expect(score, np.arange(len(score)), np.ones(TEST_PATCHES.sum(), int))
             by_patch.append(told.low <= truth <= told.high)
     assert 0.87 <= np.mean(inside) <= 0.94
@@ -60,13 +70,19 @@ def test_nine_in_ten_simulated_test_scores_fall_inside_and_the_forecast_is_not_o
 
 
 def test_wells_without_chance_within_them_give_students_t():
-    """The closed form for a flat distribution of the spread: k - 2 degrees of freedom, the sum of squares shared out among them."""
+    """The closed form for a flat distribution of the spread: k - 2 degrees of freedom, the sum
+    of squares shared out among them.
+    """
     mean = np.random.default_rng(0).normal(0.6, 0.05, 10)
     told = forecast.expect(np.repeat(mean, 40), np.repeat(np.arange(10), 40), TEST_PATCHES)
     share = TEST_PATCHES / TEST_PATCHES.sum()
-    half = student.ppf(0.95, 8) * np.sqrt(((mean - mean.mean()) ** 2).sum() / 8 * (1 / 10 + (share**2).sum()))
+    half = student.ppf(0.95, 8) * np.sqrt(
+        ((mean - mean.mean()) ** 2).sum() / 8 * (1 / 10 + (share**2).sum())
+    )
     assert told.score == pytest.approx(mean.mean())
-    assert [told.low, told.high] == pytest.approx([mean.mean() - half, mean.mean() + half], abs=0.002)
+    assert [told.low, told.high] == pytest.approx(
+        [mean.mean() - half, mean.mean() + half], abs=0.002
+    )
 
 
 def test_wells_that_differ_by_chance_alone_are_as_sure_as_their_patches():
@@ -82,14 +98,20 @@ def test_the_forecast_is_the_mean_over_patches_and_always_the_same():
     assert 0 <= told.low < told.score < told.high <= 1
     assert forecast.expect(score, well, TEST_PATCHES) == told
     renamed = forecast.expect(score, 9 - well, TEST_PATCHES[::-1])
-    assert [renamed.score, renamed.low, renamed.high] == pytest.approx([told.score, told.low, told.high])
+    assert [renamed.score, renamed.low, renamed.high] == pytest.approx(
+        [told.score, told.low, told.high]
+    )
 
 
 def test_one_huge_test_well_is_less_certain_than_many_alike():
     score, well = simulate(np.random.default_rng(0), TRAIN_PATCHES), wells_of(TRAIN_PATCHES)
-    huge, alike, small = (forecast.expect(score, well, np.array(patches)) for patches in ([185, 5, 5, 5], [50] * 4, [2] * 4))
+    huge, alike, small = (
+        forecast.expect(score, well, np.array(patches))
+        for patches in ([185, 5, 5, 5], [50] * 4, [2] * 4)
+    )
     assert huge.high - huge.low > 1.3 * (alike.high - alike.low)
-    assert small.high - small.low > 1.05 * (alike.high - alike.low)  # the same number of wells, but chance within them
+    # the same number of wells, but chance within them
+    assert small.high - small.low > 1.05 * (alike.high - alike.low)
 
 
 @pytest.mark.parametrize("patches", [1, 40])
@@ -115,10 +137,13 @@ def test_averaging_removes_the_variance_among_the_networks_from_their_squared_er
     alone, together = np.mean((folds - truth) ** 2), np.mean((folds.mean(0) - truth) ** 2)
     oof = np.concatenate(folds)  # as if the training patches were as hard as those of the test
     true = np.concatenate([truth] * 5)
-    removed = forecast.removed_by_averaging([folds[:, :7], folds[:, 7:]], [(oof[:50], true[:50]), (oof[50:], true[50:])])
+    removed = forecast.removed_by_averaging(
+        [folds[:, :7], folds[:, 7:]], [(oof[:50], true[:50]), (oof[50:], true[50:])]
+    )
     assert removed == pytest.approx(1 - together / alone)
     assert forecast.removed_by_averaging([folds[:1]], [(oof, true)]) == 0
-    assert forecast.removed_by_averaging([folds], [(truth.astype(float), truth)]) == 0  # no error, nothing to remove
+    # no error, nothing to remove
+    assert forecast.removed_by_averaging([folds], [(truth.astype(float), truth)]) == 0
 
 
 def test_what_averaging_removes_is_taken_off_what_the_score_lacks():
@@ -137,40 +162,70 @@ def test_a_random_split_gives_no_forecast(tmp_path):
 
 def run(folder, *more: str) -> pd.DataFrame:
     (folder / "tiny.toml").write_text(RECIPE)
-    options = [str(folder / "tiny.toml"), "--data-dir", str(folder / "data"), "--device", "cpu", "--jobs", "1", *more]
+    options = [
+        str(folder / "tiny.toml"),
+        "--data-dir",
+        str(folder / "data"),
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+        *more,
+    ]
     trial.main(trial.parser().parse_args(options))
     return pd.read_csv(folder / "data/trials/tiny/table.csv")
 
 
 def test_a_trial_keeps_what_it_measured_and_does_not_measure_it_again(tmp_path, monkeypatch):
     logs, promise = [], trial.promise
-    monkeypatch.setattr(trial, "promise", lambda chosen, paths: logs.append((paths.data / "log.txt").read_text()) or promise(chosen, paths))
+    monkeypatch.setattr(
+        trial,
+        "promise",
+        lambda chosen, paths: (
+            logs.append((paths.data / "log.txt").read_text()) or promise(chosen, paths)
+        ),
+    )
     asked = ["--challenges", "2", "--first-seed", "3", "--set", "generate.train_patches=50"]
     table = run(tmp_path, *asked)
     folder = tmp_path / "data/trials/tiny"
-    assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == {"seed3.json", "seed4.json", "table.csv", "table.md"}
+    assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == {
+        "seed3.json",
+        "seed4.json",
+        "table.csv",
+        "table.md",
+    }
     assert list(table["seed"]) == [3, 4]
     measured = json.loads((folder / "seed3.json").read_text())
-    assert sum(map(len, measured["train"].values())) <= 50 and len(measured["train"]) == len(measured["fold"]) == 10
+    assert (
+        sum(map(len, measured["train"].values())) <= 50
+        and len(measured["train"]) == len(measured["fold"]) == 10
+    )
     weighted = sum(well["patches"] * well["score"] for well in measured["test"].values()) / 8
     assert table["truth"][0] == pytest.approx(measured["test_score"]) == pytest.approx(weighted)
     out_of_fold = np.mean(np.concatenate(list(measured["train"].values())))
     assert 0 < measured["removed_by_averaging"] < 1
-    assert table["forecast"][0] == pytest.approx(1 - (1 - out_of_fold) * (1 - measured["removed_by_averaging"]))
+    assert table["forecast"][0] == pytest.approx(
+        1 - (1 - out_of_fold) * (1 - measured["removed_by_averaging"])
+    )
     assert table["random split promised"][0] == pytest.approx(measured["promise"])
     assert ((table["inside"] == "yes") == table["truth"].between(table["low"], table["high"])).all()
 
     text = (folder / "table.md").read_text()
     assert "generate.train_patches=50" in text and "of 2 challenges" in text and "promise" in text
 
-    told = re.search(r"score to expect on the test wells (\S+), 90 % interval (\S+) to (\S+)", logs[0])
-    assert [float(number) for number in told.groups()] == pytest.approx([*table.loc[0, ["forecast", "low", "high"]]], abs=0.006)
+    told = re.search(
+        r"score to expect on the test wells (\S+), 90 % interval (\S+) to (\S+)", logs[0]
+    )
+    assert [float(number) for number in told.groups()] == pytest.approx(
+        [*table.loc[0, ["forecast", "low", "high"]]], abs=0.006
+    )
 
     ran = []
     monkeypatch.setattr(trial, "_run", lambda stages, options: ran.append(options.overrides))
     pd.testing.assert_frame_equal(run(tmp_path, *asked), table)
     assert not ran
-    with pytest.raises(UserError, match="missing"):  # another recipe has to be run, and here nothing is
+    # another recipe has to be run, and here nothing is
+    with pytest.raises(UserError, match="missing"):
         run(tmp_path, *asked, "--set", "member.phase.epochs=2")
     assert len(ran) == 2 and all("member.phase.epochs=2" in overrides for overrides in ran)
 

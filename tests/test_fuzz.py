@@ -14,7 +14,7 @@ import pytest
 from fuzz_inputs import INPUTS
 from fuzz_mutations import MUTATIONS, Job
 
-from src.errors import UserError
+from src.terminal.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -23,13 +23,22 @@ REPOSITORY = Path(__file__).parents[1]
 def case(tmp_path: Path) -> fuzz.Case:
     """One whose prepared file is there already, small and whole."""
     job = Job(tmp_path / "data" / "raw" / "corroseg", INPUTS[0].recipe)
-    case = fuzz.Case(1, INPUTS[0], next(own for own in MUTATIONS if own.kind == "cut off"), "a file", tmp_path, job)
+    case = fuzz.Case(
+        1,
+        INPUTS[0],
+        next(own for own in MUTATIONS if own.kind == "cut off"),
+        "a file",
+        tmp_path,
+        job,
+    )
     case.made.mkdir(parents=True)
     write_prepared(case.made / "corroseg.h5")
     return case
 
 
-def write_prepared(path: Path, image: float = 0.5, names: tuple[str, str] = ("a", "b"), mask: int = 1) -> None:
+def write_prepared(
+    path: Path, image: float = 0.5, names: tuple[str, str] = ("a", "b"), mask: int = 1
+) -> None:
     with h5py.File(path, "w") as file:
         for split in ("train", "test"):
             file[f"{split}/name"] = np.array(names, h5py.string_dtype())
@@ -38,7 +47,9 @@ def write_prepared(path: Path, image: float = 0.5, names: tuple[str, str] = ("a"
         file.attrs.update(created_from='{"raw": "1"}', digest="1")
 
 
-def refuse(case: fuzz.Case, line: str = "error: {}/X_train.zip: is cut off: download it again\n") -> None:
+def refuse(
+    case: fuzz.Case, line: str = "error: {}/X_train.zip: is cut off: download it again\n"
+) -> None:
     sys.stderr.write(line.format(case.folder))
     sys.exit(2)
 
@@ -84,20 +95,40 @@ RUNS = {
     "damaged": (damage, "damaged what was there"),
     "left over": (leave_a_part, "damaged what was there"),
     "silent": (lambda case: sys.exit(2), "said it unclearly"),
-    "two lines": (lambda case: refuse(case, "error: {0}/a: b\nerror: {0}/c: d\n"), "said it unclearly"),
+    "two lines": (
+        lambda case: refuse(case, "error: {0}/a: b\nerror: {0}/c: d\n"),
+        "said it unclearly",
+    ),
     "an escape": (lambda case: refuse(case, "error: {}/\x1b[0m: b\n"), "said it unclearly"),
-    "no place": (lambda case: refuse(case, "error: something: is wrong\n"), "did not say where, or what to do"),
-    "no advice": (lambda case: refuse(case, "error: {}/X_train.zip is wrong\n"), "did not say where, or what to do"),
+    "no place": (
+        lambda case: refuse(case, "error: something: is wrong\n"),
+        "did not say where, or what to do",
+    ),
+    "no advice": (
+        lambda case: refuse(case, "error: {}/X_train.zip is wrong\n"),
+        "did not say where, or what to do",
+    ),
     "a warning": (lambda case: sys.stderr.write("UserWarning"), "printed on stderr"),
     "nothing made": (lambda case: (case.made / "corroseg.h5").unlink(), "made nothing"),
-    "infinite": (lambda case: write_prepared(case.made / "corroseg.h5", np.inf), "made values that are not finite"),
-    "doubles": (lambda case: write_prepared(case.made / "corroseg.h5", names=("a", "a")), "made names twice"),
-    "odd masks": (lambda case: write_prepared(case.made / "corroseg.h5", mask=2), "made labels that are none"),
+    "infinite": (
+        lambda case: write_prepared(case.made / "corroseg.h5", np.inf),
+        "made values that are not finite",
+    ),
+    "doubles": (
+        lambda case: write_prepared(case.made / "corroseg.h5", names=("a", "a")),
+        "made names twice",
+    ),
+    "odd masks": (
+        lambda case: write_prepared(case.made / "corroseg.h5", mask=2),
+        "made labels that are none",
+    ),
 }
 
 
 @pytest.mark.parametrize(("run", "outcome"), RUNS.values(), ids=RUNS.keys())
-def test_every_bad_end_is_told_from_a_good_one(case: fuzz.Case, tmp_path: Path, run: Callable[[fuzz.Case], None], outcome: str) -> None:
+def test_every_bad_end_is_told_from_a_good_one(
+    case: fuzz.Case, tmp_path: Path, run: Callable[[fuzz.Case], None], outcome: str
+) -> None:
     before = fuzz.contents(case.made)
     resident = fuzz.forked(lambda: None, tmp_path).memory
     limits = {"cpu": 1} if run is spin else {"wall": 1} if run is hang else {}
@@ -108,21 +139,43 @@ def test_every_bad_end_is_told_from_a_good_one(case: fuzz.Case, tmp_path: Path, 
 def test_a_bomb_that_is_taken_for_good_is_a_failure(case: fuzz.Case, tmp_path: Path) -> None:
     must_fail = next(own for own in MUTATIONS if own.kind == "zip bombs")
     bomb = fuzz.Case(1, case.input, must_fail, "a bomb", case.folder, case.job)
-    assert fuzz.judge(bomb, fuzz.forked(lambda: None, tmp_path), fuzz.contents(case.made)) == "must be refused"
+    assert (
+        fuzz.judge(bomb, fuzz.forked(lambda: None, tmp_path), fuzz.contents(case.made))
+        == "must be refused"
+    )
 
 
 def test_a_case_is_the_same_every_time(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     INPUTS[0].write(whole / "data" / "raw" / "corroseg")
     flips = next(own for own in MUTATIONS if own.kind == "bytes flipped")
-    drawn = [fuzz.damage(7, INPUTS[0], flips, whole, seed, tmp_path / str(run)) for run, seed in enumerate((3, 3, 4))]
+    drawn = [
+        fuzz.damage(7, INPUTS[0], flips, whole, seed, tmp_path / str(run))
+        for run, seed in enumerate((3, 3, 4))
+    ]
     first, same, other = (fuzz.contents(case.job.raw) for case in drawn)
     assert first == same
     assert first != other
 
 
 def test_a_short_run_finds_nothing() -> None:
-    command = [sys.executable, "tests/fuzz.py", "--quick", "--cases", "60", "--seed", "1", "--end-to-end", "1"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    command = [
+        sys.executable,
+        "tests/fuzz.py",
+        "--quick",
+        "--cases",
+        "60",
+        "--seed",
+        "1",
+        "--end-to-end",
+        "1",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("60 cases of seed 1: 0 failed\n")

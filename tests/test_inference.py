@@ -1,19 +1,30 @@
-"""Prediction: in windows taller than those of training where that is as good, and a few wells at a time."""
+"""Prediction: in windows taller than those of training where that is as good, and a few wells at
+a time.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from src import artifacts, inference, networks
+from src import artifacts, networks
 from src.artifacts import Paths
 from src.recipe import Inference, Member, Recipe, Task
+from src.wells import prediction
 
 CPU = torch.device("cpu")
 
 
 def member(height: int, margin: int) -> Member:
     network = {"name": "ring_unet", "channels": [4, 8]}
-    return Member(name="net", network=network, height=height, margin=margin, batch_size=4, precision="float32", phase=[{"epochs": 1}])
+    return Member(
+        name="net",
+        network=network,
+        height=height,
+        margin=margin,
+        batch_size=4,
+        precision="float32",
+        phase=[{"epochs": 1}],
+    )
 
 
 def network_of(chosen: Member) -> torch.nn.Module:
@@ -37,10 +48,10 @@ def wells(*patches: int) -> dict[str, np.ndarray]:
 def test_taller_windows_give_the_same_probabilities(monkeypatch):
     chosen, arrays = member(48, 14), wells(40, 7)
     network = network_of(chosen)
-    assert inference.window_height(network, arrays, chosen, CPU) > 48
-    tall = inference.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
-    monkeypatch.setattr(inference, "window_height", lambda *_: 48)
-    plain = inference.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
+    assert prediction.window_height(network, arrays, chosen, CPU) > 48
+    tall = prediction.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
+    monkeypatch.setattr(prediction, "window_height", lambda *_: 48)
+    plain = prediction.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
     assert plain.std() > 0.01
     np.testing.assert_allclose(tall.astype(float), plain.astype(float), atol=1e-3)
 
@@ -50,68 +61,110 @@ def test_taller_windows_come_nearer_to_a_strip_seen_whole_where_the_margin_is_sm
     network, once = network_of(chosen), Inference(flips=False)
     whole = np.pad(arrays["image"].reshape(552, 12), ((16, 16), (0, 0)), mode="edge")
     with torch.no_grad():
-        expected = network(torch.from_numpy(whole)[None, None]).sigmoid()[0, 0, 16:-16].numpy().reshape(46, 12, 12)
-    tall = np.abs(inference.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
-    monkeypatch.setattr(inference, "window_height", lambda *_: 48)
-    plain = np.abs(inference.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
+        expected = (
+            network(torch.from_numpy(whole)[None, None])
+            .sigmoid()[0, 0, 16:-16]
+            .numpy()
+            .reshape(46, 12, 12)
+        )
+    tall = np.abs(prediction.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
+    monkeypatch.setattr(prediction, "window_height", lambda *_: 48)
+    plain = np.abs(prediction.predict(network, arrays, chosen, once, CPU)[:, 0] - expected)
     assert 0 < tall.mean() < 0.7 * plain.mean() and tall.max() <= plain.max()
 
 
-@pytest.mark.parametrize(("margin", "options"), [(0, {}), (14, {"recurrent": True}), (4, {"recurrent": True})], ids=str)
-def test_windows_stay_as_they_are_where_taller_ones_save_nothing_or_are_looked_at_whole(margin, options):
+@pytest.mark.parametrize(
+    ("margin", "options"), [(0, {}), (14, {"recurrent": True}), (4, {"recurrent": True})], ids=str
+)
+def test_windows_stay_as_they_are_where_taller_ones_save_nothing_or_are_looked_at_whole(
+    margin, options
+):
     chosen = member(48, margin)
     chosen.network.update(options)
-    assert inference.window_height(network_of(chosen), wells(40), chosen, CPU) == 48
+    assert prediction.window_height(network_of(chosen), wells(40), chosen, CPU) == 48
 
 
 def test_windows_stay_as_they_are_for_a_network_that_takes_no_others():
     chosen = member(36, 4).model_copy(update={"network": {"name": "baseline_cnn"}})
     image = np.zeros((20, 36, 36), np.float32)
-    arrays = {"image": image, "group": np.zeros(20, int), "depth": np.arange(20), "phase": np.zeros(20, int)}
-    assert inference.window_height(networks.create(chosen.network), arrays, chosen, CPU) == 36
+    arrays = {
+        "image": image,
+        "group": np.zeros(20, int),
+        "depth": np.arange(20),
+        "phase": np.zeros(20, int),
+    }
+    assert prediction.window_height(networks.create(chosen.network), arrays, chosen, CPU) == 36
 
 
 def test_windows_stay_as_they_are_where_taller_ones_would_be_mostly_empty():
     chosen = member(48, 14)
-    assert inference.window_height(network_of(chosen), wells(*[2] * 9), chosen, CPU) == 48
+    assert prediction.window_height(network_of(chosen), wells(*[2] * 9), chosen, CPU) == 48
 
 
 def test_batch_statistics_of_a_long_well_are_those_of_some_of_its_windows(monkeypatch):
-    """Half of the windows of noise tell the mean of the first batch norm, from the first convolution of everything."""
+    """Half of the windows of noise tell the mean of the first batch norm, from the first
+    convolution of everything.
+    """
     chosen, arrays = member(48, 0), wells(200)
     network = network_of(chosen)
     with torch.no_grad():
-        expected = network.encoder[0][0](torch.from_numpy(arrays["image"].reshape(1, 1, -1, 12))).mean((0, 2, 3))
+        expected = network.encoder[0][0](
+            torch.from_numpy(arrays["image"].reshape(1, 1, -1, 12))
+        ).mean((0, 2, 3))
     seen = []
-    monkeypatch.setattr(inference, "ADAPT_ROWS", 25 * 48 - 10)
+    monkeypatch.setattr(prediction, "ADAPT_ROWS", 25 * 48 - 10)
     monkeypatch.setattr(
-        inference.Windows, "inputs", lambda self, starts, real=inference.Windows.inputs: seen.append(starts) or real(self, starts)
+        prediction.Windows,
+        "inputs",
+        lambda self, starts, real=prediction.Windows.inputs: (
+            seen.append(starts) or real(self, starts)
+        ),
     )
-    got = inference.adapted(network, arrays, chosen, CPU).encoder[0][1].running_mean
+    got = prediction.adapted(network, arrays, chosen, CPU).encoder[0][1].running_mean
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
     assert len(torch.cat(seen).unique()) == 25 and torch.cat(seen).diff().lt(0).any()
 
 
 def test_the_test_set_is_predicted_a_few_wells_at_a_time_as_it_is_at_once(tmp_path, monkeypatch):
-    chosen = Recipe(name="tiny", competition="demo", member=[member(24, 4)], inference={"adapt": 0.5})
+    chosen = Recipe(
+        name="tiny", competition="demo", member=[member(24, 4)], inference={"adapt": 0.5}
+    )
     paths, task = Paths(tmp_path, tmp_path), Task("net", 0, 0)
     test = wells(3, 9, 4, 4)
     order = np.random.default_rng(1).permutation(20)
-    test = inference.rows_of(test | {"name": np.array([f"patch {row}" for row in range(20)])}, order)
+    test = prediction.rows_of(
+        test | {"name": np.array([f"patch {row}" for row in range(20)])}, order
+    )
     artifacts.write_splits(paths.prepared(chosen), {"test": test}, {})
     network = network_of(chosen.members[0])
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     scaling = {"scaling.center": np.float32(0.5), "scaling.scale": np.float32(2)}
     artifacts.write_weights(paths.weights(chosen, task), weights | scaling, {})
-    largest, real = [], inference.predict
+    largest, real = [], prediction.predict
     monkeypatch.setattr(
-        inference, "predict", lambda network, arrays, *more: largest.append(len(arrays["group"])) or real(network, arrays, *more)
+        prediction,
+        "predict",
+        lambda network, arrays, *more: (
+            largest.append(len(arrays["group"])) or real(network, arrays, *more)
+        ),
     )
-    monkeypatch.setattr(inference.blocks, "PATCHES", 8)
-    inference.predict_test(chosen, task, paths, {"made": "from"}, CPU, 1)
+    monkeypatch.setattr(prediction.blocks, "PATCHES", 8)
+    prediction.predict_test(chosen, task, paths, {"made": "from"}, CPU, 1)
     assert sorted(largest) == [3, 8, 9]
     got = artifacts.read_arrays(paths.test(chosen, task), ["name", "probability"])
-    expected = real(network, test | {"image": (test["image"] - 0.5) / 2}, chosen.members[0], chosen.inference, CPU)
+    expected = real(
+        network,
+        test | {"image": (test["image"] - 0.5) / 2},
+        chosen.members[0],
+        chosen.inference,
+        CPU,
+    )
     place = {name: row for row, name in enumerate(test["name"])}
-    np.testing.assert_allclose(got["probability"].astype(float), expected[[place[name] for name in got["name"]]].astype(float), atol=1e-3)
-    assert sorted(got["name"]) == sorted(test["name"]) and artifacts.up_to_date(paths.test(chosen, task), {"made": "from"})
+    np.testing.assert_allclose(
+        got["probability"].astype(float),
+        expected[[place[name] for name in got["name"]]].astype(float),
+        atol=1e-3,
+    )
+    assert sorted(got["name"]) == sorted(test["name"]) and artifacts.up_to_date(
+        paths.test(chosen, task), {"made": "from"}
+    )

@@ -8,10 +8,20 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
 
-from src.errors import UserError
-from src.losses import bce, cross_entropy, dice, focal, lovasz, of_phase, smooth_iou, smooth_iou_per_patch, tversky
 from src.networks.layers import probability
 from src.recipe import Phase
+from src.terminal.errors import UserError
+from src.training.losses import (
+    bce,
+    cross_entropy,
+    dice,
+    focal,
+    lovasz,
+    of_phase,
+    smooth_iou,
+    smooth_iou_per_patch,
+    tversky,
+)
 
 LOSSES = {
     "smooth_iou": smooth_iou,
@@ -33,7 +43,9 @@ def example(seed: int = 0, classes: int = 1) -> tuple[torch.Tensor, torch.Tensor
 
 
 def exclusive_example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (2, 4, 5, 6) for a background and three classes, a truth without overlaps, its labels, and weights."""
+    """Logits (2, 4, 5, 6) for a background and three classes, a truth without overlaps, its
+    labels, and weights.
+    """
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
     label = torch.randint(4, (2, 5, 6), generator=generator)
@@ -45,19 +57,25 @@ def test_smooth_iou_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3.0)]]]])  # probabilities 1/2 and 3/4
     truth = torch.tensor([[[[0.0, 1.0]]]])
     # I = 3/4, U = 1/2 + 1
-    assert LOSSES["smooth_iou"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(1 - 1.75 / 2.5)
+    assert LOSSES["smooth_iou"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(
+        1 - 1.75 / 2.5
+    )
 
 
 def test_bce_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3.0)]]]])
     truth = torch.tensor([[[[0.0, 1.0]]]])
-    assert LOSSES["bce"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(-(math.log(0.5) + math.log(0.75)) / 2)
+    assert LOSSES["bce"](logits, truth, torch.ones_like(truth)).item() == pytest.approx(
+        -(math.log(0.5) + math.log(0.75)) / 2
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_equal_finite_differences(name):
     logits, truth, weight = example()
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, truth, weight), logits.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: LOSSES[name](x, truth, weight), logits.requires_grad_()
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -66,7 +84,12 @@ def test_pixels_without_weight_have_no_say(name):
     before = LOSSES[name](logits, truth, weight)
     hidden = weight == 0
     assert hidden.any()
-    assert LOSSES[name](torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight) == before
+    assert (
+        LOSSES[name](
+            torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight
+        )
+        == before
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -77,8 +100,13 @@ def test_a_batch_without_weights_gives_a_finite_loss(name):
 
 def test_smooth_iou_per_patch_is_the_mean_over_patches():
     logits, truth, weight = example()
-    alone = [smooth_iou(logits[i : i + 1], truth[i : i + 1], weight[i : i + 1]) for i in range(len(logits))]
-    assert smooth_iou_per_patch(logits, truth, weight).item() == pytest.approx(sum(map(float, alone)) / len(alone))
+    alone = [
+        smooth_iou(logits[i : i + 1], truth[i : i + 1], weight[i : i + 1])
+        for i in range(len(logits))
+    ]
+    assert smooth_iou_per_patch(logits, truth, weight).item() == pytest.approx(
+        sum(map(float, alone)) / len(alone)
+    )
     assert smooth_iou_per_patch(logits, truth, weight) != smooth_iou(logits, truth, weight)
 
 
@@ -93,9 +121,13 @@ def test_lovasz_is_the_jaccard_loss_where_errors_are_0_or_1():
     """A pixel with a logit of 0 is wrong by 1, one with a logit of 1 on its own side is right."""
     for truth in product((0.0, 1.0), repeat=5):
         for wrong in product((False, True), repeat=5):
-            logits = [0.0 if miss else 2 * value - 1 for value, miss in zip(truth, wrong, strict=True)]
+            logits = [
+                0.0 if miss else 2 * value - 1 for value, miss in zip(truth, wrong, strict=True)
+            ]
             x, y = (torch.tensor(values).reshape(1, 1, 1, 5) for values in (logits, truth))
-            expected = jaccard_loss({pixel for pixel, miss in enumerate(wrong) if miss}, list(truth))
+            expected = jaccard_loss(
+                {pixel for pixel, miss in enumerate(wrong) if miss}, list(truth)
+            )
             assert lovasz(x, y, torch.ones_like(y)).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -107,14 +139,18 @@ def test_lovasz_weighs_each_error_by_what_it_adds_to_the_jaccard_loss(seed):
     errors = [1 - value * (1 if real else -1) for value, real in zip(z, y, strict=True)]
     total, before = 0.0, set()
     for pixel in sorted(range(len(errors)), key=lambda pixel: -errors[pixel]):
-        total += max(errors[pixel], 0) * (jaccard_loss(before | {pixel}, y) - jaccard_loss(before, y))
+        total += max(errors[pixel], 0) * (
+            jaccard_loss(before | {pixel}, y) - jaccard_loss(before, y)
+        )
         before.add(pixel)
     assert lovasz(logits, truth, weight).item() == pytest.approx(total)
 
 
 def test_focal_with_gamma_0_is_bce():
     logits, truth, weight = example()
-    assert 2 * focal(0.5, 0.0)(logits, truth, weight).item() == pytest.approx(bce(logits, truth, weight).item())
+    assert 2 * focal(0.5, 0.0)(logits, truth, weight).item() == pytest.approx(
+        bce(logits, truth, weight).item()
+    )
 
 
 def test_focal_by_hand():
@@ -126,13 +162,16 @@ def test_focal_by_hand():
 
 def test_a_phase_combines_its_losses_by_weight():
     logits, truth, weight = example()
-    phase = Phase(epochs=1, loss={"smooth_iou": 2.0, "focal": 0.5}, focal_alpha=0.4, focal_gamma=1.0)
+    phase = Phase(
+        epochs=1, loss={"smooth_iou": 2.0, "focal": 0.5}, focal_alpha=0.4, focal_gamma=1.0
+    )
     expected = 2 * smooth_iou(logits, truth, weight) + 0.5 * focal(0.4, 1.0)(logits, truth, weight)
     assert of_phase(phase)(logits, truth, weight) == expected
 
 
 def test_dice_by_hand():
-    logits = torch.tensor([[[[0.0, math.log(3.0)]], [[0.0, 0.0]]]])  # probabilities 1/2, 3/4; 1/2, 1/2
+    # probabilities 1/2, 3/4; 1/2, 1/2
+    logits = torch.tensor([[[[0.0, math.log(3.0)]], [[0.0, 0.0]]]])
     truth = torch.tensor([[[[0.0, 1.0]], [[0.0, 0.0]]]])
     # First class: I = 3/4, P = 5/4, T = 1; second: I = 0, P = 1, T = 0.
     expected = ((1 - 2.5 / 3.25) + (1 - 1 / 2)) / 2
@@ -151,18 +190,23 @@ def test_dice_and_tversky_agree_with_the_library():
     logits, truth, _ = example(classes=3)
     assert truth.sum((0, 2, 3)).all()  # the library leaves absent classes out
     everywhere = torch.ones(2, 1, 3, 4)
-    library = smp.losses.DiceLoss("multilabel", smooth=0.5)(logits, truth)  # there it is added to half of numerator and denominator
+    # there it is added to half of numerator and denominator
+    library = smp.losses.DiceLoss("multilabel", smooth=0.5)(logits, truth)
     assert dice(logits, truth, everywhere).item() == pytest.approx(library.item())
-    library = smp.losses.TverskyLoss("multilabel", smooth=1, alpha=0.7, beta=0.3)(logits, truth)  # there alpha is that of false pixels
+    # there alpha is that of false pixels
+    library = smp.losses.TverskyLoss("multilabel", smooth=1, alpha=0.7, beta=0.3)(logits, truth)
     assert tversky(0.3)(logits, truth, everywhere).item() == pytest.approx(library.item())
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_several_classes_count_alike(name):
-    """Two equal classes lose as much as one of them; two that differ, but not more than the worse one."""
+    """Two equal classes lose as much as one of them; two that differ, but not more than the
+    worse one.
+    """
     logits, truth, weight = example()
     twice = LOSSES[name](logits.repeat(1, 2, 1, 1), truth.repeat(1, 2, 1, 1), weight).item()
-    if name.startswith("smooth_iou"):  # over all classes together: the one is added once, not for each class
+    # over all classes together: the one is added once, not for each class
+    if name.startswith("smooth_iou"):
         p, y = weight * torch.sigmoid(logits), weight * truth
         dims = (1, 2, 3) if name == "smooth_iou_per_patch" else (0, 1, 2, 3)
         shared, union = (2 * (p * y).sum(dims), 2 * (p + y - p * y).sum(dims))
@@ -170,7 +214,9 @@ def test_several_classes_count_alike(name):
     else:
         assert twice == pytest.approx(LOSSES[name](logits, truth, weight).item())
     logits, truth, weight = example(classes=2)
-    single = [LOSSES[name](logits[:, k : k + 1], truth[:, k : k + 1], weight).item() for k in (0, 1)]
+    single = [
+        LOSSES[name](logits[:, k : k + 1], truth[:, k : k + 1], weight).item() for k in (0, 1)
+    ]
     assert min(single) < LOSSES[name](logits, truth, weight).item() < max(single)
 
 
@@ -183,22 +229,34 @@ def test_a_class_absent_and_not_predicted_costs_nothing():
 def test_cross_entropy_is_torchs_over_the_weighted_pixels():
     logits, truth, label, weight = exclusive_example()
     of_pixel = functional.cross_entropy(logits, label, reduction="none")
-    assert cross_entropy(logits, truth, weight).item() == pytest.approx(of_pixel[weight[:, 0] > 0].mean().item())
+    assert cross_entropy(logits, truth, weight).item() == pytest.approx(
+        of_pixel[weight[:, 0] > 0].mean().item()
+    )
     hidden = weight == 0
     assert hidden.any()
-    assert cross_entropy(torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight) == cross_entropy(
-        logits, truth, weight
-    )
+    assert cross_entropy(
+        torch.where(hidden, 50.0, logits), torch.where(hidden, 1 - truth, truth), weight
+    ) == cross_entropy(logits, truth, weight)
     assert cross_entropy(logits, truth, 0 * weight) == 0
-    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, truth, weight), logits.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: cross_entropy(x, truth, weight), logits.requires_grad_()
+    )
 
 
 def test_where_classes_overlap_cross_entropy_takes_the_first_and_where_none_is_sure_the_background():
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
     everywhere = torch.ones(1, 1, 1, 1)
-    for truth, label in (([0, 1, 1], 2), ([1, 1, 1], 1), ([0.6, 0.9, 0], 2), ([0.5, 0.2, 0], 0), ([0, 0, 0], 0)):
+    for truth, label in (
+        ([0, 1, 1], 2),
+        ([1, 1, 1], 1),
+        ([0.6, 0.9, 0], 2),
+        ([0.5, 0.2, 0], 0),
+        ([0, 0, 0], 0),
+    ):
         expected = functional.cross_entropy(logits, torch.tensor([[[label]]]))
-        assert cross_entropy(logits, torch.tensor(truth).reshape(1, 3, 1, 1), everywhere).item() == pytest.approx(expected.item())
+        assert cross_entropy(
+            logits, torch.tensor(truth).reshape(1, 3, 1, 1), everywhere
+        ).item() == pytest.approx(expected.item())
 
 
 def test_with_softmax_the_background_is_no_class():
@@ -209,12 +267,20 @@ def test_with_softmax_the_background_is_no_class():
     for name in ("smooth_iou", "smooth_iou_per_patch", "dice", "tversky"):
         phase = Phase(epochs=1, loss={name: 1.0}, tversky_alpha=0.3)
         loss = of_phase(phase, "softmax")(logits, truth, weight).item()
-        assert loss == pytest.approx(LOSSES[name](alike, truth, weight).item()) == of_phase(phase)(alike, truth, weight).item()
+        assert (
+            loss
+            == pytest.approx(LOSSES[name](alike, truth, weight).item())
+            == of_phase(phase)(alike, truth, weight).item()
+        )
 
 
 @pytest.mark.parametrize(
     ("loss", "activation", "instead"),
-    [("bce", "softmax", "cross_entropy"), ("focal", "softmax", "cross_entropy"), ("cross_entropy", "sigmoid", "bce")],
+    [
+        ("bce", "softmax", "cross_entropy"),
+        ("focal", "softmax", "cross_entropy"),
+        ("cross_entropy", "sigmoid", "bce"),
+    ],
 )
 def test_a_loss_of_the_other_activation_is_one_line(loss, activation, instead):
     with pytest.raises(UserError, match=f'"{loss}".*{instead}'):
@@ -226,10 +292,19 @@ def test_a_loss_of_the_other_activation_is_one_line(loss, activation, instead):
 def test_sure_logits_give_finite_losses_and_gradients(value, kind):
     truth, weight = torch.zeros(2, 2, 4, 4), torch.ones(2, 1, 4, 4)
     truth[:, 0, :2] = 1
-    for activation, names, channels in (("sigmoid", [*LOSSES], 2), ("softmax", ["dice", "tversky", "cross_entropy"], 3)):
+    for activation, names, channels in (
+        ("sigmoid", [*LOSSES], 2),
+        ("softmax", ["dice", "tversky", "cross_entropy"], 3),
+    ):
         for name in names:
             logits = torch.full((2, channels, 4, 4), value, dtype=kind)
             logits[:, 0] *= -1
-            loss = of_phase(Phase(epochs=1, loss={name: 1.0}), activation)(logits.requires_grad_(), truth, weight)
+            loss = of_phase(Phase(epochs=1, loss={name: 1.0}), activation)(
+                logits.requires_grad_(), truth, weight
+            )
             loss.backward()
-            assert loss.dtype == torch.float32 and torch.isfinite(loss) and torch.isfinite(logits.grad).all(), (activation, name)
+            assert (
+                loss.dtype == torch.float32
+                and torch.isfinite(loss)
+                and torch.isfinite(logits.grad).all()
+            ), (activation, name)

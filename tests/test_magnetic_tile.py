@@ -1,4 +1,6 @@
-"""The magnetic-tile defects laid out as images of one's own: what belongs together, and nothing on both sides."""
+"""The magnetic-tile defects laid out as images of one's own: what belongs together, and nothing
+on both sides.
+"""
 
 import subprocess
 import sys
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.competitions import folder, magnetic_tile
-from src.errors import UserError
+from src.cli import magnetic_tile
+from src.competitions import folder
 from src.recipe import Data
+from src.terminal.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Data(folder="magnetic_tile")
@@ -61,7 +64,13 @@ def test_bad_downloads_are_told_in_one_line_and_leave_nothing(tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory, magnetic_tile_folder: Path) -> Path:
     target = tmp_path_factory.mktemp("raw") / "magnetic_tile"
-    command = [sys.executable, "-m", "src.competitions.magnetic_tile", str(magnetic_tile_folder), str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "src.cli.magnetic_tile",
+        str(magnetic_tile_folder),
+        str(target),
+    ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
@@ -74,27 +83,44 @@ def test_the_real_tiles_read_as_images_of_ones_own(tiles: Path, magnetic_tile_fo
     photographs = folder.read(tiles, DATA)
     assert (photographs.channels, photographs.dtype, photographs.notes) == (1, np.uint8, [])
     assert photographs.classes == ["1", "2", "3", "4", "5"]
-    assert len(photographs.train.name) + len(photographs.test.name) == len(list(magnetic_tile_folder.glob("MT_*/Imgs/*.jpg")))
+    assert len(photographs.train.name) + len(photographs.test.name) == len(
+        list(magnetic_tile_folder.glob("MT_*/Imgs/*.jpg"))
+    )
     kinds = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
     for index in range(0, len(photographs.train.name), 7):
         kind, name = photographs.train.name[index].split("_", 1)
         source = magnetic_tile_folder / f"MT_{kind}" / "Imgs" / name
-        np.testing.assert_array_equal(photographs.train.read_image(index)[..., 0], np.asarray(Image.open(source)))
+        np.testing.assert_array_equal(
+            photographs.train.read_image(index)[..., 0], np.asarray(Image.open(source))
+        )
         expected = np.zeros((5, *photographs.train.size[index]), np.uint8)
         if kind != "Free":
-            expected[kinds.index(kind)] = np.asarray(Image.open(source.with_suffix(".png")).convert("L")) > 127
+            expected[kinds.index(kind)] = (
+                np.asarray(Image.open(source.with_suffix(".png")).convert("L")) > 127
+            )
         np.testing.assert_array_equal(photographs.train.read_mask(index), expected)
 
 
 def test_no_tile_is_on_both_sides_and_every_class_is(tiles: Path) -> None:
-    names = {part: sorted(path.name for path in (tiles / part / "images").iterdir()) for part in ("train", "test")}
-    number = {part: np.array([int(name.rpartition("_")[2][:-4]) for name in own]) for part, own in names.items()}
+    names = {
+        part: sorted(path.name for path in (tiles / part / "images").iterdir())
+        for part in ("train", "test")
+    }
+    number = {
+        part: np.array([int(name.rpartition("_")[2][:-4]) for name in own])
+        for part, own in names.items()
+    }
     assert np.abs(number["train"][:, None] - number["test"]).min() > 400
-    thumbnail = {part: magnetic_tile.thumbnails([tiles / part / "images" / name for name in own]) for part, own in names.items()}
+    thumbnail = {
+        part: magnetic_tile.thumbnails([tiles / part / "images" / name for name in own])
+        for part, own in names.items()
+    }
     assert (thumbnail["train"] @ thumbnail["test"].T).max() <= 0.99
     for part, own in names.items():
         assert {name.split("_")[0] for name in own} == {"Free", *magnetic_tile.CLASSES}
-        assert sorted(path.stem for path in (tiles / part / "masks").iterdir()) == [name[:-4] for name in own]
+        assert sorted(path.stem for path in (tiles / part / "masks").iterdir()) == [
+            name[:-4] for name in own
+        ]
     assert 0.15 < len(names["test"]) / sum(map(len, names.values())) < 0.25
     group = folder.read(tiles, DATA).train.group
     assert len(np.unique(group)) == 141

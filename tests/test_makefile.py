@@ -7,14 +7,21 @@ import subprocess
 
 import pytest
 
-from src.environment import ROOT
+from src.terminal.environment import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
 def make(*arguments: str) -> str:
-    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # of a `make test`
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=own).stdout
+    # of a `make test`
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, env=own
+    ).stdout
 
 
 def test_help_lists_every_target_recipe_and_study_and_fits_100_columns():
@@ -24,7 +31,9 @@ def test_help_lists_every_target_recipe_and_study_and_fits_100_columns():
     assert set(re.findall(r"^  make ([a-z]+)  ", told, re.MULTILINE)) == targets
     for path in (ROOT / "recipes").glob("*.toml"):
         title = path.read_text().splitlines()[0].removeprefix("# ")
-        assert re.search(rf"^  {path.stem} +{re.escape(title)}$", told, re.MULTILINE), f"the first line of {path.name} is no short title"
+        assert re.search(rf"^  {path.stem} +{re.escape(title)}$", told, re.MULTILINE), (
+            f"the first line of {path.name} is no short title"
+        )
     for path in (ROOT / "recipes" / "studies").glob("*.toml"):
         assert re.search(rf"\b{path.stem}\b", told)
     assert max(map(len, told.splitlines())) <= 100
@@ -33,7 +42,16 @@ def test_help_lists_every_target_recipe_and_study_and_fits_100_columns():
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("all", ["make all: 00_prepare_data.py", *(f"make all: {name}.py" for name in ("01_train_folds", "02_predict", "03_ensemble"))]),
+        (
+            "all",
+            [
+                "make all: 00_prepare_data.py",
+                *(
+                    f"make all: {name}.py"
+                    for name in ("01_train_folds", "02_predict", "03_ensemble")
+                ),
+            ],
+        ),
         ("predict", ["make: 02_predict.py"]),
     ],
 )

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from src.masks import PackedMasks, pack, slices
+from src.competitions.formats.masks import PackedMasks, pack, slices
 
 
 @pytest.mark.parametrize("size", [(36, 36), (3, 5)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
-from src import metrics
+from src.scoring import metrics
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,9 @@ from src import metrics
 def test_iou_of_a_hand_worked_patch(prediction: list[int], truth: list[int], iou: float) -> None:
     shape = (1, 2, 2)
     for dtype in (np.uint8, bool):
-        result = metrics.patch_iou(np.array(prediction, dtype).reshape(shape), np.array(truth, dtype).reshape(shape))
+        result = metrics.patch_iou(
+            np.array(prediction, dtype).reshape(shape), np.array(truth, dtype).reshape(shape)
+        )
         assert result == pytest.approx([iou])
 
 
@@ -38,7 +40,10 @@ def test_iou_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     share = rng.choice([0.02, 0.3, 0.9], size=(2, 60, 1, 1))
     prediction, truth = (rng.random((2, 60, 6, 6)) < share).astype(np.uint8)
-    expected = [jaccard_score(t.ravel(), p.ravel(), zero_division=1) for p, t in zip(prediction, truth, strict=True)]
+    expected = [
+        jaccard_score(t.ravel(), p.ravel(), zero_division=1)
+        for p, t in zip(prediction, truth, strict=True)
+    ]
     result = metrics.patch_iou(prediction, truth)
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, expected, rtol=1e-12)
@@ -75,7 +80,10 @@ def test_iou_and_dice_of_each_class_agree_with_scikit_learn() -> None:
 def test_iou_of_each_class_is_that_of_patches() -> None:
     prediction, truth = masks_and_truth()
     for k in range(3):
-        assert metrics.iou(prediction, truth)[:, k].tolist() == metrics.patch_iou(prediction[:, k], truth[:, k]).tolist()
+        assert (
+            metrics.iou(prediction, truth)[:, k].tolist()
+            == metrics.patch_iou(prediction[:, k], truth[:, k]).tolist()
+        )
 
 
 def test_image_iou_by_hand() -> None:

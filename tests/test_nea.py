@@ -1,4 +1,6 @@
-"""NEA's frames and masks: hand-drawn ones, JPEGs packed like the real ones, and the real files; what is wrong with bad ones."""
+"""NEA's frames and masks: hand-drawn ones, JPEGs packed like the real ones, and the real files;
+what is wrong with bad ones.
+"""
 
 import csv
 import io
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import competitions, folds, recipe
+from src import competitions, recipe
 from src.artifacts import Paths
 from src.competitions import Photographs, nea
-from src.errors import UserError
-from src.photographs import gallery
+from src.photographs import dataset
 from src.recipe import Data
+from src.scoring import folds
+from src.terminal.errors import UserError
 
 HEIGHT, WIDTH = 24, 40
 TRAIN, TEST = [30, 2, 9, 11, 100], [10, 31]  # frame numbers, as their files are written
@@ -27,7 +30,9 @@ def frame_name(number: int) -> str:
 
 
 def labels_of(number: int) -> np.ndarray:
-    """Two blocks of label 1 in the left half and one of label 2 in the right, placed by the frame's number."""
+    """Two blocks of label 1 in the left half and one of label 2 in the right, placed by the
+    frame's number.
+    """
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     labels[number % 8 : number % 8 + 9, 1:9] = 1
     labels[2 : 4 + number % 5, 14:18] = 1
@@ -45,15 +50,21 @@ def jpeg_mask(labels: np.ndarray) -> bytes:
     return packed(np.dstack([labels] * 3), quality=95)
 
 
-def write_raw(folder: Path, png: bool = False, train: list[int] = TRAIN, test: list[int] = TEST) -> Path:
+def write_raw(
+    folder: Path, png: bool = False, train: list[int] = TRAIN, test: list[int] = TEST
+) -> Path:
     for split, numbers in (("train", train), ("test", test)):
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
         for number in numbers:
             name, labels = Path(frame_name(number)), labels_of(number)
-            (folder / split / "images" / name).write_bytes(packed(np.full((HEIGHT, WIDTH, 3), 2 * number, np.uint8)))
+            (folder / split / "images" / name).write_bytes(
+                packed(np.full((HEIGHT, WIDTH, 3), 2 * number, np.uint8))
+            )
             content = packed(labels, "PNG") if png else jpeg_mask(np.minimum(labels, 1))
-            (folder / split / "masks" / name.with_suffix(".png" if png else ".jpg")).write_bytes(content)
+            (folder / split / "masks" / name.with_suffix(".png" if png else ".jpg")).write_bytes(
+                content
+            )
     return folder
 
 
@@ -68,7 +79,9 @@ def test_the_competition_is_known_by_its_name() -> None:
     assert competitions.get("nea") is nea.COMPETITION
 
 
-def test_frames_stand_in_the_order_of_the_video_with_their_own_images_and_masks(tmp_path: Path) -> None:
+def test_frames_stand_in_the_order_of_the_video_with_their_own_images_and_masks(
+    tmp_path: Path,
+) -> None:
     raw = read(write_raw(tmp_path, png=True))
     assert (raw.classes, raw.channels, raw.dtype) == (["1", "2"], 3, np.uint8)
     for split, numbers in ((raw.train, sorted(TRAIN)), (raw.test, sorted(TEST))):
@@ -87,20 +100,27 @@ def test_frames_stand_in_the_order_of_the_video_with_their_own_images_and_masks(
 
 
 def test_a_jpeg_mask_is_corrosion_wherever_it_is_not_zero(tmp_path: Path) -> None:
-    """Pillow's decoder, pixel by pixel, is the oracle; the outlines that were drawn come back but for a few pixels beside them."""
+    """Pillow's decoder, pixel by pixel, is the oracle; the outlines that were drawn come back
+    but for a few pixels beside them.
+    """
     raw = read(write_raw(tmp_path))
     assert raw.classes == ["corrosion"]
     for row, number in enumerate(sorted(TRAIN)):
         mask = raw.train.read_mask(row)
         stored = np.array(Image.open(tmp_path / "train/masks" / frame_name(number)))
-        expected = [[int(any(channel > 0 for channel in pixel)) for pixel in line] for line in stored.tolist()]
+        expected = [
+            [int(any(channel > 0 for channel in pixel)) for pixel in line]
+            for line in stored.tolist()
+        ]
         assert mask.tolist() == [expected]
         assert (mask[0] != (labels_of(number) > 0)).mean() < 0.04  # small blocks are mostly outline
 
 
 def test_a_frame_without_corrosion_is_empty(tmp_path: Path) -> None:
     folder = write_raw(tmp_path)
-    (folder / "train/masks" / frame_name(2)).write_bytes(jpeg_mask(np.zeros((HEIGHT, WIDTH), np.uint8)))
+    (folder / "train/masks" / frame_name(2)).write_bytes(
+        jpeg_mask(np.zeros((HEIGHT, WIDTH), np.uint8))
+    )
     assert not read(folder).train.read_mask(0).any()
 
 
@@ -120,7 +140,9 @@ def test_frames_csv_goes_before_the_names(tmp_path: Path, header: str) -> None:
     folder = write_raw(tmp_path)
     middle = ",7,train," if "repo" in header else ","
     rows = [f"{1000 - number}{middle}{frame_name(number)}" for number in TRAIN + TEST]
-    (folder / "frames.csv").write_text("\n".join([header, *rows, f"5{middle}of_another_subset.jpg", ""]))
+    (folder / "frames.csv").write_text(
+        "\n".join([header, *rows, f"5{middle}of_another_subset.jpg", ""])
+    )
     raw = read(folder)
     assert raw.train.frame.tolist() == sorted(1000 - number for number in TRAIN)
     assert (raw.train.read_image(0) == 200).all()
@@ -129,7 +151,9 @@ def test_frames_csv_goes_before_the_names(tmp_path: Path, header: str) -> None:
 
 def test_every_file_is_listed(tmp_path: Path) -> None:
     folder = write_raw(tmp_path)
-    assert sorted(nea.files(folder, Data())) == sorted(path for path in folder.rglob("*") if path.is_file())
+    assert sorted(nea.files(folder, Data())) == sorted(
+        path for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_the_submission_has_a_row_for_each_class_of_each_test_frame(tmp_path: Path) -> None:
@@ -137,7 +161,9 @@ def test_the_submission_has_a_row_for_each_class_of_each_test_frame(tmp_path: Pa
     names = [frame_name(number) for number in TEST]
     nea.write_submission(tmp_path / "out.csv", folder, names, [["1 2", ""], ["", "7 1"]])
     lines = [f"{names[0]},1,1 2", f"{names[0]},2,", f"{names[1]},1,", f"{names[1]},2,7 1"]
-    assert (tmp_path / "out.csv").read_text() == "\n".join(["ImageId,ClassId,EncodedPixels", *lines, ""])
+    assert (tmp_path / "out.csv").read_text() == "\n".join(
+        ["ImageId,ClassId,EncodedPixels", *lines, ""]
+    )
     with pytest.raises(UserError, match="not every one of the 2 test images"):
         nea.write_submission(tmp_path / "out.csv", folder, names[:1], [["1 2", ""]])
 
@@ -159,37 +185,65 @@ def put(path: str, content: bytes) -> Callable[[Path], None]:
 
 NAME = frame_name(9)
 MASK, PIXELS = f"train/masks/{NAME}", np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-HUGE = packed(PIXELS, "PNG").replace(bytes([0, 0, 0, WIDTH, 0, 0, 0, HEIGHT]), bytes([0, 9, 0, 0, 0, 9, 0, 0]))
+HUGE = packed(PIXELS, "PNG").replace(
+    bytes([0, 0, 0, WIDTH, 0, 0, 0, HEIGHT]), bytes([0, 9, 0, 0, 0, 9, 0, 0])
+)
 BAD = {
     "no mask": (remove(MASK), "is missing: .* needs a mask"),
     "a mask of no image": (remove(f"train/images/{NAME}"), "belongs to no image"),
     "a cut file": (put(MASK, jpeg_mask(labels_of(9))[:60]), "cannot be read"),
     "a text": (put(MASK, b"not an image at all"), "is no PNG, JPEG"),
-    "a pointer": (put(MASK, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"), "git lfs pull"),
-    "another size": (put(MASK, jpeg_mask(np.zeros((HEIGHT, 8), np.uint8))), "is 24 x 8, but .* 24 x 40"),
+    "a pointer": (
+        put(MASK, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        "git lfs pull",
+    ),
+    "another size": (
+        put(MASK, jpeg_mask(np.zeros((HEIGHT, 8), np.uint8))),
+        "is 24 x 8, but .* 24 x 40",
+    ),
     "a picture": (put(MASK, packed(PIXELS)), "holds the value 90 in row 0, column 0"),
     "regions of two classes": (put(MASK, jpeg_mask(labels_of(9))), "whole regions of class 2"),
     "a huge image": (put(f"train/images/{NAME}", HUGE), "claims more than"),
-    "16 bit": (put(f"train/images/{NAME}", packed(np.zeros((HEIGHT, WIDTH), np.uint16), "PNG")), "uint16 pixels"),
-    "both forms of masks": (put("train/masks/9_9.png", packed(labels_of(9), "PNG")), "both as JPEG and as PNG"),
+    "16 bit": (
+        put(f"train/images/{NAME}", packed(np.zeros((HEIGHT, WIDTH), np.uint16), "PNG")),
+        "uint16 pixels",
+    ),
+    "both forms of masks": (
+        put("train/masks/9_9.png", packed(labels_of(9), "PNG")),
+        "both as JPEG and as PNG",
+    ),
     "a name without number": (
-        lambda folder: [(folder / "train" / kind / NAME).rename(folder / "train" / kind / "x_9.jpg") for kind in ("images", "masks")],
+        lambda folder: [
+            (folder / "train" / kind / NAME).rename(folder / "train" / kind / "x_9.jpg")
+            for kind in ("images", "masks")
+        ],
         "x_9.jpg does not begin with the number of its frame",
     ),
     "one frame in both splits": (
-        lambda folder: [put(f"test/{kind}/{NAME}", (folder / f"train/{kind}/{NAME}").read_bytes())(folder) for kind in ("images", "masks")],
+        lambda folder: [
+            put(f"test/{kind}/{NAME}", (folder / f"train/{kind}/{NAME}").read_bytes())(folder)
+            for kind in ("images", "masks")
+        ],
         "are one frame",
     ),
     "no test folder": (lambda folder: (folder / "test").rename(folder / "tset"), "test is missing"),
     "frames.csv lacks a frame": (put("frames.csv", b"frame_index,file\n1,a.jpg\n"), "has no row"),
-    "frames.csv names a frame twice": (put("frames.csv", f"frame_index,file\n1,{NAME}\n2,{NAME}\n".encode()), "stands in it twice"),
-    "frames.csv holds no number": (put("frames.csv", f"frame_index,file\n-1,{NAME}\n".encode()), "frame_index '-1'"),
+    "frames.csv names a frame twice": (
+        put("frames.csv", f"frame_index,file\n1,{NAME}\n2,{NAME}\n".encode()),
+        "stands in it twice",
+    ),
+    "frames.csv holds no number": (
+        put("frames.csv", f"frame_index,file\n-1,{NAME}\n".encode()),
+        "frame_index '-1'",
+    ),
     "frames.csv of another kind": (put("frames.csv", b"a,b\n"), "the first line must be"),
 }
 
 
 @pytest.mark.parametrize(("change", "problem"), BAD.values(), ids=BAD.keys())
-def test_what_is_bad_is_told_in_one_line(tmp_path: Path, change: Callable[[Path], object], problem: str) -> None:
+def test_what_is_bad_is_told_in_one_line(
+    tmp_path: Path, change: Callable[[Path], object], problem: str
+) -> None:
     folder = write_raw(tmp_path)
     change(folder)
     with pytest.raises(UserError, match=problem) as caught:
@@ -223,33 +277,49 @@ epochs = 1
 
 
 def prepare(folder: Path, folds: str, *overrides: str) -> tuple[dict[str, np.ndarray], str]:
-    """The small arrays of a prepared training set of frames 1, 3, 5 ... 59 but 31, and what was printed."""
+    """The small arrays of a prepared training set of frames 1, 3, 5 ... 59 but 31, and what was
+    printed.
+    """
     paths = Paths(folder / "data", folder / "submissions")
     write_raw(paths.raw("nea"), train=[*range(1, 31, 2), *range(33, 61, 2)], test=[31])
     (folder / "small.toml").write_text(SMALL.format(folds=folds))
     chosen = recipe.load(str(folder / "small.toml"), list(overrides))
-    notes = list(gallery.prepare(nea.COMPETITION, chosen, paths, {}))
+    notes = list(dataset.prepare(nea.COMPETITION, chosen, paths, {}))
     with h5py.File(paths.prepared(chosen)) as file:
-        arrays = {name: file[f"train/{name}"][:] for name in ("name", "depth", "group", "fold", "excluded")}
+        arrays = {
+            name: file[f"train/{name}"][:]
+            for name in ("name", "depth", "group", "fold", "excluded")
+        }
     return arrays, "\n".join(notes)
 
 
-def test_stretches_of_the_video_are_folds_and_frames_near_a_border_are_left_out(tmp_path: Path) -> None:
+def test_stretches_of_the_video_are_folds_and_frames_near_a_border_are_left_out(
+    tmp_path: Path,
+) -> None:
     arrays, notes = prepare(tmp_path, 'scheme = "blocks"\ncount = 3\ngap = 4')
     frame, fold = arrays["depth"].tolist(), arrays["fold"].tolist()
-    assert frame == [*range(1, 31, 2), *range(33, 61, 2)]  # 29 frames, of which blocks have 10, 10 and 9
+    # 29 frames, of which blocks have 10, 10 and 9
+    assert frame == [*range(1, 31, 2), *range(33, 61, 2)]
     block = [0] * 10 + [1] * 10 + [2] * 9
-    near = [abs(own - 20) <= 4 or abs(own - 42) <= 4 for own in frame]  # borders lie between 19 and 21, and between 41 and 43
+    # borders lie between 19 and 21, and between 41 and 43
+    near = [abs(own - 20) <= 4 or abs(own - 42) <= 4 for own in frame]
     assert fold == [-1 if near[i] else block[i] for i in range(29)]
     assert arrays["group"].tolist() == block
-    assert [text.decode() for text in arrays["excluded"]] == ["at most 4 frames from a border between folds" if own else "" for own in near]
-    assert f"{sum(near)} training photographs are in no fold: at most 4 frames from a border between folds" in notes
+    assert [text.decode() for text in arrays["excluded"]] == [
+        "at most 4 frames from a border between folds" if own else "" for own in near
+    ]
+    assert (
+        f"{sum(near)} training photographs are in no fold: at most 4 frames from a border "
+        "between folds"
+    ) in notes
 
 
 def test_the_order_of_the_video_survives_taking_fewer_photographs(tmp_path: Path) -> None:
     arrays, _ = prepare(tmp_path, 'scheme = "blocks"\ncount = 2', "data.patches=8")
     assert len(arrays["depth"]) == 8
-    assert [name.decode() for name in arrays["name"]] == [frame_name(number) for number in arrays["depth"]]
+    assert [name.decode() for name in arrays["name"]] == [
+        frame_name(number) for number in arrays["depth"]
+    ]
     assert arrays["fold"].tolist() == [0] * 4 + [1] * 4
 
 
@@ -286,7 +356,11 @@ def test_real_frames_are_one_video_and_their_masks_one_class(nea_folder: Path) -
     for split, name in ((raw.train, "train"), (raw.test, "test")):
         assert (np.diff(split.frame) > 0).all()
         for file, frame in zip(split.name, split.frame, strict=True):
-            assert (rows[file]["repo_split"], int(rows[file]["frame_index"])) == (name, frame) == (name, int(file.split("_")[0]))
+            assert (
+                (rows[file]["repo_split"], int(rows[file]["frame_index"]))
+                == (name, frame)
+                == (name, int(file.split("_")[0]))
+            )
     shares = []
     for row in range(0, len(raw.train.name), 15):
         values = np.array(Image.open(nea_folder / "train/masks" / raw.train.name[row]))
@@ -299,7 +373,9 @@ def test_real_frames_are_one_video_and_their_masks_one_class(nea_folder: Path) -
 
 
 def test_the_twos_of_real_masks_are_what_the_jpeg_makes_of_ones(nea_folder: Path) -> None:
-    """A clean mask of 0 and 1 packed with a real mask's tables overshoots as often; a mask that has regions of 2 is told apart."""
+    """A clean mask of 0 and 1 packed with a real mask's tables overshoots as often; a mask that
+    has regions of 2 is told apart.
+    """
     raw = read(nea_folder)
     path = nea_folder / "train/masks" / raw.train.name[60]
     tables, values = Image.open(path).quantization, np.array(Image.open(path))[..., 0]
@@ -312,7 +388,9 @@ def test_the_twos_of_real_masks_are_what_the_jpeg_makes_of_ones(nea_folder: Path
 
 def test_real_folds_are_far_apart(nea_folder: Path) -> None:
     raw, settings = read(nea_folder), recipe.load("nea").folds
-    fold, _ = folds.assign(np.zeros(135, int), np.ones((135, 1), bool), np.ones(135, bool), settings, raw.train.frame)
+    fold, _ = folds.assign(
+        np.zeros(135, int), np.ones((135, 1), bool), np.ones(135, bool), settings, raw.train.frame
+    )
     assert np.bincount(fold + 1).tolist() == [37, 22, 17, 18, 19, 22]
     kept = np.flatnonzero(fold >= 0)
     apart = np.abs(raw.train.frame[kept][:, None] - raw.train.frame[kept])

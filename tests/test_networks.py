@@ -12,16 +12,20 @@ import torch
 from safetensors.torch import save_file
 
 from src import networks
-from src.errors import UserError
 from src.networks.layers import RingConv2d, RingPad, ring_pad
 from src.networks.ring_unet import Presence, Recurrence
+from src.terminal.errors import UserError
 
 
 def test_ring_convolution_wraps_azimuth_and_repeats_depth():
     torch.manual_seed(0)
     conv = RingConv2d(2, 3)
     x = torch.randn(1, 2, 8, 6)
-    padded = np.pad(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 0), (1, 1)), mode="wrap"), ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
+    padded = np.pad(
+        np.pad(x.numpy(), ((0, 0), (0, 0), (0, 0), (1, 1)), mode="wrap"),
+        ((0, 0), (0, 0), (1, 1), (0, 0)),
+        mode="edge",
+    )
     expected = torch.nn.functional.conv2d(torch.from_numpy(padded), conv.weight, conv.bias)
     torch.testing.assert_close(conv(x), expected)
 
@@ -31,16 +35,25 @@ def test_ring_unet_commutes_with_rolls_of_its_grid(options):
     torch.manual_seed(0)
     network = networks.create({"name": "ring_unet", "channels": [4, 8, 12], **options}).eval()
     x = torch.randn(2, 1, 48, 36)
-    torch.testing.assert_close(network(x.roll(8, dims=3)), network(x).roll(8, dims=3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        network(x.roll(8, dims=3)), network(x).roll(8, dims=3), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("height", [36, 72, 144])
 def test_ring_unet_takes_windows_taller_than_a_patch(height):
-    assert networks.create({"name": "ring_unet"})(torch.randn(2, 1, height, 36)).shape == (2, 1, height, 36)
+    assert networks.create({"name": "ring_unet"})(torch.randn(2, 1, height, 36)).shape == (
+        2,
+        1,
+        height,
+        36,
+    )
 
 
 def test_ring_unet_pools_depth_and_azimuth_by_their_own_numbers():
-    network = networks.create({"name": "ring_unet", "channels": [4, 6, 8], "pool_rows": [2, 3], "pool_columns": [2, 1]}).eval()
+    network = networks.create(
+        {"name": "ring_unet", "channels": [4, 6, 8], "pool_rows": [2, 3], "pool_columns": [2, 1]}
+    ).eval()
     x = torch.randn(1, 1, 12, 36)
     seen = []
     network.encoder[-1].register_forward_hook(lambda _, inputs, output: seen.append(output.shape))
@@ -51,7 +64,9 @@ def test_ring_unet_pools_depth_and_azimuth_by_their_own_numbers():
 
 def test_gradients_reach_every_part_of_a_ring_unet_with_all_options():
     torch.manual_seed(0)
-    network = networks.create({"name": "ring_unet", "channels": [4, 8], "recurrent": True, "presence": True})
+    network = networks.create(
+        {"name": "ring_unet", "channels": [4, 8], "recurrent": True, "presence": True}
+    )
     network(torch.randn(2, 1, 48, 36)).square().sum().backward()
     assert all(weights.grad.abs().sum() > 0 for weights in network.parameters())
 
@@ -68,12 +83,20 @@ def test_a_recurrent_ring_unet_sees_its_window_from_end_to_end():
 
 
 def test_presence_multiplies_the_chance_of_pixels_with_that_of_the_rows_around():
-    """Row r of the second head sees the largest feature of each row of the map from 4 above to 4 below its own."""
+    """Row r of the second head sees the largest feature of each row of the map from 4 above to 4
+    below its own.
+    """
     torch.manual_seed(0)
     layer, logits, features = Presence(2, rows=3), torch.randn(1, 1, 15, 4), torch.randn(1, 2, 5, 2)
     weight, bias = layer.head.weight.detach().numpy()[0], layer.head.bias.item()
     largest = np.pad(features.numpy()[0].max(axis=2), ((0, 0), (4, 4)))
-    row = [bias + sum(weight[channel, k] * largest[channel, r + k] for channel in range(2) for k in range(9)) for r in range(5)]
+    row = [
+        bias
+        + sum(
+            weight[channel, k] * largest[channel, r + k] for channel in range(2) for k in range(9)
+        )
+        for r in range(5)
+    ]
     with torch.no_grad():
         got = torch.sigmoid(layer(logits, features)).numpy()[0, 0]
     chance = 1 / (1 + np.exp(-np.repeat(row, 3)))[:, None]
@@ -86,11 +109,16 @@ def test_a_recurrence_reads_each_column_down_and_up():
     layer, x = Recurrence(4), torch.randn(2, 4, 5, 3)
     with torch.no_grad():
         got = layer(x).numpy()
-    weights = {name: value.detach().double().numpy() for name, value in layer.gru.named_parameters()}
+    weights = {
+        name: value.detach().double().numpy() for name, value in layer.gru.named_parameters()
+    }
     pipe, expected = x.double().numpy(), x.double().numpy().copy()
     ends = [(1, "", slice(0, 2)), (-1, "_reverse", slice(2, 4))]
     for image, column, (direction, suffix, channels) in product(range(2), range(3), ends):
-        seen, kept = ([weights[f"{part}_{side}_l0{suffix}"] for part in ("weight", "bias")] for side in ("ih", "hh"))
+        seen, kept = (
+            [weights[f"{part}_{side}_l0{suffix}"] for part in ("weight", "bias")]
+            for side in ("ih", "hh")
+        )
         h = np.zeros(2)
         for row in range(5)[::direction]:
             a, b = seen[0] @ pipe[image, :, row, column] + seen[1], kept[0] @ h + kept[1]
@@ -106,8 +134,9 @@ def test_ring_unet_wants_a_pool_for_each_step_down():
 
 
 def test_operations_by_hand():
-    """A ring U-Net of one level: 3x3 convolutions 1 -> 4 -> 4 and the head, two operations a product; back, the same again for the
-    weights, and for the input of every convolution but the first.
+    """A ring U-Net of one level: 3x3 convolutions 1 -> 4 -> 4 and the head, two operations a
+    product; back, the same again for the weights, and for the input of every convolution but the
+    first.
     """
     convs, head = [2 * 9 * inputs * 4 * 36 * 36 for inputs in (1, 4)], 2 * 4 * 36 * 36
     network = {"name": "ring_unet", "channels": [4]}
@@ -126,7 +155,11 @@ UNUSED_CLASSIFIER = 2048 * 1000 + 1000  # of the ResNet50 in the paper's code, w
 
 @pytest.mark.parametrize(
     ("name", "published", "unused"),
-    [("cat_corroseg", 73.9e6, UNUSED_CLASSIFIER), ("add_corroseg", 80.9e6, UNUSED_CLASSIFIER), ("xscat_unet", 0.117e6, 0)],
+    [
+        ("cat_corroseg", 73.9e6, UNUSED_CLASSIFIER),
+        ("add_corroseg", 80.9e6, UNUSED_CLASSIFIER),
+        ("xscat_unet", 0.117e6, 0),
+    ],
 )
 def test_parameters_match_the_papers_code(name, published, unused):
     count = sum(weights.numel() for weights in networks.create({"name": name}).parameters())
@@ -136,7 +169,13 @@ def test_parameters_match_the_papers_code(name, published, unused):
 def test_corroseg_has_the_papers_feature_sizes():
     network = networks.create({"name": "cat_corroseg"}).eval()
     features = network.encoder(torch.randn(1, 1, 36, 36))
-    assert [tuple(feature.shape[1:3]) for feature in features] == [(64, 18), (256, 9), (512, 5), (1024, 3), (2048, 2)]
+    assert [tuple(feature.shape[1:3]) for feature in features] == [
+        (64, 18),
+        (256, 9),
+        (512, 5),
+        (1024, 3),
+        (2048, 2),
+    ]
 
 
 SMALL = {"encoder": "resnet18"}
@@ -167,7 +206,9 @@ def test_the_baseline_takes_patches_only():
         network(torch.randn(2, 1, 72, 36))
 
 
-@pytest.mark.parametrize("name", ["cat_corroseg", "add_corroseg", "sadd_unet", "fcn_bilinear", "baseline_cnn"])
+@pytest.mark.parametrize(
+    "name", ["cat_corroseg", "add_corroseg", "sadd_unet", "fcn_bilinear", "baseline_cnn"]
+)
 def test_dropout_acts_in_training_and_is_off_in_prediction(name):
     torch.manual_seed(0)
     table = {"name": name, "dropout": "B"} | (SMALL if "corroseg" in name else {})
@@ -194,14 +235,31 @@ def test_dropout_follows_the_encoder_stages_of_the_policy():
 def test_weights_from_a_file_are_loaded_and_never_replaced_by_random_ones(tmp_path):
     source = timm.create_model("resnet18", features_only=True, in_chans=1)
     save_file(dict(source.state_dict()), tmp_path / "weights.safetensors")
-    loaded = networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / "weights.safetensors")})
-    assert torch.equal(loaded.encoder.features.state_dict()["layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
+    loaded = networks.create(
+        {"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / "weights.safetensors")}
+    )
+    assert torch.equal(
+        loaded.encoder.features.state_dict()["layer4.1.conv2.weight"],
+        source.state_dict()["layer4.1.conv2.weight"],
+    )
     (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
-    save_file({f"model.{key}": value for key, value in source.state_dict().items()}, tmp_path / "renamed.safetensors")
-    save_file({key: value for key, value in source.state_dict().items() if "layer4.1" not in key}, tmp_path / "cut.safetensors")
+    save_file(
+        {f"model.{key}": value for key, value in source.state_dict().items()},
+        tmp_path / "renamed.safetensors",
+    )
+    save_file(
+        {key: value for key, value in source.state_dict().items() if "layer4.1" not in key},
+        tmp_path / "cut.safetensors",
+    )
     for name in ("missing", "damaged", "renamed", "cut"):
         with pytest.raises(UserError, match=name):
-            networks.create({"name": "cat_corroseg", **SMALL, "pretrained": str(tmp_path / f"{name}.safetensors")})
+            networks.create(
+                {
+                    "name": "cat_corroseg",
+                    **SMALL,
+                    "pretrained": str(tmp_path / f"{name}.safetensors"),
+                }
+            )
 
 
 def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
@@ -232,10 +290,18 @@ def test_a_wrong_network_table_is_one_line_with_a_hint(table, hint):
 
 def test_sadd_unet_trains_at_batch_64_in_under_6_gib():
     step = (
-        "import resource, torch; from src import networks; network = networks.create({'name': 'sadd_unet'}); "
-        "network(torch.randn(64, 1, 36, 36)).mean().backward(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource, torch; from src import networks; network = networks.create({'name': "
+        "'sadd_unet'}); "
+        "network(torch.randn(64, 1, 36, 36)).mean().backward(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", step],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert int(done.stdout) * 1024 < 6 * 2**30
 
 

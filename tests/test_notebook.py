@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from src import doctor
-from src.environment import ROOT
+from src.cli import doctor
+from src.terminal.environment import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "corroseg.ipynb"
 RECIPE = """
@@ -37,13 +37,19 @@ def cells(kind: str) -> list[str]:
 
 
 def as_python(source: str) -> str:
-    """A cell with its shell lines and magics as calls of `shell` and `magic`, their {variables} filled in as IPython does."""
-    source = re.sub(r"^( *)!(.*)$", lambda line: f"{line[1]}shell(f{line[2]!r})", source, flags=re.MULTILINE)
+    """A cell with its shell lines and magics as calls of `shell` and `magic`, their {variables}
+    filled in as IPython does.
+    """
+    source = re.sub(
+        r"^( *)!(.*)$", lambda line: f"{line[1]}shell(f{line[2]!r})", source, flags=re.MULTILINE
+    )
     return re.sub(r"^%(.*)$", lambda line: f"magic({line[1]!r})", source, flags=re.MULTILINE)
 
 
 class Kernel:
-    """Runs cells in a folder. Stages run inside this process, from this working tree, as the test of the stages runs them."""
+    """Runs cells in a folder. Stages run inside this process, from this working tree, as the
+    test of the stages runs them.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.commands, self.shown = patch, [], []
@@ -58,13 +64,19 @@ class Kernel:
         words = shlex.split(command)
         if words[0] == "python" and words[1].endswith(".py"):
             self.stage(words[1], words[2:])
-        elif words[:3] == ["python", "-m", "src.doctor"]:
-            self.patch.setattr(sys, "argv", words[2:3] + [word for word in words[3:4] if word == "--missing"])
+        elif words[:3] == ["python", "-m", "src.cli.doctor"]:
+            self.patch.setattr(
+                sys, "argv", words[2:3] + [word for word in words[3:4] if word == "--missing"]
+            )
             assert doctor.main() == 0
             if ">" in words:
                 Path(words[-1]).touch()
         elif words[:3] == ["python", "-m", "pip"]:
-            subprocess.run([sys.executable, *words[1:], "--dry-run", "--no-index"], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, *words[1:], "--dry-run", "--no-index"],
+                check=True,
+                capture_output=True,
+            )
         else:
             subprocess.run(command, shell=True, check=True, capture_output=True)
 
@@ -81,7 +93,11 @@ class Kernel:
 
 
 def test_no_outputs_are_stored():
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in CELLS if cell["cell_type"] == "code")
+    assert all(
+        not cell["outputs"] and cell["execution_count"] is None
+        for cell in CELLS
+        if cell["cell_type"] == "code"
+    )
 
 
 def test_the_cells_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
@@ -96,10 +112,19 @@ def test_the_cells_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     recipe = "{RECIPE}"
     kernel.names |= {"REPOSITORY": str(ROOT), "OPTIONS": "--device cpu"}
     for source in others:
-        # The demo in small: the same name, so that the cells find its files, but fewer wells and epochs.
+        # The demo in small: the same name, so that the cells find its files, but fewer wells and
+        # epochs.
         kernel.run(source.replace(f".py {recipe}", f".py {tmp_path}/tiny.toml --set name=demo"))
-    stages = [shlex.split(command)[1] for command in kernel.commands if re.match(r"python \d", command)]
-    assert stages == ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
+    stages = [
+        shlex.split(command)[1] for command in kernel.commands if re.match(r"python \d", command)
+    ]
+    assert stages == [
+        "00_prepare_data.py",
+        "01_train_folds.py",
+        "02_predict.py",
+        "03_ensemble.py",
+        "04_postprocess.py",
+    ]
     report, submission = kernel.shown
     assert report.startswith("<iframe srcdoc=") and "&lt;img" in report
     assert Path.cwd() == tmp_path / "corroseg" and Path(submission).is_file()
@@ -110,6 +135,10 @@ def test_raw_files_are_linked_to_where_they_belong(tmp_path, monkeypatch):
     (tmp_path / "input" / "X_train.zip").write_text("raw")
     monkeypatch.chdir(tmp_path)
     kernel = Kernel(monkeypatch)
-    kernel.names |= {"RECIPE": "corroseg", "RAW_FILES": str(tmp_path / "input"), "RAW_FOLDER": "data/raw/corroseg"}
+    kernel.names |= {
+        "RECIPE": "corroseg",
+        "RAW_FILES": str(tmp_path / "input"),
+        "RAW_FOLDER": "data/raw/corroseg",
+    }
     kernel.run(next(source for source in cells("code") if "RAW_FILES:" in source))
     assert Path("data/raw/corroseg/X_train.zip").read_text() == "raw"

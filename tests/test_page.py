@@ -10,11 +10,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from src import competitions, ensemble, metrics, pipe, postprocessing, recipe, report, rle, submission
+from src import competitions, recipe
 from src.artifacts import Paths
-from src.blocks import Blocks
-from src.masks import PackedMasks, pack
-from src.page import charts, checks, pictures, rendering, wells
+from src.competitions.formats import rle
+from src.competitions.formats.masks import PackedMasks, pack
+from src.report import charts, checks, figures, pictures, rendering
+from src.scoring import metrics
+from src.wells import geometry, postprocessing, selection, submission
+from src.wells import page as wells_page
+from src.wells.blocks import Blocks
 
 DEMO = competitions.get("corroseg")
 RECIPE = {
@@ -27,7 +31,9 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>.png"
 
 
 class Balanced(HTMLParser):
-    """Every element that is opened is closed, in order; collects elements with their attributes, and texts."""
+    """Every element that is opened is closed, in order; collects elements with their attributes,
+    and texts.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -57,7 +63,9 @@ class Balanced(HTMLParser):
 
 
 def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.ndarray]:
-    """Patches of some wells, the second of them interleaved and with a patch that is missing; `first` renames one."""
+    """Patches of some wells, the second of them interleaved and with a patch that is missing;
+    `first` renames one.
+    """
     rng = np.random.default_rng(seed)
     group = np.repeat(list(wells_of), list(wells_of.values())).astype(np.int32)
     number = np.concatenate([np.arange(count) for count in wells_of.values()])
@@ -74,8 +82,18 @@ def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.
     probability = (0.9 * mask + 0.1 * rng.random(image.shape)).astype(np.float16)
     prediction = (probability > 0.5).astype(np.uint8)
     prediction[1, :3], prediction[-1], prediction[4] = 1, 0, 0
-    arrays = {"name": name, "image": image, "valid": valid, "group": group, "mask": mask, "probability": probability}
-    arrays |= {"depth": np.where(second, number // 2, number).astype(np.int32), "phase": np.where(second, number % 2, 0).astype(np.int32)}
+    arrays = {
+        "name": name,
+        "image": image,
+        "valid": valid,
+        "group": group,
+        "mask": mask,
+        "probability": probability,
+    }
+    arrays |= {
+        "depth": np.where(second, number // 2, number).astype(np.int32),
+        "phase": np.where(second, number % 2, 0).astype(np.int32),
+    }
     return arrays | {"prediction": prediction, "score": metrics.patch_iou(prediction, mask)}
 
 
@@ -84,12 +102,21 @@ LARGE = ("image", "valid", "mask", "probability", "prediction")
 
 def in_blocks(arrays: dict[str, np.ndarray]) -> Blocks:
     """A split as the stage has it, with what it counts on each patch."""
-    marked, index = arrays["prediction"] > 0, {name: array for name, array in arrays.items() if name not in LARGE}
+    marked, index = (
+        arrays["prediction"] > 0,
+        {name: array for name, array in arrays.items() if name not in LARGE},
+    )
     index |= {"repaired": (~arrays["valid"]).sum((1, 2)), "marked": marked.sum((1, 2))}
     if "mask" in arrays:
         true = arrays["mask"] > 0
-        index |= {"true": true.sum((1, 2)), "right": (true & marked).sum((1, 2)), "wrong": (true != marked).sum((1, 2))}
-    return Blocks(index, lambda place: {name: arrays[name][place] for name in LARGE if name in arrays})
+        index |= {
+            "true": true.sum((1, 2)),
+            "right": (true & marked).sum((1, 2)),
+            "wrong": (true != marked).sum((1, 2)),
+        }
+    return Blocks(
+        index, lambda place: {name: arrays[name][place] for name in LARGE if name in arrays}
+    )
 
 
 def packed(arrays: dict[str, np.ndarray]) -> PackedMasks:
@@ -98,7 +125,12 @@ def packed(arrays: dict[str, np.ndarray]) -> PackedMasks:
 
 def by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
     return {
-        str(k): {"patches": int((key == k).sum()), "score": float(score[key == k].mean()), "all_empty": 0.25, "intensity": 0.125}
+        str(k): {
+            "patches": int((key == k).sum()),
+            "score": float(score[key == k].mean()),
+            "all_empty": 0.25,
+            "intensity": 0.125,
+        }
         for k in np.unique(key).tolist()
     }
 
@@ -108,21 +140,37 @@ def made(tmp_path, monkeypatch):
     return make(tmp_path, monkeypatch)
 
 
-def make(folder: Path, monkeypatch, first: str = "") -> tuple[str, dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+def make(
+    folder: Path, monkeypatch, first: str = ""
+) -> tuple[str, dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The page of a submission that was not trained, its scores and both splits."""
     chosen, paths = recipe.parse(RECIPE, "here"), Paths(folder / "data", folder / "submissions")
     train, test = split({1: 5, 2: 10, 7: 30}, 0, first), split({3: 4, 4: 6}, 1)
     train["fold"] = (train["group"] == 7).astype(np.int8)
     del test["mask"], test["score"]
-    submission.write(paths.submission(chosen), paths.submission(chosen, "_official.csv"), test["name"], test["prediction"], DEMO)
+    submission.write(
+        paths.submission(chosen),
+        paths.submission(chosen, "_official.csv"),
+        test["name"],
+        test["prediction"],
+        DEMO,
+    )
     for task in chosen.tasks()[:3]:
         path = paths.history(chosen, task)
         path.parent.mkdir(parents=True)
         losses = [1.0 + task.fold, 0.5, 0.25]
-        frame = pd.DataFrame({"epoch": [1, 2, 3], "loss": losses, "learning_rate": 0.1, "seconds": 40.0, "device": "Some CPU, 2 threads"})
+        frame = pd.DataFrame(
+            {
+                "epoch": [1, 2, 3],
+                "loss": losses,
+                "learning_rate": 0.1,
+                "seconds": 40.0,
+                "device": "Some CPU, 2 threads",
+            }
+        )
         frame.to_csv(path, index=False)
     notes = {"threshold_without_fold": {"0": 0.5, "1": 0.45}}
-    monkeypatch.setattr(wells.artifacts, "read_notes", lambda path: notes)
+    monkeypatch.setattr(wells_page.artifacts, "read_notes", lambda path: notes)
     score = train["score"]
     result = {
         "recipe": "tiny",
@@ -134,21 +182,35 @@ def make(folder: Path, monkeypatch, first: str = "") -> tuple[str, dict, dict[st
         "threshold": 0.5,
         "refined": True,
         "refinement": "threshold 0.50, components of 4 pixels or more",
-        "refinements_tried": {"threshold 0.50": 0.61, "threshold 0.50, components of 4 pixels or more": 0.625},
+        "refinements_tried": {
+            "threshold 0.50": 0.61,
+            "threshold 0.50, components of 4 pixels or more": 0.625,
+        },
         "baselines_on_train": {"all_empty": 0.25, "intensity": 0.375},
         "expected_score": 0.7654321,
         "expected_interval": [0.61, 0.87],
         "removed_by_averaging": 0.05,
     }
-    curves, made = np.linspace(0, 1, 3 * len(ensemble.THRESHOLDS)).reshape(3, -1), {"prepared": "a1", "ensemble": "b2"}
-    page = wells.page(chosen, DEMO, paths, result, made, in_blocks(train), in_blocks(test), packed(test), curves)
+    curves, made = (
+        np.linspace(0, 1, 3 * len(selection.THRESHOLDS)).reshape(3, -1),
+        {"prepared": "a1", "ensemble": "b2"},
+    )
+    page = wells_page.page(
+        chosen, DEMO, paths, result, made, in_blocks(train), in_blocks(test), packed(test), curves
+    )
     return page, result, train, test
 
 
 def numbers(tree) -> list[float]:
     if isinstance(tree, dict):
         return [number for value in tree.values() for number in numbers(value)]
-    return [number for value in tree for number in numbers(value)] if isinstance(tree, list) else [tree] if isinstance(tree, float) else []
+    return (
+        [number for value in tree for number in numbers(value)]
+        if isinstance(tree, list)
+        else [tree]
+        if isinstance(tree, float)
+        else []
+    )
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else(made):
@@ -165,8 +227,16 @@ def test_the_page_is_well_formed_and_needs_nothing_else(made):
 
 def test_the_numbers_are_those_of_the_scores(made):
     text, result, *_ = made
-    shown = {float(element["value"]) for element in Balanced(text).all("data") if "value" in element}
-    told = numbers({key: value for key, value in result.items() if key not in ("threshold", "removed_by_averaging")})
+    shown = {
+        float(element["value"]) for element in Balanced(text).all("data") if "value" in element
+    }
+    told = numbers(
+        {
+            key: value
+            for key, value in result.items()
+            if key not in ("threshold", "removed_by_averaging")
+        }
+    )
     assert len(told) > 20 and set(told) <= shown
     assert f">{result['oof_score']:.4f}</data>" in text and ">0.61</data> to" in text
 
@@ -182,23 +252,33 @@ def test_every_well_and_patch_is_there(made):
     ):
         data = json.loads(re.search(rf'id="data-{id}">(.*?)</script>', text)[1])
         own = arrays["name"][arrays["group"] == int(id.partition("-")[2])]
-        assert sorted(name for at in data["names"] for name in at if name) == sorted(own) and len(own) == count
+        assert (
+            sorted(name for at in data["names"] for name in at if name) == sorted(own)
+            and len(own) == count
+        )
         assert data["truth"] == ("train" in id)
 
 
 def test_of_very_many_wells_the_best_and_the_worst_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(wells, "DRAWN", 2)
+    monkeypatch.setattr(wells_page, "DRAWN", 2)
     text, result, *_ = make(tmp_path, monkeypatch)
     scores = {well: row["score"] for well, row in result["oof_by_group"].items()}
     middle = sorted(scores, key=scores.get)[1]
     drawn = {f"train-{well}" for well in scores if well != middle} | {"test-3", "test-4"}
-    assert set(re.findall(r'id="data-([^"]*)"', text)) == drawn == set(re.findall(r'<option value="([^"]*)"', text))
+    assert (
+        set(re.findall(r'id="data-([^"]*)"', text))
+        == drawn
+        == set(re.findall(r'<option value="([^"]*)"', text))
+    )
     assert "2 of 3 training wells are drawn: those with the highest and the lowest scores" in text
     assert text.count('<img class="pixels glance"') == 4 and "test wells are drawn" not in text
-    links = {link["href"].partition("&")[0] for link in Balanced(text).all("a") if "=" in link["href"]}
+    links = {
+        link["href"].partition("&")[0] for link in Balanced(text).all("a") if "=" in link["href"]
+    }
     assert links == {f"#well={well}" for well in drawn}
-    assert f">Well {middle}</th>" in text and f"well_{middle}_patch" in text  # in the table, and among the best and worst patches
-    assert wells.drawn_wells([5, 6, 7], {}) == [5, 6]
+    # in the table, and among the best and worst patches
+    assert f">Well {middle}</th>" in text and f"well_{middle}_patch" in text
+    assert wells_page.drawn_wells([5, 6, 7], {}) == [5, 6]
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, monkeypatch):
@@ -210,21 +290,34 @@ def test_a_hostile_name_stays_a_name(tmp_path, monkeypatch):
     page = Balanced(text)
     assert train["name"][0] == HOSTILE and HOSTILE not in text and "<script>alert" not in text
     assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
-    assert json.loads(re.search(r'id="data-train-1">(.*?)</script>', text)[1])["names"][0] == [HOSTILE]
+    assert json.loads(re.search(r'id="data-train-1">(.*?)</script>', text)[1])["names"][0] == [
+        HOSTILE
+    ]
 
 
 def test_a_well_is_unrolled_as_its_strips_are(made):
-    """Against src.pipe: a plain well is its strip, an interleaved one the ring of its two."""
+    """Against src.wells.geometry: a plain well is its strip, an interleaved one the ring of its
+    two.
+    """
     train = made[2]
-    strips = {(strip.group, strip.phase): strip for strip in pipe.strips(train["group"], train["depth"], train["phase"])}
-    np.testing.assert_array_equal(pictures.Unrolled.of(train, 7).stack(train["image"]), strips[7, 0].stack(train["image"]))
-    ring = pipe.ring(strips[2, 0].stack(train["image"]), strips[2, 1].stack(train["image"]))
+    strips = {
+        (strip.group, strip.phase): strip
+        for strip in geometry.strips(train["group"], train["depth"], train["phase"])
+    }
+    np.testing.assert_array_equal(
+        pictures.Unrolled.of(train, 7).stack(train["image"]), strips[7, 0].stack(train["image"])
+    )
+    ring = geometry.ring(strips[2, 0].stack(train["image"]), strips[2, 1].stack(train["image"]))
     np.testing.assert_array_equal(pictures.Unrolled.of(train, 2).stack(train["image"]), ring)
     assert (ring[72:108] == 0).all(), "the third depth of the interleaved well has no patch"
 
 
 def test_a_patch_without_a_depth_comes_last():
-    arrays = {"group": np.ones(4, int), "depth": np.array([-1, 5, 4, -1]), "phase": np.zeros(4, int)}
+    arrays = {
+        "group": np.ones(4, int),
+        "depth": np.array([-1, 5, 4, -1]),
+        "phase": np.zeros(4, int),
+    }
     assert pictures.Unrolled.of(arrays, 1).index.ravel().tolist() == [2, 1, 0, 3]
 
 
@@ -242,13 +335,20 @@ def test_tiles_hold_thickness_probability_and_labels(made, monkeypatch):
     monkeypatch.setattr(pictures, "TILE_ROWS", 100)
     data, unrolled = pictures.well(train, 2, pictures.labels(train)), pictures.Unrolled.of(train, 2)
     assert [decoded(tile[2]).shape[0] for tile in data["tiles"]] == [72, 72, 72]
-    grey, step, label = (np.concatenate([decoded(tile[i])[:, :, 0] for tile in data["tiles"]]).astype(float) for i in range(3))
+    grey, step, label = (
+        np.concatenate([decoded(tile[i])[:, :, 0] for tile in data["tiles"]]).astype(float)
+        for i in range(3)
+    )
     there = np.repeat(np.repeat(unrolled.index >= 0, 36, 0), 36, 1)
     probability = unrolled.stack(train["probability"]).astype(float)
     assert np.abs(step / 255 - probability)[there].max() <= 0.5 / 15 + 1e-3
     bits = label / 17
     assert (bits[~there] == pictures.MISSING).all()
-    wanted = 1 * unrolled.stack(train["prediction"]) + 2 * unrolled.stack(train["mask"]) + 4 * ~unrolled.stack(train["valid"])
+    wanted = (
+        1 * unrolled.stack(train["prediction"])
+        + 2 * unrolled.stack(train["mask"])
+        + 4 * ~unrolled.stack(train["valid"])
+    )
     np.testing.assert_array_equal(bits[there], wanted[there])
     value = data["low"] + grey / 255 * (data["high"] - data["low"])
     image = unrolled.stack(train["image"]).clip(data["low"], data["high"])
@@ -257,7 +357,7 @@ def test_tiles_hold_thickness_probability_and_labels(made, monkeypatch):
 
 def test_points_lost_add_up_to_what_the_score_lacks(made):
     _, result, train, _ = made
-    lines = wells.lost(train["score"], train["mask"].any((1, 2)))
+    lines = wells_page.lost(train["score"], train["mask"].any((1, 2)))
     assert sum(line["lost"] for line in lines) == pytest.approx(1 - result["oof_score"])
     assert sum(line["patches"] for line in lines) == len(train["score"])
     assert lines[1]["patches"] == 1 and lines[2]["patches"] == 2  # rows 1; 4 and the last
@@ -265,13 +365,17 @@ def test_points_lost_add_up_to_what_the_score_lacks(made):
 
 def test_best_and_worst_are_few_of_each_well():
     order, group = np.arange(40), np.repeat([1, 2, 3, 4, 5], 8)
-    assert wells.few_of_each(order, group) == [0, 1, 2, 8, 9, 10, 16, 17, 18, 24, 25, 26]
+    assert wells_page.few_of_each(order, group) == [0, 1, 2, 8, 9, 10, 16, 17, 18, 24, 25, 26]
 
 
 def test_learning_curves_span_all_tasks(made):
-    assert "net: training loss, mean of 3 tasks, 2 after the first epoch, 0.25 after the last" in made[0]
+    assert (
+        "net: training loss, mean of 3 tasks, 2 after the first epoch, 0.25 after the last"
+        in made[0]
+    )
     row = made[0][made[0].index('<th scope="row">net</th>') :].partition("</tr>")[0]
-    assert "6\u2009min for 3 of them" in row and "Some CPU, 2 threads" in row  # 3 tasks of 3 epochs of 40 s
+    # 3 tasks of 3 epochs of 40 s
+    assert "6\u2009min for 3 of them" in row and "Some CPU, 2 threads" in row
 
 
 def test_ticks_are_round_and_within():
@@ -281,7 +385,10 @@ def test_ticks_are_round_and_within():
     assert charts._ticks(0.5821, 0.7133) == [0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(5.4, "5 s"), (150, "2 min"), (3600 + 59.9 * 60, "2 h 0 min"), (5000, "1 h 23 min")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(5.4, "5 s"), (150, "2 min"), (3600 + 59.9 * 60, "2 h 0 min"), (5000, "1 h 23 min")],
+)
 def test_durations(seconds, said):
     assert rendering.duration(seconds).replace("\u2009", " ") == said
 
@@ -290,7 +397,12 @@ def verdicts(folder: Path, test, damage=lambda text: text) -> list[bool]:
     path, official = folder / "a.csv", folder / "b.csv"
     submission.write(path, official, test["name"], test["prediction"], DEMO)
     path.write_text(damage(path.read_text()))
-    return [check.passed for check in checks.wells(path, official, test["name"], test["valid"].any((1, 2)), packed(test), DEMO)]
+    return [
+        check.passed
+        for check in checks.wells(
+            path, official, test["name"], test["valid"].any((1, 2)), packed(test), DEMO
+        )
+    ]
 
 
 def swapped(text: str) -> str:
@@ -329,10 +441,13 @@ def test_checks_of_photographs(tmp_path):
 
     def passed(rows) -> list[bool]:
         pd.DataFrame(rows, columns=["name", "class", "rle"]).to_csv(tmp_path / "a.csv", index=False)
-        return [check.passed for check in checks.photographs(tmp_path / "a.csv", names, classes, sizes)]
+        return [
+            check.passed for check in checks.photographs(tmp_path / "a.csv", names, classes, sizes)
+        ]
 
     assert passed(good) == [True] * 5
-    assert passed([("a.png", "1", "1 21"), *good[1:]]) == [True, True, True, False, True]  # beyond the smaller photograph
+    # beyond the smaller photograph
+    assert passed([("a.png", "1", "1 21"), *good[1:]]) == [True, True, True, False, True]
     assert passed([good[1], good[0], *good[2:]])[1] is False
     assert passed([(name, label, "") for name, label, _ in good])[4] is False
 
@@ -345,13 +460,25 @@ def test_the_picture_shows_the_best_and_the_worst_of_the_wells_that_show_corrosi
         "true": np.array([1, 0, 0, 2, 3, 3, 0, 0]),
     }
     maps = np.arange(8)[:, None, None] * np.ones((8, 36, 36))
-    train = Blocks(index, lambda place: dict.fromkeys(("image", "mask", "probability", "prediction"), maps[place]))
+    train = Blocks(
+        index,
+        lambda place: dict.fromkeys(("image", "mask", "probability", "prediction"), maps[place]),
+    )
     shown = []
-    monkeypatch.setattr(report, "wells_picture", lambda wells: shown.extend(wells) or Figure())
-    result = {"oof_by_group": {"1": {"score": 0.5}, "2": {"score": 0.9}, "3": {"score": 0.3}, "4": {"score": 1.0}}}
+    monkeypatch.setattr(figures, "wells_picture", lambda wells: shown.extend(wells) or Figure())
+    result = {
+        "oof_by_group": {
+            "1": {"score": 0.5},
+            "2": {"score": 0.9},
+            "3": {"score": 0.3},
+            "4": {"score": 1.0},
+        }
+    }
     assert postprocessing.picture(result, train)
     assert [well.title for well in shown] == ["best well: 2, 0.900", "worst well: 3, 0.300"]
     assert [np.unique(well.panels["truth"]).tolist() for well in shown] == [[2, 3], [4, 5]]
     result = {"oof_by_group": {"4": {"score": 1.0}}}
-    postprocessing.picture(result, Blocks({name: array[6:] for name, array in index.items()}, train.read))
+    postprocessing.picture(
+        result, Blocks({name: array[6:] for name, array in index.items()}, train.read)
+    )
     assert [well.title for well in shown[2:]] == ["best well: 4, 1.000"]

@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 from test_page import HOSTILE, make
 
-from src.page import pictures
+from src.report import pictures
 
-pytestmark = pytest.mark.skipif(browser.FOUND is None, reason="needs Chromium (chromium, chromium-browser or google-chrome on the PATH)")
+pytestmark = pytest.mark.skipif(
+    browser.FOUND is None,
+    reason="needs Chromium (chromium, chromium-browser or google-chrome on the PATH)",
+)
 
 PANEL = "[...document.querySelectorAll('.panels canvas')]"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The path of a page whose first patch has a hostile name, the training arrays, and a browser."""
+    """The path of a page whose first patch has a hostile name, the training arrays, and a
+    browser.
+    """
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         text, _, train, _ = make(folder, patch, HOSTILE)
@@ -55,23 +60,37 @@ def colour(code: str) -> list[int]:
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
 def test_it_opens_without_complaint_and_every_picture_is_there(page, width, dark):
     one = show(page, width=width, dark=dark)
-    assert one.value("[...document.images].filter((image) => !(image.complete && image.naturalWidth > 1)).length") == 0
+    assert (
+        one.value(
+            "[...document.images].filter((image) => !(image.complete && "
+            "image.naturalWidth > 1)).length"
+        )
+        == 0
+    )
     assert one.value("document.images.length") > 20
-    assert one.value("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
-    assert one.value("getComputedStyle(document.body).backgroundColor") == ("rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)")
+    assert one.value("document.documentElement.scrollWidth") <= width, (
+        "the page is wider than its window"
+    )
+    assert one.value("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(21, 23, 26)" if dark else "rgb(253, 253, 252)"
+    )
     assert one.troubles == []
 
 
 def test_a_hostile_name_is_shown_and_not_run(page):
     one = show(page, "well=train-1&row=0&zoom=8")
-    x, y = one.value(f"(() => {{ const box = {PANEL}[0].getBoundingClientRect(); return [box.left + 20, box.top + 20]; }})()")
+    x, y = one.value(
+        f"(() => {{ const box = {PANEL}[0].getBoundingClientRect(); return [box.left + 20, box.top + 20]; }})()"
+    )
     one.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert one.value("document.querySelector('[data-part=pixel]').textContent").startswith(HOSTILE)
     assert one.troubles == []
 
 
 def test_panels_show_the_arrays_at_their_place(page):
-    """Eight pixels a row from a known row: thickness, truth, probability and mask against the arrays themselves."""
+    """Eight pixels a row from a known row: thickness, truth, probability and mask against the
+    arrays themselves.
+    """
     train, one = page[1], show(page, "well=train-7&row=200&zoom=8")
     first, zoom = state(one)
     well = pictures.Unrolled.of(train, 7)
@@ -80,9 +99,13 @@ def test_panels_show_the_arrays_at_their_place(page):
     for row in (150, 180, 200, 230):
         for column in (2, 6, 20, 35):
             x, y = int((row - first + 0.5) * zoom), int((column + 0.5) * len(mask) / 36)
-            true, marked = (bool(well.stack(train[name])[row, column]) for name in ("mask", "prediction"))
+            true, marked = (
+                bool(well.stack(train[name])[row, column]) for name in ("mask", "prediction")
+            )
             assert truth[y, x].tolist() == colour(pictures.COLOURS["marked" if true else "sound"])
-            kind = {(1, 1): "found", (1, 0): "missed", (0, 1): "false", (0, 0): "sound"}[true, marked]
+            kind = {(1, 1): "found", (1, 0): "missed", (0, 1): "false", (0, 0): "sound"}[
+                true, marked
+            ]
             assert mask[y, x].tolist() == colour(pictures.COLOURS[kind])
             step = round(float(well.stack(train["probability"])[row, column]) * 15)
             assert probability[y, x].tolist() == colour(pictures.INFERNO[step])
@@ -92,7 +115,10 @@ def test_an_interleaved_well_is_one_ring_and_its_missing_patch_a_gap(page):
     one = show(page, "well=train-2&row=0&zoom=1")
     truth = pixels(one, 1)
     assert (truth[:, 72:108, 3] == 0).all() and (truth[:, :72, 3] == 255).all()
-    assert json.loads(page[2].value("document.getElementById('data-train-2').textContent"))["columns"] == 72
+    assert (
+        json.loads(page[2].value("document.getElementById('data-train-2').textContent"))["columns"]
+        == 72
+    )
 
 
 def test_wheel_keys_slider_drag_and_map_move_through_a_well(page):
@@ -108,30 +134,49 @@ def test_wheel_keys_slider_drag_and_map_move_through_a_well(page):
 
     first, zoom = state(one)
     assert zoom == 2
-    rolled = after("Input.dispatchMouseEvent", type="mouseWheel", **where, deltaX=0, deltaY=-100, modifiers=2)
+    rolled = after(
+        "Input.dispatchMouseEvent", type="mouseWheel", **where, deltaX=0, deltaY=-100, modifiers=2
+    )
     assert rolled[1] == pytest.approx(2 * np.exp(0.5), rel=1e-3)
     middle = one.value("document.querySelector('.panels').clientWidth") / 2
-    assert rolled[0] + middle / rolled[1] == pytest.approx(first + middle / zoom, abs=1), "zooms around the pointer"
+    assert rolled[0] + middle / rolled[1] == pytest.approx(first + middle / zoom, abs=1), (
+        "zooms around the pointer"
+    )
     sideways = after("Input.dispatchMouseEvent", type="mouseWheel", **where, deltaX=80, deltaY=0)
     assert sideways[0] > rolled[0] and sideways[1] == rolled[1]
     one.call("Input.dispatchMouseEvent", type="mousePressed", **where, button="left", clickCount=1)
-    dragged = after("Input.dispatchMouseEvent", type="mouseMoved", x=where["x"] + 66, y=where["y"], button="left", buttons=1)
+    dragged = after(
+        "Input.dispatchMouseEvent",
+        type="mouseMoved",
+        x=where["x"] + 66,
+        y=where["y"],
+        button="left",
+        buttons=1,
+    )
     one.call("Input.dispatchMouseEvent", type="mouseReleased", **where, button="left")
     assert dragged[0] == pytest.approx(sideways[0] - 66 / sideways[1], abs=0.2)
     one.value("document.getElementById('viewer').focus()")
     assert after("Input.dispatchKeyEvent", type="keyDown", key="Home")[0] == 0
     assert after("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")[0] > 0
-    one.value("(() => { const z = document.querySelector('[data-part=zoom]'); z.value = 1000; z.dispatchEvent(new Event('input')); })()")
+    one.value(
+        "(() => { const z = document.querySelector('[data-part=zoom]'); z.value = 1000; "
+        "z.dispatchEvent(new Event('input')); })()"
+    )
     one.settle()
     assert state(one)[1] == 16
     one.value("document.querySelector('[data-part=fit]').click()")
     one.settle()
-    assert state(one) == (0, pytest.approx(2 * middle / (30 * 36), rel=1e-3) if 2 * middle < 30 * 36 else 1)
+    assert state(one) == (
+        0,
+        pytest.approx(2 * middle / (30 * 36), rel=1e-3) if 2 * middle < 30 * 36 else 1,
+    )
     assert one.troubles == []
 
 
 def test_the_next_bad_patch_comes_into_view_one_after_the_other(page):
-    """Two patches of the first well score badly, one of them its last, which cannot come into the middle."""
+    """Two patches of the first well score badly, one of them its last, which cannot come into
+    the middle.
+    """
     train, one = page[1], show(page, "well=train-1&row=0&zoom=16")
     bad = np.flatnonzero(train["score"][train["group"] == 1] < 0.5).tolist()
     assert len(bad) == 2
@@ -140,12 +185,19 @@ def test_the_next_bad_patch_comes_into_view_one_after_the_other(page):
         one.settle()
         first, zoom = state(one)
         assert int(one.value("viewer.dataset.bad")) == wanted
-        assert first <= (wanted + 0.5) * 36 <= first + one.value("document.querySelector('.panels').clientWidth") / zoom
+        assert (
+            first
+            <= (wanted + 0.5) * 36
+            <= first + one.value("document.querySelector('.panels').clientWidth") / zoom
+        )
 
 
 def test_turning_the_pipe_rolls_the_panels(page):
     one = show(page, "well=train-7&row=100&zoom=4")
     before = pixels(one, 1)
-    one.value("(() => { const t = document.querySelector('[data-part=turn]'); t.value = 9; t.dispatchEvent(new Event('input')); })()")
+    one.value(
+        "(() => { const t = document.querySelector('[data-part=turn]'); t.value = 9; "
+        "t.dispatchEvent(new Event('input')); })()"
+    )
     one.settle()
     np.testing.assert_array_equal(pixels(one, 1), np.roll(before, -9 * len(before) // 36, axis=0))

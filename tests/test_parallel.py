@@ -1,4 +1,6 @@
-"""Who does the tasks of a table: jobs, threads, and which GPU each task gets (told by a stand-in for CUDA, as none is needed)."""
+"""Who does the tasks of a table: jobs, threads, and which GPU each task gets (told by a stand-in
+for CUDA, as none is needed).
+"""
 
 import os
 
@@ -6,8 +8,9 @@ import joblib
 import pytest
 import torch
 
-from src import command, console, parallel
-from src.errors import UserError
+from src.tasks import parallel
+from src.terminal import command, console
+from src.terminal.errors import UserError
 
 
 @pytest.fixture
@@ -53,13 +56,16 @@ def test_gpus_are_shared_out_whole(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "per_task", "first"), [(1, 1, [0, 0, 0]), (2, 1, [0, 1, 0, 1]), (3, 2, [0, 0]), (4, 2, [0, 2, 0, 2]), (8, 4, [0, 4])]
+    ("count", "per_task", "first"),
+    [(1, 1, [0, 0, 0]), (2, 1, [0, 1, 0, 1]), (3, 2, [0, 0]), (4, 2, [0, 2, 0, 2]), (8, 4, [0, 4])],
 )
 def test_tasks_side_by_side_take_the_gpus_in_turn(gpus, tmp_path, count, per_task, first):
     chosen = gpus(count)
     for number in range(len(first)):
         parallel._slot.cache_clear()  # as another process would have it
-        parallel._numbered(number, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), per_task)
+        parallel._numbered(
+            number, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), per_task
+        )
     assert chosen == first
 
 
@@ -67,7 +73,9 @@ def test_a_process_keeps_its_gpu_and_one_that_ends_gives_it_back(gpus, tmp_path)
     chosen = gpus(2)
     parallel._slot.cache_clear()
     for _ in range(2):
-        parallel._numbered(0, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), 1)
+        parallel._numbered(
+            0, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), 1
+        )
     other = os.fork()
     if not other:
         parallel._slot.cache_clear()
@@ -81,4 +89,6 @@ def test_a_process_keeps_its_gpu_and_one_that_ends_gives_it_back(gpus, tmp_path)
 def test_a_task_that_needs_more_gpus_than_a_worker_has_is_refused(gpus, tmp_path):
     gpus(1)
     with pytest.raises(UserError, match="to have 2 GPUs, and there are 1"):
-        parallel._numbered(0, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), 2)
+        parallel._numbered(
+            0, int, (), os.getpid(), console.state(), tmp_path, torch.device("cuda"), 2
+        )

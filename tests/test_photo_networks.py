@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from src import networks
-from src.errors import UserError
 from src.networks.encoders import features
+from src.terminal.errors import UserError
 
 SMALL = {"encoder": "resnet18"}
 OF_LIBRARY = {
@@ -26,7 +26,10 @@ SEGMENTING = [*OF_LIBRARY, "deeplab_bare"]
 
 
 def test_those_that_take_photographs_are_known():
-    assert {name for name in networks.REGISTRY if networks.takes_photographs(name)} == {*SEGMENTING, "classifier"}
+    assert {name for name in networks.REGISTRY if networks.takes_photographs(name)} == {
+        *SEGMENTING,
+        "classifier",
+    }
 
 
 @pytest.mark.parametrize("name", SEGMENTING)
@@ -36,7 +39,10 @@ def test_logits_have_the_photographs_size_and_a_channel_for_each_class(name, cha
     logits = network(torch.randn(2, channels, *size))
     assert logits.shape == (2, 4, *size)
     logits.square().mean().backward()
-    assert all(weights.grad is not None and torch.isfinite(weights.grad).all() for weights in network.parameters())
+    assert all(
+        weights.grad is not None and torch.isfinite(weights.grad).all()
+        for weights in network.parameters()
+    )
 
 
 @pytest.mark.parametrize("name", OF_LIBRARY)
@@ -44,8 +50,12 @@ def test_it_is_the_librarys_network_on_a_photograph_with_repeated_edges(name):
     torch.manual_seed(0)
     network = networks.create({"name": name, **SMALL, "classes": 3, "channels": 1}).eval()
     library = OF_LIBRARY[name]("tu-resnet18", encoder_weights=None, in_channels=1, classes=3).eval()
-    assert [weights.shape for weights in network.parameters()] == [weights.shape for weights in library.parameters()]
-    library.load_state_dict(dict(zip(library.state_dict(), network.state_dict().values(), strict=True)))
+    assert [weights.shape for weights in network.parameters()] == [
+        weights.shape for weights in library.parameters()
+    ]
+    library.load_state_dict(
+        dict(zip(library.state_dict(), network.state_dict().values(), strict=True))
+    )
     x = torch.randn(2, 1, 40, 65)
     padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 24), (0, 31)), mode="edge"))
     with torch.inference_mode():
@@ -58,12 +68,17 @@ def test_the_bare_deeplab_is_an_encoder_two_convolutions_and_a_head():
     network = networks.create({"name": "deeplab_bare", **SMALL, "classes": 2}).eval()
     bare = network.network
     convs = [layer for layer in bare.decoder if isinstance(layer, nn.Conv2d)]
-    assert [(conv.in_channels, conv.out_channels, conv.kernel_size) for conv in convs] == [(512, 256, (3, 3)), (256, 256, (3, 3))]
+    assert [(conv.in_channels, conv.out_channels, conv.kernel_size) for conv in convs] == [
+        (512, 256, (3, 3)),
+        (256, 256, (3, 3)),
+    ]
     x = torch.randn(1, 1, 64, 64)
     with torch.inference_mode():
         coarse = bare.head(bare.decoder(bare.encoder(x)[-1]))
         assert coarse.shape == (1, 2, 4, 4)
-        torch.testing.assert_close(network(x), interpolate(coarse, scale_factor=16, mode="bilinear", align_corners=True))
+        torch.testing.assert_close(
+            network(x), interpolate(coarse, scale_factor=16, mode="bilinear", align_corners=True)
+        )
 
 
 def test_the_bare_deeplab_begins_with_2048_channels_unless_told_otherwise():
@@ -73,20 +88,31 @@ def test_the_bare_deeplab_begins_with_2048_channels_unless_told_otherwise():
 
 @pytest.mark.parametrize("encoder", ["resnet101", "densenet201", "efficientnet_b1"])
 def test_deeplab_takes_the_reports_encoders(encoder):
-    network = networks.sketch({"name": "deeplab_v3_plus", "encoder": encoder, "classes": 4, "channels": 3}).eval()
+    network = networks.sketch(
+        {"name": "deeplab_v3_plus", "encoder": encoder, "classes": 4, "channels": 3}
+    ).eval()
     x = torch.empty(2, 3, 256, 400, device="meta")
     assert network(x).shape == (2, 4, 256, 400)
-    assert network.network.encoder(torch.empty(1, 3, 256, 416, device="meta"))[-1].shape[2:] == (16, 26)
+    assert network.network.encoder(torch.empty(1, 3, 256, 416, device="meta"))[-1].shape[2:] == (
+        16,
+        26,
+    )
 
 
 @pytest.mark.parametrize("encoder", ["densenet121", "resnet18"])
 def test_a_dilated_encoder_computes_what_the_halving_one_does_and_what_lies_between(encoder):
-    """Dilation is halving undone (Chen et al. 2017, section 3.1): every second feature is that of a network which drops the others."""
+    """Dilation is halving undone (Chen et al. 2017, section 3.1): every second feature is that
+    of a network which drops the others.
+    """
     torch.manual_seed(0)
-    halving, dilated = features(encoder, False, 1).eval(), features(encoder, False, 1, output_stride=16).eval()
+    halving, dilated = (
+        features(encoder, False, 1).eval(),
+        features(encoder, False, 1, output_stride=16).eval(),
+    )
     dilated.load_state_dict(halving.state_dict())
     if encoder == "densenet121":
-        halving.features_transition3.pool = nn.MaxPool2d(1, stride=2)  # keeps every second value; its own pooling takes means
+        # keeps every second value; its own pooling takes means
+        halving.features_transition3.pool = nn.MaxPool2d(1, stride=2)
     x = torch.randn(1, 1, 128, 128)
     with torch.inference_mode():
         *fine, coarse = halving(x)
@@ -106,14 +132,21 @@ def test_the_classifier_gives_one_logit_a_photograph(channels, size):
         logits, last = network(x), network.encoder(x)[-1].numpy()
     assert logits.shape == (2, 1, 1, 1)
     weights, bias = network.head.weight.detach().numpy().reshape(-1), network.head.bias.item()
-    expected = [sum(w * photograph[c].mean() for c, w in enumerate(weights)) + bias for photograph in last]
+    expected = [
+        sum(w * photograph[c].mean() for c, w in enumerate(weights)) + bias for photograph in last
+    ]
     np.testing.assert_allclose(logits.flatten(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_classifier_is_timms_resnet_without_its_thousand_classes():
-    count = sum(weights.numel() for weights in networks.sketch({"name": "classifier", "channels": 3}).parameters())
+    count = sum(
+        weights.numel()
+        for weights in networks.sketch({"name": "classifier", "channels": 3}).parameters()
+    )
     with torch.device("meta"):
-        assert count == sum(weights.numel() for weights in timm.create_model("resnet50", num_classes=1).parameters())
+        assert count == sum(
+            weights.numel() for weights in timm.create_model("resnet50", num_classes=1).parameters()
+        )
 
 
 @pytest.mark.parametrize("name", ["unet", "deeplab_v3_plus", "deeplab_bare", "classifier"])
@@ -122,11 +155,16 @@ def test_weights_come_from_a_file_or_not_at_all(name, tmp_path):
     torch.manual_seed(1)
     source = timm.create_model("resnet18")  # of photographs in three channels, with its classifier
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    loaded = networks.create(table | {"pretrained": str(tmp_path / "weights.safetensors")}).state_dict()
+    loaded = networks.create(
+        table | {"pretrained": str(tmp_path / "weights.safetensors")}
+    ).state_dict()
     last = next(value for key, value in loaded.items() if key.endswith("layer4.1.conv2.weight"))
-    first = next(value for key, value in loaded.items() if "encoder" in key and key.endswith("conv1.weight"))
+    first = next(
+        value for key, value in loaded.items() if "encoder" in key and key.endswith("conv1.weight")
+    )
     assert torch.equal(last, source.layer4[1].conv2.weight)
-    torch.testing.assert_close(first, source.conv1.weight.sum(1, keepdim=True))  # as three equal channels
+    # as three equal channels
+    torch.testing.assert_close(first, source.conv1.weight.sum(1, keepdim=True))
     save_file({"nothing": torch.zeros(1)}, tmp_path / "other.safetensors")
     for file in ("missing", "other"):
         with pytest.raises(UserError, match=file):

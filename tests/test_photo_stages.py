@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 from test_page import Balanced
 
-from src import artifacts, metrics, recipe, rle
+from src import artifacts, recipe
 from src.artifacts import Paths
-from src.page import photographs
-from src.photographs import choosing, comparing
-from src.photographs.gallery import Gallery
+from src.competitions.formats import rle
+from src.photographs import page as photographs_page
+from src.photographs import selection
+from src.photographs.dataset import Gallery
+from src.scoring import metrics
+from src.studies import comparing
 from tests.workplace import STAGES, Workplace
 
 RECIPE = """
@@ -51,7 +54,9 @@ min_sizes = [0, 4]
 SIZES = [(40, 56), (48, 64)]
 
 
-def photograph(rng: np.random.Generator, size: tuple[int, int], classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def photograph(
+    rng: np.random.Generator, size: tuple[int, int], classes: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Noise with a bright block for class 1 and a dark one for class 2."""
     image, labels = rng.normal(110, 12, size), np.zeros(size, np.uint8)
     for label in classes:
@@ -62,7 +67,9 @@ def photograph(rng: np.random.Generator, size: tuple[int, int], classes: list[in
 
 
 def write_raw(folder: Path) -> dict[str, np.ndarray]:
-    """24 training and 7 test photographs of two sizes; returns the truth of the test photographs, label maps by name."""
+    """24 training and 7 test photographs of two sizes; returns the truth of the test
+    photographs, label maps by name.
+    """
     rng, truth = np.random.default_rng(0), {}
     for place in ("train/images", "train/masks", "test/images"):
         (folder / place).mkdir(parents=True)
@@ -71,7 +78,9 @@ def write_raw(folder: Path) -> dict[str, np.ndarray]:
         Image.fromarray(image).save(folder / f"train/images/p{number}.png")
         Image.fromarray(labels).save(folder / f"train/masks/p{number}.png")
     for number in range(7):
-        image, truth[f"t{number}.png"] = photograph(rng, SIZES[number % 2], [[], [1], [2]][number % 3])
+        image, truth[f"t{number}.png"] = photograph(
+            rng, SIZES[number % 2], [[], [1], [2]][number % 3]
+        )
         Image.fromarray(image).save(folder / f"test/images/t{number}.png")
     lines = [f"p{number}.png,{number // 2}" for number in range(24)]
     (folder / "groups.csv").write_text("\n".join(["name,group", *lines, ""]))
@@ -93,7 +102,9 @@ def finished(tmp_path_factory):
 
 
 def opened(place: Workplace) -> tuple[recipe.Recipe, Paths]:
-    return recipe.load(str(place.recipe)), Paths(place.folder / "data", place.folder / "submissions")
+    return recipe.load(str(place.recipe)), Paths(
+        place.folder / "data", place.folder / "submissions"
+    )
 
 
 def test_the_prepared_file_holds_every_photograph_as_it_was(finished):
@@ -106,32 +117,50 @@ def test_the_prepared_file_holds_every_photograph_as_it_was(finished):
         np.testing.assert_array_equal(train.mask(row), [labels == 1, labels == 2])
     pixels = np.concatenate([train.image(row).ravel() for row in range(24)]) / 255
     scaling = train.scaling(np.arange(24))
-    np.testing.assert_allclose([scaling.center[0], scaling.scale[0]], [pixels.mean(), pixels.std()], rtol=1e-4)
+    np.testing.assert_allclose(
+        [scaling.center[0], scaling.scale[0]], [pixels.mean(), pixels.std()], rtol=1e-4
+    )
 
 
-def test_groups_stay_together_and_each_photograph_is_predicted_by_networks_that_did_not_see_it(finished):
+def test_groups_stay_together_and_each_photograph_is_predicted_by_networks_that_did_not_see_it(
+    finished,
+):
     chosen, paths = opened(finished)
     train = Gallery.open(paths, chosen, "train")
-    assert all(len(np.unique(train.fold[train.group == group])) == 1 for group in np.unique(train.group))
+    assert all(
+        len(np.unique(train.fold[train.group == group])) == 1 for group in np.unique(train.group)
+    )
     for task in chosen.tasks():
         names = artifacts.read_arrays(paths.oof(chosen, task), ["name"])["name"]
         assert set(names) == set(train.name[train.fold == task.fold])
 
 
 def test_out_of_fold_score_is_the_dice_of_the_masks_that_the_rules_make(finished):
-    """Thresholds, sizes and gate of each fold chosen anew from the stored probabilities, masks made, and scored by src.metrics."""
+    """Thresholds, sizes and gate of each fold chosen anew from the stored probabilities, masks
+    made, and scored by src.scoring.metrics.
+    """
     chosen, paths = opened(finished)
     train = Gallery.open(paths, chosen, "train")
-    average, gate = (choosing.oof_average(chosen, paths, role) for role in ("segment", "gate"))
+    average, gate = (selection.oof_average(chosen, paths, role) for role in ("segment", "gate"))
     told = np.array([gate.of(name)[0, 0, 0] for name in train.name])
-    dice = np.stack([choosing.overlaps(average.of(n), train.mask(r), [0, 4]) for r, n in enumerate(train.name)], axis=2)
+    dice = np.stack(
+        [
+            selection.overlaps(average.of(n), train.mask(r), [0, 4])
+            for r, n in enumerate(train.name)
+        ],
+        axis=2,
+    )
     scores, half = [], []
     for row, name in enumerate(train.name):
         others = train.fold != train.fold[row]
         half.append(metrics.dice((average.of(name) > 0.5)[None], train.mask(row)[None])[0].mean())
-        rule = choosing.best_rule(dice[:, :, others], train.shows[others], told[others])
-        mask = choosing.mask_of(average.of(name), choosing.THRESHOLDS[list(rule.threshold)], [[0, 4][s] for s in rule.size])
-        mask = mask * (told[row] >= choosing.GATES[rule.gate])
+        rule = selection.best_rule(dice[:, :, others], train.shows[others], told[others])
+        mask = selection.mask_of(
+            average.of(name),
+            selection.THRESHOLDS[list(rule.threshold)],
+            [[0, 4][s] for s in rule.size],
+        )
+        mask = mask * (told[row] >= selection.GATES[rule.gate])
         scores.append(metrics.dice(mask[None], train.mask(row)[None])[0].mean())
     result = json.loads((finished.folder / "submissions/tiny.json").read_text())
     assert result["oof_score"] == pytest.approx(np.mean(scores), abs=1e-6)
@@ -146,12 +175,28 @@ def test_the_submission_is_what_the_ensemble_says(finished):
         masks = {}
         for row, name in enumerate(names):
             height, width = file["test/size"][row]
-            masks[name] = choosing.mask_of(file["test/probability"][row, :, :height, :width], notes["threshold"], notes["min_size"])
-        told = dict(zip((name.decode() for name in file["gate/name"]), file["gate/probability"][:], strict=True))
+            masks[name] = selection.mask_of(
+                file["test/probability"][row, :, :height, :width],
+                notes["threshold"],
+                notes["min_size"],
+            )
+        told = dict(
+            zip(
+                (name.decode() for name in file["gate/name"]),
+                file["gate/probability"][:],
+                strict=True,
+            )
+        )
     assert set(names) == {name for name, p in told.items() if p >= notes["gate"]}
     table = pd.read_csv(finished.folder / "submissions/tiny.csv", dtype=str, keep_default_na=False)
-    official = pd.read_csv(finished.folder / "submissions/tiny_official.csv", dtype=str, keep_default_na=False)
-    assert table["name"].tolist() == [name for name in finished.truth for _ in range(2)] == official["ImageId"].tolist()
+    official = pd.read_csv(
+        finished.folder / "submissions/tiny_official.csv", dtype=str, keep_default_na=False
+    )
+    assert (
+        table["name"].tolist()
+        == [name for name in finished.truth for _ in range(2)]
+        == official["ImageId"].tolist()
+    )
     assert table["rle"].tolist() == official["EncodedPixels"].tolist()
     for (name, label), code in table.set_index(["name", "class"])["rle"].items():
         shape = finished.truth[name].shape
@@ -160,7 +205,7 @@ def test_the_submission_is_what_the_ensemble_says(finished):
 
 
 def test_everything_is_up_to_date_the_second_time_and_nothing_is_chosen_anew(finished, monkeypatch):
-    monkeypatch.delattr(choosing, "score_rows")
+    monkeypatch.delattr(selection, "score_rows")
     before = finished.files("**/*.h5")
     for stage in STAGES:
         assert "up to date" in finished.run(stage)
@@ -170,9 +215,13 @@ def test_everything_is_up_to_date_the_second_time_and_nothing_is_chosen_anew(fin
 def test_other_masks_make_everything_anew(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "copy")
     place = Workplace(tmp_path / "copy")
-    Image.fromarray(np.zeros(SIZES[1], np.uint8)).save(place.folder / "data/raw/blobs/train/masks/p1.png")
+    Image.fromarray(np.zeros(SIZES[1], np.uint8)).save(
+        place.folder / "data/raw/blobs/train/masks/p1.png"
+    )
     assert "prepared" in place.run(STAGES[0])
-    assert "run 01_train_folds.py" in place.refused(STAGES[1].replace("01_train_folds", "02_predict"))
+    assert "run 01_train_folds.py" in place.refused(
+        STAGES[1].replace("01_train_folds", "02_predict")
+    )
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
@@ -184,19 +233,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
     whole, killed = (Workplace(folder) for folder in folders)
     whole.run(STAGES[1])
     with pytest.MonkeyPatch.context() as patch:
-        from src import training
+        from src.training import loop
 
-        save = training.Fit.save_checkpoint
+        save = loop.Fit.save_checkpoint
 
         def save_and_die(self, network, optimiser, state, epoch):
             save(self, network, optimiser, state, epoch)
             raise KeyboardInterrupt
 
-        patch.setattr(training.Fit, "save_checkpoint", save_and_die)
+        patch.setattr(loop.Fit, "save_checkpoint", save_and_die)
         for _ in range(2):
             assert killed.call(STAGES[1])[0] == 130
     killed.run(STAGES[1])
-    assert killed.files("data/runs/**/weights.safetensors") == whole.files("data/runs/**/weights.safetensors")
+    assert killed.files("data/runs/**/weights.safetensors") == whole.files(
+        "data/runs/**/weights.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,35 +270,66 @@ def test_what_pipes_cannot_have_is_refused_before_training(tmp_path):
     place = Workplace(tmp_path)
     settings = ["--set", "generate.train_patches=60", "--set", "generate.test_patches=16"]
     place.run(STAGES[0], *settings)
-    assert "for photographs; demo has pipes" in place.refused(STAGES[1], *settings, "--set", "member.photograph.flips=false")
+    assert "for photographs; demo has pipes" in place.refused(
+        STAGES[1], *settings, "--set", "member.photograph.flips=false"
+    )
 
 
 def test_a_study_scores_segmentation_alone_as_stage_04_does_and_counts_pixels_that_agree(finished):
     chosen, paths = opened(finished)
-    train, average = Gallery.open(paths, chosen, "train"), choosing.oof_average(chosen, paths, "segment")
+    train, average = (
+        Gallery.open(paths, chosen, "train"),
+        selection.oof_average(chosen, paths, "segment"),
+    )
     dice, iou = comparing.scores(chosen, paths, [0])
-    assert dice == pytest.approx(json.loads((finished.folder / "submissions/tiny.json").read_text())["oof_score_without_gate"])
-    all_dice = np.stack([choosing.overlaps(average.of(n), train.mask(r), [0, 4]) for r, n in enumerate(train.name)], axis=2)
+    assert dice == pytest.approx(
+        json.loads((finished.folder / "submissions/tiny.json").read_text())[
+            "oof_score_without_gate"
+        ]
+    )
+    all_dice = np.stack(
+        [
+            selection.overlaps(average.of(n), train.mask(r), [0, 4])
+            for r, n in enumerate(train.name)
+        ],
+        axis=2,
+    )
     single = []
     for row, name in enumerate(train.name):
         others = train.fold != train.fold[row]
-        rule = choosing.best_rule(all_dice[:, :, others], train.shows[others], None)
-        mask = choosing.mask_of(average.of(name), choosing.THRESHOLDS[list(rule.threshold)], [[0, 4][s] for s in rule.size]) > 0
+        rule = selection.best_rule(all_dice[:, :, others], train.shows[others], None)
+        mask = (
+            selection.mask_of(
+                average.of(name),
+                selection.THRESHOLDS[list(rule.threshold)],
+                [[0, 4][s] for s in rule.size],
+            )
+            > 0
+        )
         truth = train.mask(row) > 0
         agree, either = (mask & truth).any(0).sum(), (mask | truth).any(0).sum()
         single.append(agree / either if either else 1.0)
     assert iou == pytest.approx(np.mean(single))
 
 
-def test_what_the_gate_calls_clean_is_not_segmented_and_gets_empty_masks(finished, tmp_path, monkeypatch):
-    """The tiny gate may let everything pass; here its threshold is put where it closes three of the seven."""
+def test_what_the_gate_calls_clean_is_not_segmented_and_gets_empty_masks(
+    finished, tmp_path, monkeypatch
+):
+    """The tiny gate may let everything pass; here its threshold is put where it closes three of
+    the seven.
+    """
     shutil.copytree(finished.folder, tmp_path / "copy")
     place = Workplace(tmp_path / "copy")
     chosen, paths = opened(place)
-    told = {name: choosing.test_average(chosen, paths, "gate").of(name)[0, 0, 0] for name in finished.truth}
+    told = {
+        name: selection.test_average(chosen, paths, "gate").of(name)[0, 0, 0]
+        for name in finished.truth
+    }
     closed = sorted(told, key=told.get)[:3]
-    make = choosing.make
-    monkeypatch.setattr(choosing, "make", lambda *given: make(*given) | {"gate": float(told[closed[-1]]) + 1e-6})
+    make = selection.make
+    monkeypatch.setattr(
+        selection, "make", lambda *given: make(*given) | {"gate": float(told[closed[-1]]) + 1e-6}
+    )
     for stage in STAGES[2:]:
         place.run(stage)
     for task in chosen.tasks():
@@ -255,7 +337,12 @@ def test_what_the_gate_calls_clean_is_not_segmented_and_gets_empty_masks(finishe
         assert set(names) == (set(told) if task.member == "gate" else set(told) - set(closed))
     table = pd.read_csv(place.folder / "submissions/tiny.csv", dtype=str, keep_default_na=False)
     assert (table["rle"][table["name"].isin(closed)] == "").all()
-    assert json.loads((place.folder / "submissions/tiny.json").read_text())["gate"]["test_passes_saved"] == 3
+    assert (
+        json.loads((place.folder / "submissions/tiny.json").read_text())["gate"][
+            "test_passes_saved"
+        ]
+        == 3
+    )
 
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -276,36 +363,62 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(finished
                 del file[key]
                 file[key] = np.array(names, object)
     result = json.loads((finished.folder / "submissions/tiny.json").read_text())
-    text = photographs.page(chosen, paths, result, {"prepared": "a1"})
+    text = photographs_page.page(chosen, paths, result, {"prepared": "a1"})
     page = Balanced(text)
-    assert HOSTILE not in text and not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert HOSTILE not in text and not any(
+        key.startswith("on") for _, attributes in page.elements for key in attributes
+    )
     assert sum(HOSTILE in part for part in page.text) >= 8
     shown = {float(element["value"]) for element in page.all("data") if "value" in element}
-    told = [row["dice"] for row in result["table"]] + [fold["score"] for fold in result["oof_by_fold"].values()]
+    told = [row["dice"] for row in result["table"]] + [
+        fold["score"] for fold in result["oof_by_fold"].values()
+    ]
     assert {result["oof_score"], result["expected_score"], result["all_empty"], *told} <= shown
     confusion = result["gate"]["confusion"]
-    assert {f"{confusion['defects missed']} missed", f"{confusion['false alarms']} false alarms"} <= set(page.text)
+    assert {
+        f"{confusion['defects missed']} missed",
+        f"{confusion['false alarms']} false alarms",
+    } <= set(page.text)
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
 
 
-@pytest.mark.skipif(browser.FOUND is None, reason="needs Chromium (chromium, chromium-browser or google-chrome on the PATH)")
+@pytest.mark.skipif(
+    browser.FOUND is None,
+    reason="needs Chromium (chromium, chromium-browser or google-chrome on the PATH)",
+)
 def test_a_browser_shows_the_page_and_its_zoom_enlarges_all_panels_together(finished):
     with browser.browser() as one:
         one.open(browser.url(finished.folder / "submissions/tiny.html", "zoom=3"))
-        assert one.value("[...document.images].every((image) => image.complete && image.naturalWidth > 8)")
-        wide = "document.querySelector('.photo img').clientWidth / document.querySelector('.photo .window').clientWidth"
+        assert one.value(
+            "[...document.images].every((image) => image.complete && image.naturalWidth > 8)"
+        )
+        wide = (
+            "document.querySelector('.photo img').clientWidth / document.querySelector('.photo "
+            ".window').clientWidth"
+        )
         assert one.value(wide) == pytest.approx(3, abs=0.1)
         one.value("document.querySelector('.photo .window').scrollLeft = 40")
         one.settle()
-        assert one.value("[...document.querySelector('.photo').querySelectorAll('.window')].map((own) => own.scrollLeft)") == [40] * 4
+        assert (
+            one.value(
+                "[...document.querySelector('.photo').querySelectorAll('.window')].map((own) => "
+                "own.scrollLeft)"
+            )
+            == [40] * 4
+        )
         assert one.troubles == []
 
 
 def test_the_curve_of_a_choice_is_the_mean_over_all_photographs(finished):
     chosen, paths = opened(finished)
-    train, average = Gallery.open(paths, chosen, "train"), choosing.oof_average(chosen, paths, "segment")
+    train, average = (
+        Gallery.open(paths, chosen, "train"),
+        selection.oof_average(chosen, paths, "segment"),
+    )
     curve = artifacts.read_arrays(paths.choice(chosen), ["curve"])["curve"]
     for t in (2, 5, 11):
-        masks = [average.of(name) > choosing.THRESHOLDS[t] for name in train.name]
-        scores = [metrics.dice(mask[None], train.mask(row)[None])[0] for row, mask in enumerate(masks)]
+        masks = [average.of(name) > selection.THRESHOLDS[t] for name in train.name]
+        scores = [
+            metrics.dice(mask[None], train.mask(row)[None])[0] for row, mask in enumerate(masks)
+        ]
         np.testing.assert_allclose(curve[t, 0], np.mean(scores, axis=0))

@@ -9,12 +9,12 @@ import torch
 from scipy import ndimage
 from skimage.transform import rotate
 
-from src import metrics
 from src.competitions import Photographs, PhotoSplit
-from src.errors import UserError
-from src.photographs import choosing, duplicates, gallery, predicting, samples
-from src.photographs.samples import Crops, Sample, Views
+from src.photographs import batches, dataset, duplicates, prediction, selection
+from src.photographs.batches import Crops, Sample, Views
 from src.recipe import Photograph
+from src.scoring import metrics
+from src.terminal.errors import UserError
 
 
 def views(count: int, **own: list[float]) -> Views:
@@ -28,7 +28,12 @@ def views(count: int, **own: list[float]) -> Views:
         "brightness": [1],
         "contrast": [1],
     }
-    return Views(**{name: torch.tensor(own.get(name, value * count), dtype=torch.float32) for name, value in still.items()})
+    return Views(
+        **{
+            name: torch.tensor(own.get(name, value * count), dtype=torch.float32)
+            for name, value in still.items()
+        }
+    )
 
 
 class Shelf:
@@ -60,7 +65,12 @@ def test_photographs_that_look_alike_share_a_group_and_others_do_not():
     rng = np.random.default_rng(0)
     scenes = [ndimage.gaussian_filter(rng.normal(0, 1, (64, 256)), 6) for _ in range(6)]
     again = [3 * scenes[4] + 1, scenes[1] + rng.normal(0, 0.005, (64, 256))]  # brighter; noisier
-    thumbnails = np.array([duplicates.thumbnail((400 + 500 * scene)[:, :, None].astype(np.float32)) for scene in scenes + again])
+    thumbnails = np.array(
+        [
+            duplicates.thumbnail((400 + 500 * scene)[:, :, None].astype(np.float32))
+            for scene in scenes + again
+        ]
+    )
     assert duplicates.groups(thumbnails).tolist() == [0, 1, 2, 3, 4, 5, 4, 1]
 
 
@@ -94,20 +104,28 @@ def test_photographs_scaled_as_a_whole_are_read_once_and_come_the_same_again():
 def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
     gallery = shelf([[0]] * 10 + [[1]] + [[0, 2]] * 2 + [[]] * 17)
     rows = np.arange(30)
-    drawn = samples.plan(gallery, rows, Photograph(crops=[[8, 8]], balanced=True), 0, np.random.default_rng(1))
+    drawn = batches.plan(
+        gallery, rows, Photograph(crops=[[8, 8]], balanced=True), 0, np.random.default_rng(1)
+    )
     assert len(drawn) == 30
     for first in range(0, 28, 4):
         assert sorted((sample.wanted is None, sample.wanted) for sample in drawn[first : first + 4]) == [
             (False, 0), (False, 1), (False, 2), (True, None)
         ]  # fmt: skip
     for sample in drawn:
-        assert not gallery.shows[sample.row].any() if sample.wanted is None else gallery.shows[sample.row, sample.wanted]
+        assert (
+            not gallery.shows[sample.row].any()
+            if sample.wanted is None
+            else gallery.shows[sample.row, sample.wanted]
+        )
 
 
 def test_a_plain_epoch_holds_every_photograph_once_and_sizes_alternate():
     gallery, settings = shelf([[0]] * 9), Photograph(crops=[[8, 8], [8, 16]])
     for epoch, size in enumerate([(8, 8), (8, 16), (8, 8)]):
-        drawn = samples.plan(gallery, np.arange(1, 9), settings, epoch, np.random.default_rng(epoch))
+        drawn = batches.plan(
+            gallery, np.arange(1, 9), settings, epoch, np.random.default_rng(epoch)
+        )
         assert sorted(sample.row for sample in drawn) == list(range(1, 9))
         assert {sample.size for sample in drawn} == {size}
 
@@ -124,44 +142,68 @@ def test_a_crop_shows_the_wanted_class_wherever_its_pixel_lies():
 def test_wanted_crops_are_not_always_centred_and_reach_the_edges():
     mask = np.zeros((1, 20, 60), np.uint8)
     mask[0, 10, 30] = 1
-    lefts = {samples.place(np.ones((20, 60, 1)), mask, Sample(0, seed, (20, 10), 0), 0)[1] for seed in range(200)}
+    lefts = {
+        batches.place(np.ones((20, 60, 1)), mask, Sample(0, seed, (20, 10), 0), 0)[1]
+        for seed in range(200)
+    }
     assert lefts == set(range(21, 31))
     mask[0, 10, 30], mask[0, 10, 59] = 0, 1
-    assert {samples.place(np.ones((20, 60, 1)), mask, Sample(0, seed, (20, 10), 0), 0)[1] for seed in range(50)} == {50}
+    assert {
+        batches.place(np.ones((20, 60, 1)), mask, Sample(0, seed, (20, 10), 0), 0)[1]
+        for seed in range(50)
+    } == {50}
 
 
 def test_dark_crops_are_avoided():
     image = np.full((20, 100, 1), 200, np.uint8)
     image[:, 50:] = 3
-    lefts = [samples.place(image, np.zeros((1, 20, 100)), Sample(0, seed, (20, 10)), 16)[1] for seed in range(100)]
+    lefts = [
+        batches.place(image, np.zeros((1, 20, 100)), Sample(0, seed, (20, 10)), 16)[1]
+        for seed in range(100)
+    ]
     assert max(lefts) < 50 and len(set(lefts)) > 20
-    assert samples.place(np.zeros((20, 100, 1)), np.zeros((1, 20, 100)), Sample(0, 0, (20, 10)), 16)  # nothing but dark: still a crop
+    # nothing but dark: still a crop
+    assert batches.place(np.zeros((20, 100, 1)), np.zeros((1, 20, 100)), Sample(0, 0, (20, 10)), 16)
 
 
 def test_weighted_augmentation_happens_as_often_as_one_minus_the_share_of_the_rarest_class():
-    """Of 100 defects 80 are of class 0, 20 of class 1: augmented with probability .2 and .8; kinds in proportion 1 : 3."""
+    """Of 100 defects 80 are of class 0, 20 of class 1: augmented with probability .2 and .8;
+    kinds in proportion 1 : 3.
+    """
     shows = np.repeat([[1, 0], [0, 1], [1, 1], [0, 0]], [70, 10, 10, 50], axis=0).astype(bool)
-    many = [samples.weighted_kinds(shows, {"crop": 1.0, "rotation": 3.0}, np.random.default_rng(seed)) for seed in range(300)]
+    many = [
+        batches.weighted_kinds(shows, {"crop": 1.0, "rotation": 3.0}, np.random.default_rng(seed))
+        for seed in range(300)
+    ]
     kinds = np.array([[kind or "" for kind in some] for some in many])
-    share = [(kinds[:, own] != "").mean() for own in (slice(0, 70), slice(70, 80), slice(80, 90), slice(90, None))]
+    share = [
+        (kinds[:, own] != "").mean()
+        for own in (slice(0, 70), slice(70, 80), slice(80, 90), slice(90, None))
+    ]
     np.testing.assert_allclose(share, [0.2, 0.8, 0.8, 0], atol=0.03)
     assert (kinds == "rotation").sum() / (kinds != "").sum() == pytest.approx(0.75, abs=0.02)
 
 
 def test_flips_are_numpys_flips_of_image_mask_and_weight():
     rng = np.random.default_rng(0)
-    tensors = tuple(torch.from_numpy(rng.random((4, c, 7, 11)).astype(np.float32)) for c in (1, 2, 1))
+    tensors = tuple(
+        torch.from_numpy(rng.random((4, c, 7, 11)).astype(np.float32)) for c in (1, 2, 1)
+    )
     moved = views(4, flip_rows=[0, 1, 0, 1], flip_columns=[0, 0, 1, 1]).apply(*tensors)
     for before, after in zip(tensors, moved, strict=True):
         for number, axes in enumerate([(), (1,), (2,), (1, 2)]):
-            np.testing.assert_allclose(after[number], np.flip(before[number].numpy(), axes), atol=1e-5)
+            np.testing.assert_allclose(
+                after[number], np.flip(before[number].numpy(), axes), atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("angle", [90, 30, -17])
 def test_a_rotation_is_scikit_images_rotation_also_where_the_photograph_is_wide(angle):
     image = ndimage.gaussian_filter(np.random.default_rng(0).random((40, 90)), 3).astype(np.float32)
     x = torch.from_numpy(image)[None, None]
-    moved, _, weight = views(1, angle=[math.radians(angle)]).apply(x, torch.zeros_like(x), torch.ones_like(x))
+    moved, _, weight = views(1, angle=[math.radians(angle)]).apply(
+        x, torch.zeros_like(x), torch.ones_like(x)
+    )
     wanted = rotate(image, angle, order=1, cval=np.nan)
     known = ndimage.binary_erosion(np.isfinite(wanted), iterations=2) & (weight[0, 0].numpy() > 0)
     assert known.mean() > 0.25
@@ -171,7 +213,9 @@ def test_a_rotation_is_scikit_images_rotation_also_where_the_photograph_is_wide(
 
 def test_a_shift_by_whole_pixels_moves_image_and_mask_together():
     x = torch.arange(40.0).reshape(1, 1, 4, 10)
-    image, mask, weight = views(1, shift_columns=[2 * 3 / 10]).apply(x, (x % 3 == 0).float(), torch.ones_like(x))
+    image, mask, weight = views(1, shift_columns=[2 * 3 / 10]).apply(
+        x, (x % 3 == 0).float(), torch.ones_like(x)
+    )
     np.testing.assert_allclose(image[0, 0, :, :7], x[0, 0, :, 3:], atol=1e-4)
     assert torch.equal(mask[0, 0, :, :7], (x[0, 0, :, 3:] % 3 == 0).float())
     assert weight[0, 0].tolist() == [[1.0] * 7 + [0.0] * 3] * 4
@@ -180,30 +224,38 @@ def test_a_shift_by_whole_pixels_moves_image_and_mask_together():
 def test_brightness_and_contrast_are_factors_on_the_value_and_on_the_distance_from_the_mean():
     x = torch.tensor([[[[0.2, 0.4], [0.6, 0.8]]]])
     bright, _, _ = views(1, brightness=[1.1], contrast=[0.5]).apply(x, x, torch.ones_like(x))
-    np.testing.assert_allclose(bright[0, 0], 1.1 * np.array([[0.35, 0.45], [0.55, 0.65]]), rtol=1e-6)
+    np.testing.assert_allclose(
+        bright[0, 0], 1.1 * np.array([[0.35, 0.45], [0.55, 0.65]]), rtol=1e-6
+    )
 
 
 def test_photographs_of_several_sizes_make_a_batch_with_weight_on_their_own_pixels():
-    items = [(torch.ones(1, h, w), torch.ones(2, h, w), torch.ones(1, h, w)) for h, w in ((3, 5), (4, 2))]
-    image, mask, weight = samples.collate(items)
+    items = [
+        (torch.ones(1, h, w), torch.ones(2, h, w), torch.ones(1, h, w)) for h, w in ((3, 5), (4, 2))
+    ]
+    image, mask, weight = batches.collate(items)
     assert image.shape == (2, 1, 4, 5) and mask.shape == (2, 2, 4, 5)
     assert weight.sum((1, 2, 3)).tolist() == [15, 8] and torch.equal(image, weight)
 
 
 def random_photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    truth = (ndimage.gaussian_filter(rng.normal(0, 1, (2, 24, 40)), (0, 2, 2)) > 0.15).astype(np.uint8)
+    truth = (ndimage.gaussian_filter(rng.normal(0, 1, (2, 24, 40)), (0, 2, 2)) > 0.15).astype(
+        np.uint8
+    )
     truth[1] *= rng.random() < 0.5
-    return np.clip(0.6 * truth + ndimage.gaussian_filter(rng.normal(0.2, 1, truth.shape), (0, 1, 1)), 0, 1).astype(np.float32), truth
+    return np.clip(
+        0.6 * truth + ndimage.gaussian_filter(rng.normal(0.2, 1, truth.shape), (0, 1, 1)), 0, 1
+    ).astype(np.float32), truth
 
 
 def test_overlaps_are_the_dice_of_the_masks_that_would_be_made():
     rng = np.random.default_rng(0)
     for _ in range(5):
         probability, truth = random_photograph(rng)
-        told = choosing.overlaps(probability, truth, [0, 5, 40])
-        for t, threshold in enumerate(choosing.THRESHOLDS):
+        told = selection.overlaps(probability, truth, [0, 5, 40])
+        for t, threshold in enumerate(selection.THRESHOLDS):
             for s, size in enumerate([0, 5, 40]):
-                mask = choosing.mask_of(probability, [threshold] * 2, [size] * 2)
+                mask = selection.mask_of(probability, [threshold] * 2, [size] * 2)
                 np.testing.assert_allclose(told[t, s], metrics.dice(mask[None], truth[None])[0])
 
 
@@ -211,8 +263,11 @@ def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
     probability, truth = np.zeros((3, 9, 20), np.float32), np.zeros((3, 9, 20), np.uint8)
     probability[0, -2:, -3:], probability[0, -1, -1], probability[0, 0, 0] = 0.5, 0.9, 0.15
     truth[0, -1], truth[1, 4, 4] = 1, 1
-    told = choosing.overlaps(probability, truth, [0, 2])
-    at = {round(float(threshold), 2): told[number] for number, threshold in enumerate(choosing.THRESHOLDS)}
+    told = selection.overlaps(probability, truth, [0, 2])
+    at = {
+        round(float(threshold), 2): told[number]
+        for number, threshold in enumerate(selection.THRESHOLDS)
+    }
     assert at[0.05][0, 0] == at[0.1][0, 0] == 2 * 3 / (7 + 20)
     assert at[0.05][1, 0] == at[0.4][0, 0] == at[0.4][1, 0] == 2 * 3 / (6 + 20)
     assert at[0.5][0, 0] == 2 * 1 / (1 + 20)
@@ -224,36 +279,46 @@ def test_masks_lose_exactly_the_components_that_are_too_small():
     probability = np.zeros((1, 6, 12), np.float32)
     probability[0, 0, 0] = probability[0, 1, 1] = 0.9  # two pixels that touch at a corner
     probability[0, 3:5, 5:8] = 0.9
-    assert choosing.mask_of(probability, [0.5], [2])[0].sum() == 8
-    assert choosing.mask_of(probability, [0.5], [3])[0].sum() == 6
-    assert choosing.mask_of(probability, [0.5], [7])[0].sum() == 0
-    assert choosing.mask_of(probability, [0.95], [0])[0].sum() == 0
+    assert selection.mask_of(probability, [0.5], [2])[0].sum() == 8
+    assert selection.mask_of(probability, [0.5], [3])[0].sum() == 6
+    assert selection.mask_of(probability, [0.5], [7])[0].sum() == 0
+    assert selection.mask_of(probability, [0.95], [0])[0].sum() == 0
 
 
 def test_the_best_rule_is_the_one_that_brute_force_finds():
     rng = np.random.default_rng(3)
     dice, shows, gate = rng.random((12, 2, 30, 2)), rng.random((30, 2)) < 0.4, rng.random(30)
-    found = choosing.best_rule(dice, shows, gate)
+    found = selection.best_rule(dice, shows, gate)
     best = max(
-        np.mean([np.where(gate < level, ~shows[:, k], dice[t[k], s[k], :, k]).mean() for k in range(2)])
-        for level in choosing.GATES
+        np.mean(
+            [np.where(gate < level, ~shows[:, k], dice[t[k], s[k], :, k]).mean() for k in range(2)]
+        )
+        for level in selection.GATES
         for t in [(a, b) for a in range(12) for b in range(12)]
         for s in [(a, b) for a in range(2) for b in range(2)]
     )
-    score, closed = choosing.apply_rule(found, dice, shows, gate)
+    score, closed = selection.apply_rule(found, dice, shows, gate)
     assert score.mean() == pytest.approx(best)
-    assert closed.tolist() == (gate < choosing.GATES[found.gate]).tolist()
+    assert closed.tolist() == (gate < selection.GATES[found.gate]).tolist()
 
 
 def test_a_fold_has_no_say_in_the_rule_that_it_is_scored_by():
     rng = np.random.default_rng(4)
-    dice, shows, gate, fold = rng.random((12, 2, 40, 2)), rng.random((40, 2)) < 0.4, rng.random(40), np.arange(40) % 4
-    score, _ = choosing.nested(dice, shows, gate, fold)
+    dice, shows, gate, fold = (
+        rng.random((12, 2, 40, 2)),
+        rng.random((40, 2)) < 0.4,
+        rng.random(40),
+        np.arange(40) % 4,
+    )
+    score, _ = selection.nested(dice, shows, gate, fold)
     other = dice.copy()
     other[:, :, fold == 2] = rng.random(other[:, :, fold == 2].shape)
-    again, _ = choosing.nested(other, shows, gate, fold)
-    rule = choosing.best_rule(dice[:, :, fold != 2], shows[fold != 2], gate[fold != 2])
-    own = [choosing.apply_rule(rule, some[:, :, fold == 2], shows[fold == 2], gate[fold == 2])[0] for some in (dice, other)]
+    again, _ = selection.nested(other, shows, gate, fold)
+    rule = selection.best_rule(dice[:, :, fold != 2], shows[fold != 2], gate[fold != 2])
+    own = [
+        selection.apply_rule(rule, some[:, :, fold == 2], shows[fold == 2], gate[fold == 2])[0]
+        for some in (dice, other)
+    ]
     np.testing.assert_array_equal(score[fold == 2], own[0])
     np.testing.assert_array_equal(again[fold == 2], own[1])
 
@@ -261,24 +326,26 @@ def test_a_fold_has_no_say_in_the_rule_that_it_is_scored_by():
 def test_a_single_fold_is_scored_plainly_because_there_is_none_to_choose_on():
     rng = np.random.default_rng(5)
     dice, shows = rng.random((12, 2, 20, 2)), rng.random((20, 2)) < 0.4
-    score, closed = choosing.nested(dice, shows, rng.random(20), np.zeros(20, int))
-    np.testing.assert_array_equal(score, dice[choosing.THRESHOLDS.tolist().index(0.5), 0])
+    score, closed = selection.nested(dice, shows, rng.random(20), np.zeros(20, int))
+    np.testing.assert_array_equal(score, dice[selection.THRESHOLDS.tolist().index(0.5), 0])
     assert not closed.any()
 
 
 @pytest.mark.parametrize("size", [(9, 64), (40, 40), (41, 97), (63, 33)])
 def test_a_large_photograph_is_predicted_in_tiles_as_if_it_were_predicted_whole(size, monkeypatch):
     """Two 3x3 convolutions see two pixels around; tiles overlap by more."""
-    monkeypatch.setattr(predicting, "TILE", 32)
-    monkeypatch.setattr(predicting, "MARGIN", 4)
-    monkeypatch.setattr(predicting, "WHOLE", 100)
+    monkeypatch.setattr(prediction, "TILE", 32)
+    monkeypatch.setattr(prediction, "MARGIN", 4)
+    monkeypatch.setattr(prediction, "WHOLE", 100)
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, padding=1))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3, padding=1)
+    )
     seen = []
     network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     x = torch.randn(2, 1, *size)
     with torch.inference_mode():
-        torch.testing.assert_close(predicting.in_tiles(network, x), network(x))
+        torch.testing.assert_close(prediction.in_tiles(network, x), network(x))
     assert len(seen) > 2 and max(max(shape) for shape in seen[:-1]) <= 32
 
 
@@ -292,16 +359,26 @@ def photographs_of(sizes: list[tuple[int, int]], classes: int) -> Photographs:
 
 
 def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
-    fits = photographs_of([(4096, 9), (9, 10_922)], 6)  # 6 bytes a pixel, of the image and of the masks
-    gallery._check_place(fits.train, fits, Path("raw"))
-    for raw in (photographs_of([(4096, 9), (9, 10_923)], 6), photographs_of([(4096, 9), (9, 10_922)], 7)):
+    # 6 bytes a pixel, of the image and of the masks
+    fits = photographs_of([(4096, 9), (9, 10_922)], 6)
+    dataset._check_place(fits.train, fits, Path("raw"))
+    for raw in (
+        photographs_of([(4096, 9), (9, 10_923)], 6),
+        photographs_of([(4096, 9), (9, 10_922)], 7),
+    ):
         with pytest.raises(
-            UserError, match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* cut photographs into pieces"
+            UserError,
+            match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* "
+            r"cut photographs into pieces",
         ):
-            gallery._check_place(raw.train, raw, Path("raw"))
+            dataset._check_place(raw.train, raw, Path("raw"))
 
 
 def test_moments_taken_in_blocks_are_those_of_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 3), np.uint8)
-    monkeypatch.setattr(gallery, "BLOCK", 300)
-    np.testing.assert_allclose(gallery._moments(pixels, 255.0), [(pixels / 255).mean(0), ((pixels / 255) ** 2).mean(0)], rtol=1e-6)
+    monkeypatch.setattr(dataset, "BLOCK", 300)
+    np.testing.assert_allclose(
+        dataset._moments(pixels, 255.0),
+        [(pixels / 255).mean(0), ((pixels / 255) ** 2).mean(0)],
+        rtol=1e-6,
+    )

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from src import pipe
+from src.wells import geometry
 
 SIZE = 36
 
 
 def smooth_ring(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     """A scanned pipe: smooth down the well and around the ring."""
-    return gaussian_filter(rng.normal(size=(rows, columns)), columns / 36, mode=("nearest", "wrap")).astype(np.float32)
+    return gaussian_filter(
+        rng.normal(size=(rows, columns)), columns / 36, mode=("nearest", "wrap")
+    ).astype(np.float32)
 
 
 def cut(strip: np.ndarray, height: int = SIZE) -> np.ndarray:
@@ -26,7 +28,7 @@ def interleaved_well(rng: np.random.Generator, stretches: int) -> np.ndarray:
 
 def locate(image: np.ndarray, group: np.ndarray, number: np.ndarray) -> tuple[list[int], list[int]]:
     valid = np.isfinite(image) & (image > -100)
-    depth, phase = pipe.locate(image, valid, group, number)
+    depth, phase = geometry.locate(image, valid, group, number)
     assert depth.dtype == phase.dtype == np.int32
     return depth.tolist(), phase.tolist()
 
@@ -36,18 +38,33 @@ def test_interleaved_and_contiguous_wells_are_told_apart_in_any_order(seed: int)
     rng = np.random.default_rng(seed)
     image = np.concatenate([interleaved_well(rng, 3), cut(smooth_ring(rng, 5 * SIZE, SIZE))])
     group, number = np.repeat([7, 4], [6, 5]), np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4])
-    depth, phase = np.array([0, 0, 1, 1, 2, 2, 0, 1, 2, 3, 4]), np.array([0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0])
+    depth, phase = (
+        np.array([0, 0, 1, 1, 2, 2, 0, 1, 2, 3, 4]),
+        np.array([0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0]),
+    )
     order = rng.permutation(len(image))
-    assert locate(image[order], group[order], number[order]) == (depth[order].tolist(), phase[order].tolist())
+    assert locate(image[order], group[order], number[order]) == (
+        depth[order].tolist(),
+        phase[order].tolist(),
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_lost_values_do_not_hide_the_interleaving(seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = np.concatenate([interleaved_well(rng, 4), cut(smooth_ring(rng, 4 * SIZE, SIZE))])
-    image[0], image[1, :5], image[3], image[9], image[10, 4] = np.nan, -999.25, -999, -999.25, np.nan
+    image[0], image[1, :5], image[3], image[9], image[10, 4] = (
+        np.nan,
+        -999.25,
+        -999,
+        -999.25,
+        np.nan,
+    )
     group, number = np.repeat([1, 2], [8, 4]), np.array([*range(8), *range(4)])
-    assert locate(image, group, number) == ([0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2, 3], [0, 1] * 4 + [0] * 4)
+    assert locate(image, group, number) == (
+        [0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2, 3],
+        [0, 1] * 4 + [0] * 4,
+    )
 
 
 def test_a_lost_twin_leaves_its_partner_in_its_place() -> None:
@@ -59,7 +76,10 @@ def test_a_lost_twin_leaves_its_partner_in_its_place() -> None:
 @pytest.mark.parametrize("patches", [1, 3, 7])
 def test_an_odd_number_of_contiguous_patches_stays_contiguous(patches: int) -> None:
     image = cut(smooth_ring(np.random.default_rng(0), patches * SIZE, SIZE))
-    assert locate(image, np.full(patches, 1), np.arange(patches)) == (list(range(patches)), [0] * patches)
+    assert locate(image, np.full(patches, 1), np.arange(patches)) == (
+        list(range(patches)),
+        [0] * patches,
+    )
 
 
 def test_pairs_begin_at_even_numbers_only() -> None:
@@ -76,23 +96,29 @@ def test_twins_in_the_other_order_are_not_taken_for_even_and_odd_columns() -> No
 def test_ratio_is_infinite_where_nothing_can_be_measured() -> None:
     image = interleaved_well(np.random.default_rng(0), 1)
     valid = np.ones(image.shape, bool)
-    assert pipe.interleave_ratio(image[:1], valid[:1], np.array([0])) == np.inf
-    assert pipe.interleave_ratio(image, ~valid, np.array([0, 1])) == np.inf
-    assert pipe.interleave_ratio(np.zeros_like(image), valid, np.array([0, 1])) == np.inf
-    assert pipe.interleave_ratio(image, valid, np.array([0, 1])) < 0.9
+    assert geometry.interleave_ratio(image[:1], valid[:1], np.array([0])) == np.inf
+    assert geometry.interleave_ratio(image, ~valid, np.array([0, 1])) == np.inf
+    assert geometry.interleave_ratio(np.zeros_like(image), valid, np.array([0, 1])) == np.inf
+    assert geometry.interleave_ratio(image, valid, np.array([0, 1])) < 0.9
 
 
 def test_patches_are_stacked_downwards_by_depth_and_unstacked_to_their_rows() -> None:
     patches = np.random.default_rng(0).normal(size=(6, 2, 3))
-    group, depth, phase = np.array([5, 5, 5, 2, 5, 5]), np.array([1, 0, 4, 0, 0, 1]), np.array([0, 0, 0, 0, 1, 1])
-    strips = pipe.strips(group, depth, phase)
+    group, depth, phase = (
+        np.array([5, 5, 5, 2, 5, 5]),
+        np.array([1, 0, 4, 0, 0, 1]),
+        np.array([0, 0, 0, 0, 1, 1]),
+    )
+    strips = geometry.strips(group, depth, phase)
     assert [(strip.group, strip.phase, strip.index.tolist()) for strip in strips] == [
         (2, 0, [3]),
         (5, 0, [1, 0, -1, -1, 2]),
         (5, 1, [4, 5]),
     ]
     missing = np.zeros((4, 3))
-    np.testing.assert_array_equal(strips[1].stack(patches), np.concatenate([patches[1], patches[0], missing, patches[2]]))
+    np.testing.assert_array_equal(
+        strips[1].stack(patches), np.concatenate([patches[1], patches[0], missing, patches[2]])
+    )
     restored = np.full_like(patches, np.nan)
     for strip in strips:
         strip.unstack(strip.stack(patches), restored)
@@ -100,39 +126,60 @@ def test_patches_are_stacked_downwards_by_depth_and_unstacked_to_their_rows() ->
 
 
 def test_a_strip_begins_at_its_first_patch_whatever_its_number() -> None:
-    assert pipe.strips(np.array([1, 1]), np.array([100_000_001, 100_000_000]), np.zeros(2, int))[0].index.tolist() == [1, 0]
+    assert geometry.strips(
+        np.array([1, 1]), np.array([100_000_001, 100_000_000]), np.zeros(2, int)
+    )[0].index.tolist() == [1, 0]
 
 
 def test_patches_without_a_depth_are_strips_of_their_own() -> None:
     group, depth = np.array([1, 1, 1, 2]), np.array([-1, 3, -1, -1])
-    strips = pipe.strips(group, depth, np.array([-1, 0, -1, -1]))
-    assert sorted((strip.group, strip.index.tolist()) for strip in strips) == [(1, [0]), (1, [1]), (1, [2]), (2, [3])]
+    strips = geometry.strips(group, depth, np.array([-1, 0, -1, -1]))
+    assert sorted((strip.group, strip.index.tolist()) for strip in strips) == [
+        (1, [0]),
+        (1, [1]),
+        (1, [2]),
+        (2, [3]),
+    ]
 
 
 def test_ring_puts_the_columns_back_in_scanning_order() -> None:
     scan = np.random.default_rng(0).normal(size=(5, 8))
-    np.testing.assert_array_equal(pipe.ring(scan[:, 0::2], scan[:, 1::2]), scan)
+    np.testing.assert_array_equal(geometry.ring(scan[:, 0::2], scan[:, 1::2]), scan)
 
 
-def gappy_well() -> tuple[np.ndarray, list[pipe.Strip]]:
+def gappy_well() -> tuple[np.ndarray, list[geometry.Strip]]:
     """Patches 4 x 6 of two wells in shuffled order; well 1 lacks the depths 2, 3 and 5."""
     patches = np.random.default_rng(0).normal(size=(8, 4, 6))
     group, depth = np.array([1, 2, 1, 1, 2, 1, 1, 2]), np.array([4, 1, 0, 1, 0, 6, 7, 2])
-    return patches, pipe.strips(group, depth, np.zeros(8, int))
+    return patches, geometry.strips(group, depth, np.zeros(8, int))
 
 
-def strip_with_nearest_rows(strip: pipe.Strip, patches: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
-    """A strip whose missing rows repeat the nearest known one, and where each patch begins in it."""
+def strip_with_nearest_rows(
+    strip: geometry.Strip, patches: np.ndarray
+) -> tuple[np.ndarray, dict[int, int]]:
+    """A strip whose missing rows repeat the nearest known one, and where each patch begins in
+    it.
+    """
     height = patches.shape[1]
-    known = {d * height + i: patches[row, i] for d, row in enumerate(strip.index) if row >= 0 for i in range(height)}
-    rows = [known[min(known, key=lambda k: abs(k - place))] for place in range(len(strip.index) * height)]
+    known = {
+        d * height + i: patches[row, i]
+        for d, row in enumerate(strip.index)
+        if row >= 0
+        for i in range(height)
+    }
+    rows = [
+        known[min(known, key=lambda k: abs(k - place))]
+        for place in range(len(strip.index) * height)
+    ]
     return np.array(rows), {int(row): d * height for d, row in enumerate(strip.index) if row >= 0}
 
 
 @pytest.mark.parametrize(("context", "around"), [(0, 0), (3, 0), (0, 4), (5, 2), (9, 11)])
-def test_window_of_a_patch_goes_around_the_ring_and_repeats_the_ends(context: int, around: int) -> None:
+def test_window_of_a_patch_goes_around_the_ring_and_repeats_the_ends(
+    context: int, around: int
+) -> None:
     patches, strips = gappy_well()
-    canvas = pipe.Canvas.of(strips, patch_height=4, margin=9)
+    canvas = geometry.Canvas.of(strips, patch_height=4, margin=9)
     seen = set()
     for strip in strips:
         rows, begins = strip_with_nearest_rows(strip, patches)
@@ -146,7 +193,7 @@ def test_window_of_a_patch_goes_around_the_ring_and_repeats_the_ends(context: in
 
 def test_canvas_knows_which_rows_are_in_their_own_place() -> None:
     patches, strips = gappy_well()
-    canvas = pipe.Canvas.of(strips, patch_height=4, margin=5)
+    canvas = geometry.Canvas.of(strips, patch_height=4, margin=5)
     assert canvas.length.tolist() == [32, 12]
     assert canvas.first.tolist() == [5, 5 + 32 + 5 + 5]
     assert len(canvas.source) == 32 + 12 + 4 * 5
@@ -156,11 +203,18 @@ def test_canvas_knows_which_rows_are_in_their_own_place() -> None:
     assert canvas.real[canvas.position].all()
 
 
-@pytest.mark.parametrize(("height", "margin"), [(4, 0), (4, 1), (12, 0), (12, 4), (12, 5), (20, 3), (40, 12), (100, 0), (100, 49)])
-def test_inner_rows_of_windows_cover_every_strip_and_windows_keep_to_their_strip(height: int, margin: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "margin"),
+    [(4, 0), (4, 1), (12, 0), (12, 4), (12, 5), (20, 3), (40, 12), (100, 0), (100, 49)],
+)
+def test_inner_rows_of_windows_cover_every_strip_and_windows_keep_to_their_strip(
+    height: int, margin: int
+) -> None:
     lengths = [1, 2, 3, 8, 25]
     group, depth = np.repeat(np.arange(5), lengths), np.concatenate([np.arange(n) for n in lengths])
-    canvas = pipe.Canvas.of(pipe.strips(group, depth, np.zeros(len(group), int)), patch_height=4, margin=height)
+    canvas = geometry.Canvas.of(
+        geometry.strips(group, depth, np.zeros(len(group), int)), patch_height=4, margin=height
+    )
     starts = canvas.windows(height, margin)
     covered = np.zeros(len(canvas.source), bool)
     owner = np.repeat(np.arange(5), canvas.length + 2 * height)
@@ -179,13 +233,17 @@ def test_twins_are_averaged_as_columns_of_the_full_ring() -> None:
     scan = rng.random((2, 3, 8))  # a channel axis, rows, the ring
     smoothed = np.empty_like(scan)
     for column in range(8):
-        smoothed[..., column] = scan[..., column] / 2 + (scan[..., column - 1] + scan[..., (column + 1) % 8]) / 4
+        smoothed[..., column] = (
+            scan[..., column] / 2 + (scan[..., column - 1] + scan[..., (column + 1) % 8]) / 4
+        )
     lonely, contiguous = rng.random((2, 2, 3, 4))
     probability = np.stack([scan[..., 1::2], lonely, contiguous, scan[..., 0::2]])
     group, depth, phase = np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0])
     before = probability.copy()
-    result = pipe.average_twins(probability, group, depth, phase)
-    np.testing.assert_allclose(result, np.stack([smoothed[..., 1::2], lonely, contiguous, smoothed[..., 0::2]]))
+    result = geometry.average_twins(probability, group, depth, phase)
+    np.testing.assert_allclose(
+        result, np.stack([smoothed[..., 1::2], lonely, contiguous, smoothed[..., 0::2]])
+    )
     np.testing.assert_array_equal(probability, before)
 
 
@@ -194,11 +252,15 @@ def test_beside_a_column_lies_what_the_twin_measured_or_else_what_interpolation_
     scan = rng.random((3, 8))  # rows, the ring
     lonely, contiguous = rng.random((2, 3, 4))
     image = np.stack([scan[:, 1::2], lonely, contiguous, scan[:, 0::2]])
-    got = pipe.beside(image, np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0]))
+    got = geometry.beside(
+        image, np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0])
+    )
     for column in range(8):
         beside = (scan[:, column - 1] + scan[:, (column + 1) % 8]) / 2
         np.testing.assert_allclose(got[0 if column % 2 else 3, :, column // 2], beside)
     for row, patch in ((1, lonely), (2, contiguous)):
         for column in range(4):
-            left, right = ((patch[:, column] + patch[:, (column + step) % 4]) / 2 for step in (-1, 1))
+            left, right = (
+                (patch[:, column] + patch[:, (column + step) % 4]) / 2 for step in (-1, 1)
+            )
             np.testing.assert_allclose(got[row, :, column], (left + right) / 2)

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src import artifacts, blocks, masks, preparation, recipe
+from src import artifacts, recipe
 from src.competitions import Raw, RawSplit
-from src.masks import PackedMasks, pack
+from src.competitions.formats import masks
+from src.competitions.formats.masks import PackedMasks, pack
+from src.wells import blocks, preparation
 
 
 def split(*sizes: int) -> RawSplit:
@@ -18,7 +20,9 @@ def split(*sizes: int) -> RawSplit:
     number = np.concatenate([np.arange(size) for size in sizes]).astype(np.int32)
     name = np.array([f"well_{g}_patch_{n}" for g, n in zip(group, number, strict=True)], object)
     image = np.random.default_rng(0).normal(size=(len(name), 36, 36)).astype(np.float32)
-    return RawSplit(name, lambda rows: image[rows], group, number, PackedMasks(pack(image > 1), (36, 36)))
+    return RawSplit(
+        name, lambda rows: image[rows], group, number, PackedMasks(pack(image > 1), (36, 36))
+    )
 
 
 @pytest.mark.parametrize("patches", [30, 60, 100])
@@ -41,11 +45,18 @@ def test_without_a_number_or_with_a_large_one_nothing_is_left_out():
     assert preparation.subset(whole, 9) is whole
 
 
-RECIPE = {"name": "t", "competition": "corroseg", "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}]}
+RECIPE = {
+    "name": "t",
+    "competition": "corroseg",
+    "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}],
+}
 
 
-def prepared_by(folder: Path, how: str, change=lambda train, test: None) -> tuple[artifacts.Arrays, artifacts.Arrays, dict]:
-    """Two wells of different level and spread, one of them with a pixel that is no measurement, and a test well that has none.
+def prepared_by(
+    folder: Path, how: str, change=lambda train, test: None
+) -> tuple[artifacts.Arrays, artifacts.Arrays, dict]:
+    """Two wells of different level and spread, one of them with a pixel that is no measurement, and
+    a test well that has none.
 
     Both splits as prepared, and the notes.
     """
@@ -55,11 +66,18 @@ def prepared_by(folder: Path, how: str, change=lambda train, test: None) -> tupl
     test = image[4:6] + 200
     change(image, test)
     train_split, test_split = split(4, 4), split(2)
-    raw = Raw(replace(train_split, read=lambda rows: image[rows]), replace(test_split, read=lambda rows: test[rows], mask=None), [])
+    raw = Raw(
+        replace(train_split, read=lambda rows: image[rows]),
+        replace(test_split, read=lambda rows: test[rows], mask=None),
+        [],
+    )
     chosen = recipe.parse(RECIPE | {"data": {"scaling": how}, "folds": {"count": 2}}, "t")
     paths = artifacts.Paths(folder, folder)
     list(preparation.prepare(SimpleNamespace(name="t", read=lambda _: raw), chosen, paths, {}))
-    parts = [artifacts.read_split(paths.prepared(chosen), part, ["image", "valid", "group"]) for part in ("train", "test")]
+    parts = [
+        artifacts.read_split(paths.prepared(chosen), part, ["image", "valid", "group"])
+        for part in ("train", "test")
+    ]
     return *parts, artifacts.read_notes(paths.prepared(chosen))
 
 
@@ -70,8 +88,13 @@ def test_each_well_is_scaled_by_the_median_and_spread_of_its_own_valid_pixels(tm
         for well in wells:
             own = arrays["group"] == well
             counted = arrays["image"][own][arrays["valid"][own] | ~arrays["valid"][own].any()]
-            low, middle, high = np.percentile(counted * notes["scale"] + notes["center"], [25, 50, 75])  # before the last, common fit
-            assert (low, middle, high) == (0, 0, 0) or (middle == pytest.approx(0, abs=1e-5) and high - low == pytest.approx(1, abs=1e-5))
+            # before the last, common fit
+            low, middle, high = np.percentile(
+                counted * notes["scale"] + notes["center"], [25, 50, 75]
+            )
+            assert (low, middle, high) == (0, 0, 0) or (
+                middle == pytest.approx(0, abs=1e-5) and high - low == pytest.approx(1, abs=1e-5)
+            )
     assert np.percentile(raw["image"][4:], 75) - np.percentile(raw["image"][4:], 25) > 1.5
 
 
@@ -79,10 +102,16 @@ def test_a_well_that_is_scaled_by_itself_changes_no_other(tmp_path):
     def poison(train, test):
         train[4:] = np.random.default_rng(1).normal(50, 10, train[4:].shape)
 
-    clean, poisoned = prepared_by(tmp_path / "a", "per_well"), prepared_by(tmp_path / "b", "per_well", poison)
+    clean, poisoned = (
+        prepared_by(tmp_path / "a", "per_well"),
+        prepared_by(tmp_path / "b", "per_well", poison),
+    )
     for part in (0, 1):  # test well 1 is another pipe than training well 1
         own = slice(0, 4)
-        undone = [result[part]["image"][own] * result[2]["scale"] + result[2]["center"] for result in (clean, poisoned)]
+        undone = [
+            result[part]["image"][own] * result[2]["scale"] + result[2]["center"]
+            for result in (clean, poisoned)
+        ]
         np.testing.assert_allclose(*undone, atol=1e-5)
 
 
@@ -90,20 +119,23 @@ def test_a_well_that_is_scaled_by_itself_changes_no_other(tmp_path):
 def test_the_prepared_file_does_not_depend_on_the_blocks(tmp_path, how, monkeypatch):
     whole = prepared_by(tmp_path / "whole", how)
     monkeypatch.setattr(blocks, "PATCHES", 1)
-    monkeypatch.setattr("src.preparation.slices", lambda number: masks.slices(number, 3))
-    monkeypatch.setattr("src.cleaning.slices", lambda number: masks.slices(number, 3))
+    monkeypatch.setattr("src.wells.preparation.slices", lambda number: masks.slices(number, 3))
+    monkeypatch.setattr("src.wells.cleaning.slices", lambda number: masks.slices(number, 3))
     for part, expected in zip(prepared_by(tmp_path / "parts", how)[:2], whole, strict=False):
         for name, array in part.items():
             np.testing.assert_array_equal(array, expected[name])
-    contents = [artifacts.content_digest(tmp_path / name / "prepared/corroseg.h5") for name in ("whole", "parts")]
+    contents = [
+        artifacts.content_digest(tmp_path / name / "prepared/corroseg.h5")
+        for name in ("whole", "parts")
+    ]
     assert contents[0] == contents[1]
 
 
 def test_four_times_the_wells_take_hardly_more_memory(tmp_path, monkeypatch):
     """A patch has 14 KB of arrays, of which its mask as bits and a few numbers stay in memory."""
     monkeypatch.setattr(blocks, "PATCHES", 20)
-    monkeypatch.setattr("src.preparation.slices", lambda number: masks.slices(number, 20))
-    monkeypatch.setattr("src.cleaning.slices", lambda number: masks.slices(number, 20))
+    monkeypatch.setattr("src.wells.preparation.slices", lambda number: masks.slices(number, 20))
+    monkeypatch.setattr("src.wells.cleaning.slices", lambda number: masks.slices(number, 20))
     chosen, peaks = recipe.parse(RECIPE | {"folds": {"count": 2}}, "t"), {}
 
     def draw(rows: np.ndarray) -> np.ndarray:
@@ -111,10 +143,17 @@ def test_four_times_the_wells_take_hardly_more_memory(tmp_path, monkeypatch):
 
     for number in (10, 40):
         train, test = (replace(split(*[10] * number), read=draw) for _ in range(2))
-        raw, paths = Raw(train, replace(test, mask=None), []), artifacts.Paths(tmp_path / str(number), tmp_path)
+        raw, paths = (
+            Raw(train, replace(test, mask=None), []),
+            artifacts.Paths(tmp_path / str(number), tmp_path),
+        )
         for _ in range(2):  # once, so that what is imported late is there
             tracemalloc.start()
-            list(preparation.prepare(SimpleNamespace(name="t", read=lambda _, raw=raw: raw), chosen, paths, {}))
+            list(
+                preparation.prepare(
+                    SimpleNamespace(name="t", read=lambda _, raw=raw: raw), chosen, paths, {}
+                )
+            )
             peaks[number] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert (peaks[40] - peaks[10]) / (2 * 300) < 1500

@@ -9,9 +9,17 @@ from src.networks import products
 from src.networks.products import BlockUpsampling, DeepConv2d
 
 LAYERS = {
-    "blocks": (lambda: BlockUpsampling(3, 2, (3, 2)), lambda: nn.ConvTranspose2d(3, 2, (3, 2), stride=(3, 2)), (2, 3, 4, 5)),
+    "blocks": (
+        lambda: BlockUpsampling(3, 2, (3, 2)),
+        lambda: nn.ConvTranspose2d(3, 2, (3, 2), stride=(3, 2)),
+        (2, 3, 4, 5),
+    ),
     "deep": (lambda: DeepConv2d(3, 2), lambda: nn.Conv2d(3, 2, 3, padding=1), (2, 3, 3, 2)),
-    "deep without bias": (lambda: DeepConv2d(3, 2, bias=False), lambda: nn.Conv2d(3, 2, 3, padding=1, bias=False), (3, 3, 1, 3)),
+    "deep without bias": (
+        lambda: DeepConv2d(3, 2, bias=False),
+        lambda: nn.Conv2d(3, 2, 3, padding=1, bias=False),
+        (3, 3, 1, 3),
+    ),
 }
 
 
@@ -27,7 +35,9 @@ def test_products_are_torchs_convolutions(name, layout, shallow):
     (build, builds, shape), _ = LAYERS[name], torch.manual_seed(0)
     ours, theirs = build(), builds()
     theirs.load_state_dict(ours.state_dict())
-    inputs = [torch.randn(shape).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
+    inputs = [
+        torch.randn(shape).contiguous(memory_format=layout).requires_grad_() for _ in range(2)
+    ]
     inputs[1].data.copy_(inputs[0].data)
     outputs = [layer(x) for layer, x in zip((ours, theirs), inputs, strict=True)]
     torch.testing.assert_close(*outputs)
@@ -35,7 +45,9 @@ def test_products_are_torchs_convolutions(name, layout, shallow):
     gradient = torch.randn_like(outputs[1])
     for output in outputs:
         output.backward(gradient)
-    for one, other in zip((*inputs[:1], *ours.parameters()), (*inputs[1:], *theirs.parameters()), strict=True):
+    for one, other in zip(
+        (*inputs[:1], *ours.parameters()), (*inputs[1:], *theirs.parameters()), strict=True
+    ):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
@@ -71,7 +83,10 @@ def test_maps_that_are_large_or_shallow_go_to_torch():
 
 def test_only_cpus_multiply():
     with torch.device("meta"):
-        assert "Convolution" in type(BlockUpsampling(3, 2, 2)(torch.randn(1, 3, 2, 2)).grad_fn).__name__
+        assert (
+            "Convolution"
+            in type(BlockUpsampling(3, 2, 2)(torch.randn(1, 3, 2, 2)).grad_fn).__name__
+        )
 
 
 def test_cat_corroseg_is_the_same_network_with_products_and_without(monkeypatch):

@@ -2,15 +2,20 @@
 
 import pytest
 
-from src import console, progress, recipe
-from src.progress import Bar, Estimate
+from src import recipe
+from src.tasks import progress
+from src.tasks.progress import Bar, Estimate
+from src.terminal import console
 
 
 def test_equal_tasks_at_an_even_pace():
-    """Four tasks one after the other, a tenth of one every 6 seconds: 3.7 tasks are left after three tenths, 222 s."""
+    """Four tasks one after the other, a tenth of one every 6 seconds: 3.7 tasks are left after
+    three tenths, 222 s.
+    """
     estimate = Estimate([1.0] * 4, [0.0] * 4, jobs=1)
     assert estimate.remaining() is None
-    estimate.update([0.01, 0, 0, 0], 9.0)  # starting up took 9 seconds, which say nothing of the pace
+    # starting up took 9 seconds, which say nothing of the pace
+    estimate.update([0.01, 0, 0, 0], 9.0)
     assert estimate.remaining() is None
     estimate.update([0.11, 0, 0, 0], 6.0)
     estimate.update([0.30, 0, 0, 0], 11.4)
@@ -19,7 +24,9 @@ def test_equal_tasks_at_an_even_pace():
 
 
 def test_what_an_earlier_run_did_is_done_but_says_nothing_of_the_pace():
-    """One task is done, two were left at a half; a tenth of one takes 20 s: .4 and .5 of a task are left, 80 + 100 s."""
+    """One task is done, two were left at a half; a tenth of one takes 20 s: .4 and .5 of a task
+    are left, 80 + 100 s.
+    """
     estimate = Estimate([1.0] * 3, [1.0, 0.5, 0.5], jobs=1)
     assert estimate.done == pytest.approx(2 / 3)
     estimate.update([1.0, 0.5, 0.5], 30.0)
@@ -30,7 +37,9 @@ def test_what_an_earlier_run_did_is_done_but_says_nothing_of_the_pace():
 
 
 def test_a_task_that_goes_on_from_its_last_finished_epoch_falls_back():
-    """It was killed at .39 and goes on from .3; a tenth takes 10 s. What was lost does not count, and is not counted twice."""
+    """It was killed at .39 and goes on from .3; a tenth takes 10 s. What was lost does not
+    count, and is not counted twice.
+    """
     estimate = Estimate([1.0], [0.39], jobs=1)
     estimate.update([0.3], 5.0)
     estimate.update([0.301], 1.0)
@@ -40,7 +49,9 @@ def test_a_task_that_goes_on_from_its_last_finished_epoch_falls_back():
 
 
 def test_tasks_of_different_lengths():
-    """The second task takes three times as long: after half of the first in 10 s, 10 + 60 s are left, and an eighth is done."""
+    """The second task takes three times as long: after half of the first in 10 s, 10 + 60 s are
+    left, and an eighth is done.
+    """
     estimate = Estimate([1.0, 3.0], [0.0, 0.0], jobs=1)
     estimate.update([1e-9, 0.0], 1.0)
     estimate.update([0.5, 0.0], 10.0)
@@ -49,7 +60,8 @@ def test_tasks_of_different_lengths():
 
 
 def test_the_last_task_has_the_machine_to_itself():
-    """Three equal tasks on two workers, of 20 s each: after 10 s both workers are half way, 10 s later one begins the third: 30 s.
+    """Three equal tasks on two workers, of 20 s each: after 10 s both workers are half way, 10 s
+    later one begins the third: 30 s.
 
     Of the rate alone, two tasks in 20 s, it would be 20 s.
     """
@@ -80,21 +92,42 @@ def test_nothing_is_left_when_all_is_done():
 
 
 def test_lengths_follow_epochs_and_operations():
-    """Twice the epochs are twice the length; of the same network two heights cost the same for a row."""
+    """Twice the epochs are twice the length; of the same network two heights cost the same for a
+    row.
+    """
     member = {"network": {"name": "ring_unet", "channels": [4, 8]}, "height": 72}
     members = [
         {**member, "name": "short", "phase": [{"epochs": 3}]},
         {**member, "name": "long", "phase": [{"epochs": 4}, {"epochs": 2}]},
-        {**member, "name": "copied", "phase": [{"epochs": 3}], "augment": {"copies": ["none", "flip_depth"]}},
+        {
+            **member,
+            "name": "copied",
+            "phase": [{"epochs": 3}],
+            "augment": {"copies": ["none", "flip_depth"]},
+        },
         {**member, "name": "tall", "height": 144, "phase": [{"epochs": 3}]},
     ]
-    chosen = recipe.parse({"name": "r", "competition": "demo", "folds": {"count": 2}, "member": members}, "test")
+    chosen = recipe.parse(
+        {"name": "r", "competition": "demo", "folds": {"count": 2}, "member": members}, "test"
+    )
     tasks = chosen.tasks()
-    lengths = dict(zip([task.member for task in tasks], progress.lengths(chosen, tasks, training=True), strict=True))
+    lengths = dict(
+        zip(
+            [task.member for task in tasks],
+            progress.lengths(chosen, tasks, training=True),
+            strict=True,
+        )
+    )
     assert lengths["long"] == pytest.approx(2 * lengths["short"])
     assert lengths["copied"] == pytest.approx(2 * lengths["short"])
     assert lengths["tall"] == pytest.approx(lengths["short"], rel=0.02)
-    predicting = dict(zip([task.member for task in tasks], progress.lengths(chosen, tasks, training=False), strict=True))
+    predicting = dict(
+        zip(
+            [task.member for task in tasks],
+            progress.lengths(chosen, tasks, training=False),
+            strict=True,
+        )
+    )
     assert predicting["long"] == predicting["short"]
 
 
@@ -114,7 +147,11 @@ def test_a_file_gets_a_line_now_and_then(bar, capsys):
     shown = capsys.readouterr().err
     lines = shown.splitlines()
     assert lines[0] == "training  25%, 00:30 gone, ? to go, 0 of 2 tasks"
-    assert [line.split(", ")[1] for line in lines[-3:]] == ["05:00 gone", "05:30 gone", "06:03 gone"]
+    assert [line.split(", ")[1] for line in lines[-3:]] == [
+        "05:00 gone",
+        "05:30 gone",
+        "06:03 gone",
+    ]
     assert len(lines) == 12
     assert max(map(len, lines)) < 80 and "\r" not in shown
 

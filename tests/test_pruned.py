@@ -10,9 +10,12 @@ import pytest
 import torch
 from test_photo_stages import RECIPE, write_raw
 
-from src import metrics, networks, pruning, study, training
+from src import networks
 from src.artifacts import Paths
-from src.photographs import confusion, pruned, pruned_figures
+from src.photographs import confusion
+from src.scoring import metrics
+from src.studies import pruned, pruned_figures, study
+from src.training import loop, pruning
 
 SETTINGS = """
 question = "How far?"
@@ -40,7 +43,8 @@ def test_iou_by_hand_and_as_the_study_has_it():
     counts = confusion.confusion(truth, predicted, 3)
     assert counts.sum() == 8 and counts[2, 0] == counts[1, 2] == 1
     assert confusion.class_iou(counts).tolist() == pytest.approx([1 / 3, 1 / 3, 1])
-    assert confusion.micro_iou(counts) == pytest.approx(5 / (5 + 3 + 3))  # true positives, false positives and misses of all labels
+    # true positives, false positives and misses of all labels
+    assert confusion.micro_iou(counts) == pytest.approx(5 / (5 + 3 + 3))
 
 
 def test_iou_sums_over_the_whole_set_and_not_over_photographs():
@@ -54,8 +58,12 @@ def test_iou_sums_over_the_whole_set_and_not_over_photographs():
 
 def test_operations_fall_with_the_channels():
     network = networks.create({"name": "linknet", "encoder": "test_resnet"})
-    scores = {name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()}
-    dense = pruned.operations(networks.create({"name": "linknet", "encoder": "test_resnet"}), (1, 1, 64, 64))
+    scores = {
+        name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()
+    }
+    dense = pruned.operations(
+        networks.create({"name": "linknet", "encoder": "test_resnet"}), (1, 1, 64, 64)
+    )
     *_, head = pruning.layers(network).values()
     pruning.remove_channels(network, scores, 0.5, [head], torch.randn(1, 1, 64, 64))
     assert pruned.operations(network, (1, 1, 64, 64)) < 0.4 * dense
@@ -66,15 +74,30 @@ def studied(tmp_path_factory):
     """A study that has run: its folder, its runs, and the numbers of the epochs that it trained."""
     folder = tmp_path_factory.mktemp("studied")
     write_raw(folder / "data/raw/blobs")
-    base = RECIPE[: RECIPE.index("[[member]]")] + RECIPE[RECIPE.index('[[member]]\nname = "segment"') :]
-    base = base.replace("count = 2", "count = 2\nrun = [0]").replace("batch_size = 8", 'batch_size = 8\nwatch = 1\nprecision = "float32"')
+    base = (
+        RECIPE[: RECIPE.index("[[member]]")]
+        + RECIPE[RECIPE.index('[[member]]\nname = "segment"') :]
+    )
+    base = base.replace("count = 2", "count = 2\nrun = [0]").replace(
+        "batch_size = 8", 'batch_size = 8\nwatch = 1\nprecision = "float32"'
+    )
     (folder / "base.toml").write_text(base)
     phase = "{ epochs = 1, loss = { bce = 1.0 }, learning_rate = 3e-3 }"
     (folder / "how_far.toml").write_text(SETTINGS.format(base=folder / "base.toml", phase=phase))
-    epochs, epoch = [], training.Fit.epoch
+    epochs, epoch = [], loop.Fit.epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call))
-        options = [str(folder / "how_far.toml"), "--data-dir", str(folder / "data"), "--device", "cpu", "--jobs", "1"]
+        patch.setattr(
+            loop.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call)
+        )
+        options = [
+            str(folder / "how_far.toml"),
+            "--data-dir",
+            str(folder / "data"),
+            "--device",
+            "cpu",
+            "--jobs",
+            "1",
+        ]
         study.main(study.parser().parse_args(options))
     return folder, study.runs(study.load(str(folder / "how_far.toml")), [], 1, ["wells"]), epochs
 
@@ -83,11 +106,17 @@ def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_onc
     folder, _, epochs = studied
     assert epochs == [0, 1, 2, 1, 2]
     table = pd.read_csv(folder / "data/studies/how_far/table.csv").set_index("pruner")
-    assert list(table.index) == ["dense", "agp", "linear, channels"] and list(table["sparsity"]) == [0, 0.9, 0.5]
+    assert list(table.index) == ["dense", "agp", "linear, channels"] and list(
+        table["sparsity"]
+    ) == [0, 0.9, 0.5]
     assert {"IoU 1", "IoU 2", pruned.MICRO, pruned.MEAN} <= set(table.columns)
-    assert not any(column.startswith("test ") for column in table)  # the truth of this set's test photographs is not known
+    # the truth of this set's test photographs is not known
+    assert not any(column.startswith("test ") for column in table)
     dense, agp, few = (table.loc[name] for name in table.index)
-    assert agp["parameters (M)"] == dense["parameters (M)"] and agp["not zero (M)"] < 0.2 * dense["not zero (M)"]
+    assert (
+        agp["parameters (M)"] == dense["parameters (M)"]
+        and agp["not zero (M)"] < 0.2 * dense["not zero (M)"]
+    )
     assert agp["gzip (MB)"] < 0.5 * agp["file (MB)"] and few["file (MB)"] < 0.5 * dense["file (MB)"]
     assert few["operations for 256x256 (G)"] < 0.5 * dense["operations for 256x256 (G)"]
 
@@ -96,18 +125,32 @@ def test_curves_and_masks_are_drawn(studied):
     folder, runs, _ = studied
     files = {path.name for path in (folder / "data/studies/how_far").glob("*.png")}
     assert files == {"plot.png", "curves.png", "masks_unet_test_resnet.png"}
-    paths, table = Paths(folder / "data", folder), pd.read_csv(folder / "data/studies/how_far/table.csv")
-    histories, recipes = {run.variation: study.curves(run, paths) for run in runs}, {run.variation: run.recipe for run in runs}
+    paths, table = (
+        Paths(folder / "data", folder),
+        pd.read_csv(folder / "data/studies/how_far/table.csv"),
+    )
+    histories, recipes = (
+        {run.variation: study.curves(run, paths) for run in runs},
+        {run.variation: run.recipe for run in runs},
+    )
     curves = pruned_figures.through_phases(table, histories, recipes)
     for variation, panel in zip(("U-Net, agp", "U-Net, few"), curves.axes, strict=True):
         drawn = {line.get_label(): line.get_ydata() for line in panel.lines}
-        assert len(drawn["U-Net, dense"]) == 1 and list(drawn[variation]) == histories[variation]["held_out_iou"].tolist()
-        assert {line.get_xdata()[0] for line in panel.lines if not line.get_label().startswith("U-Net")} == {1, 2}
+        assert (
+            len(drawn["U-Net, dense"]) == 1
+            and list(drawn[variation]) == histories[variation]["held_out_iou"].tolist()
+        )
+        assert {
+            line.get_xdata()[0] for line in panel.lines if not line.get_label().startswith("U-Net")
+        } == {1, 2}
     unwatched = {name: history.drop(columns="held_out_iou") for name, history in histories.items()}
     assert pruned_figures.through_phases(table, unwatched, recipes) is None
     masks = pruned_figures.masks(table, "unet, test_resnet", recipes, paths)
     titles = [axis.get_title() for axis in masks.axes]
-    assert titles[:4] == ["photograph", "truth", "U-Net, dense", "U-Net, agp"] and titles[-1] == "U-Net, few"
+    assert (
+        titles[:4] == ["photograph", "truth", "U-Net, dense", "U-Net, agp"]
+        and titles[-1] == "U-Net, few"
+    )
     plt.close("all")
 
 
@@ -116,7 +159,9 @@ def test_what_the_history_says_of_the_last_epoch_is_the_score_out_of_fold(studie
     table = pd.read_csv(folder / "data/studies/how_far/table.csv")
     for run, (_, line) in zip(runs, table.iterrows(), strict=True):
         last = study.curves(run, Paths(folder / "data", folder)).iloc[-1]
-        assert (last["held_out_iou"], last["held_out_micro_iou"]) == pytest.approx((line[pruned.MEAN], line[pruned.MICRO]), abs=2e-3)
+        assert (last["held_out_iou"], last["held_out_micro_iou"]) == pytest.approx(
+            (line[pruned.MEAN], line[pruned.MICRO]), abs=2e-3
+        )
 
 
 def test_test_photographs_are_scored_as_held_out_ones_are(studied, tmp_path):

@@ -1,4 +1,6 @@
-"""Pruning: schedules in closed form, which weights go, and that they stay gone; channels that are removed without a trace."""
+"""Pruning: schedules in closed form, which weights go, and that they stay gone; channels that
+are removed without a trace.
+"""
 
 import copy
 
@@ -9,13 +11,19 @@ import torch_pruning
 from test_training import digest, fit, history, loaded, only, tiny, wells
 from torch import nn
 
-from src import artifacts, inference, networks, pruning, recipe, training
+from src import artifacts, networks, recipe
 from src.artifacts import Paths
 from src.recipe import Pruning, Task
+from src.training import loop, pruning
+from src.wells import prediction
 
 CPU = torch.device("cpu")
 SLOW = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0.0}
-PHASES = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": "agp", "sparsity": 0.6, "steps": 3}}, SLOW | {"epochs": 2}]
+PHASES = [
+    SLOW,
+    SLOW | {"epochs": 2, "pruning": {"method": "agp", "sparsity": 0.6, "steps": 3}},
+    SLOW | {"epochs": 2},
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +44,24 @@ def one_thread():
 )
 def test_schedules_in_closed_form(method, shares):
     settings = Pruning(method=method, sparsity=0.9, steps=10)
-    assert {turn: pruning.sparsity_at(settings, turn) for turn in shares} == pytest.approx({t: 0.9 * s for t, s in shares.items()})
+    assert {turn: pruning.sparsity_at(settings, turn) for turn in shares} == pytest.approx(
+        {t: 0.9 * s for t, s in shares.items()}
+    )
 
 
 def test_steps_are_evenly_spread():
     plain = Pruning(method="linear", sparsity=0.5, steps=10)
-    assert [pruning.turns_due(plain, epoch / 50) for epoch in range(51)] == [epoch // 5 for epoch in range(51)]
+    assert [pruning.turns_due(plain, epoch / 50) for epoch in range(51)] == [
+        epoch // 5 for epoch in range(51)
+    ]
     # Movement in the paper: 50 epochs, 20 of them before and 10 after.
     late = Pruning(method="movement", sparsity=0.5, steps=10, warm_up=0.4, cool_down=0.2)
     due = [pruning.turns_due(late, epoch / 50) for epoch in range(51)]
-    assert due[:21] == [0] * 21 and due[21:40] == [(epoch - 20) // 2 for epoch in range(21, 40)] and due[40:] == [10] * 11
+    assert (
+        due[:21] == [0] * 21
+        and due[21:40] == [(epoch - 20) // 2 for epoch in range(21, 40)]
+        and due[40:] == [10] * 11
+    )
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.9, 0.999])
@@ -55,7 +71,8 @@ def test_exactly_k_weights_go_the_least_first(sparsity):
     k = int(315 * sparsity)
     assert (mask == 0).sum() == k
     assert k == 0 or score[mask == 0].max() < score[mask == 1].min()
-    assert (pruning.least(torch.zeros(315), torch.ones(315), sparsity) == 0).sum() == k  # equal scores
+    # equal scores
+    assert (pruning.least(torch.zeros(315), torch.ones(315), sparsity) == 0).sum() == k
 
 
 def test_what_is_masked_stays_masked_whatever_its_score():
@@ -73,7 +90,9 @@ def two_layers(outputs: int = 1) -> nn.Sequential:
 
 
 def test_taylor_importance_by_hand():
-    """The output of one unit is w x, so that the loss c w x has gradient c x: importance (c x w)^2, summed over batches."""
+    """The output of one unit is w x, so that the loss c w x has gradient c x: importance (c x
+    w)^2, summed over batches.
+    """
     network = two_layers()
     nn.init.ones_(network[1].weight)
     pruner = pruning.Pruner(network, Pruning(method="agp", sparsity=0.5, steps=1))
@@ -88,7 +107,9 @@ def test_taylor_importance_by_hand():
 
 
 def test_movement_finds_the_weight_that_is_of_no_use():
-    """The largest weights belong to an input that says nothing; they shrink, and go although magnitude would keep them."""
+    """The largest weights belong to an input that says nothing; they shrink, and go although
+    magnitude would keep them.
+    """
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
@@ -108,17 +129,25 @@ def test_movement_finds_the_weight_that_is_of_no_use():
 
 @pytest.mark.parametrize("method", ["linear", "agp", "movement"])
 def test_pruned_weights_stay_zero_through_fine_tuning_and_loading(method, tmp_path):
-    phases = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": method, "sparsity": 0.6, "steps": 3}}, SLOW | {"epochs": 2}]
+    phases = [
+        SLOW,
+        SLOW | {"epochs": 2, "pruning": {"method": method, "sparsity": 0.6, "steps": 3}},
+        SLOW | {"epochs": 2},
+    ]
     chosen, train = tiny(phase=phases), wells(3, 2)
     kept = {}
 
     def after_each(self, network, optimiser, state, epoch):
-        kept[epoch] = {name: mask.clone() for name, mask in network.named_buffers() if name.endswith("weight_mask")}
+        kept[epoch] = {
+            name: mask.clone()
+            for name, mask in network.named_buffers()
+            if name.endswith("weight_mask")
+        }
         save(self, network, optimiser, state, epoch)
 
-    save = training.Fit.save_checkpoint
+    save = loop.Fit.save_checkpoint
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Fit, "save_checkpoint", after_each)
+        patch.setattr(loop.Fit, "save_checkpoint", after_each)
         fit(chosen, train, tmp_path)
     network, _ = loaded(chosen, tmp_path)
     *others, head = pruning.layers(network).items()
@@ -131,7 +160,14 @@ def test_pruned_weights_stay_zero_through_fine_tuning_and_loading(method, tmp_pa
         assert not layer.weight[mask == 0].signbit().any()
     assert (head[1].weight != 0).all()
     left = history(tmp_path, "weights")
-    assert left[0] > left[1] > left[2] == left[3] == left[4] == sum((w != 0).sum() for w in network.parameters())
+    assert (
+        left[0]
+        > left[1]
+        > left[2]
+        == left[3]
+        == left[4]
+        == sum((w != 0).sum() for w in network.parameters())
+    )
 
 
 def test_the_head_is_pruned_if_asked_for():
@@ -143,18 +179,28 @@ def test_the_head_is_pruned_if_asked_for():
 
 @pytest.mark.parametrize("name", sorted(networks.REGISTRY))
 def test_the_last_layer_of_every_network_gives_the_logits(name):
-    options = {"encoder": "resnet18"} if "encoder" in networks.inspect.signature(networks.REGISTRY[name]).parameters else {}
+    options = (
+        {"encoder": "resnet18"}
+        if "encoder" in networks.inspect.signature(networks.REGISTRY[name]).parameters
+        else {}
+    )
     photographs = networks.takes_photographs(name)
-    network = networks.sketch({"name": name, **options, **({"classes": 5, "channels": 3} if photographs else {})}).eval()
+    network = networks.sketch(
+        {"name": name, **options, **({"classes": 5, "channels": 3} if photographs else {})}
+    ).eval()
     called = []
     for layer in pruning.layers(network).values():
         layer.register_forward_hook(lambda layer, inputs, output: called.append(layer))
-    network(torch.empty(1, 3, 64, 64, device="meta") if photographs else torch.empty(1, 1, 36, 36, device="meta"))
+    network(
+        torch.empty(1, 3, 64, 64, device="meta")
+        if photographs
+        else torch.empty(1, 1, 36, 36, device="meta")
+    )
     assert called[-1] is list(pruning.layers(network).values())[-1]
 
 
 def killed_after(chosen: recipe.Recipe, train, folder, epoch: int) -> None:
-    save = training.Fit.save_checkpoint
+    save = loop.Fit.save_checkpoint
 
     def save_and_die(self, network, optimiser, state, done):
         save(self, network, optimiser, state, done)
@@ -162,14 +208,20 @@ def killed_after(chosen: recipe.Recipe, train, folder, epoch: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Fit, "save_checkpoint", save_and_die)
+        patch.setattr(loop.Fit, "save_checkpoint", save_and_die)
         fit(chosen, train, folder)
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
-@pytest.mark.parametrize("how", [{"method": "agp"}, {"method": "movement"}, {"method": "agp", "channels": True}])
+@pytest.mark.parametrize(
+    "how", [{"method": "agp"}, {"method": "movement"}, {"method": "agp", "channels": True}]
+)
 def test_a_training_killed_while_or_after_it_prunes_goes_on_to_the_same_bytes(how, epoch, tmp_path):
-    phases = [SLOW, SLOW | {"epochs": 2, "pruning": how | {"sparsity": 0.5, "steps": 5}}, SLOW | {"epochs": 2}]
+    phases = [
+        SLOW,
+        SLOW | {"epochs": 2, "pruning": how | {"sparsity": 0.5, "steps": 5}},
+        SLOW | {"epochs": 2},
+    ]
     chosen, train = tiny(phase=phases), wells(3, 2)
     fit(chosen, train, tmp_path / "whole")
     killed_after(chosen, train, tmp_path / "killed", epoch)
@@ -179,13 +231,19 @@ def test_a_training_killed_while_or_after_it_prunes_goes_on_to_the_same_bytes(ho
 
 
 def test_recipes_that_train_alike_before_they_prune_train_that_once(tmp_path, monkeypatch):
-    train, epochs, epoch = wells(3, 2), [], training.Fit.epoch
-    pruned = [tiny(phase=[SLOW, SLOW | {"pruning": {"method": method, "sparsity": 0.5}}]) for method in ("agp", "linear")]
-    monkeypatch.setattr(training.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call))
+    train, epochs, epoch = wells(3, 2), [], loop.Fit.epoch
+    pruned = [
+        tiny(phase=[SLOW, SLOW | {"pruning": {"method": method, "sparsity": 0.5}}])
+        for method in ("agp", "linear")
+    ]
+    monkeypatch.setattr(
+        loop.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call)
+    )
 
     def epochs_of(chosen: recipe.Recipe, folder, seed: int = 0) -> list[int]:
         for checkpoint in folder.glob("**/checkpoint.pt"):
-            checkpoint.unlink()  # that of another recipe, which in a run lies in a folder of its own
+            # that of another recipe, which in a run lies in a folder of its own
+            checkpoint.unlink()
         epochs.clear()
         fit(chosen, train, folder, seed=seed)
         return list(epochs)
@@ -200,22 +258,30 @@ def test_recipes_that_train_alike_before_they_prune_train_that_once(tmp_path, mo
 
 
 CHANNELS = [{"name": "ring_unet", "channels": [8, 16, 16]}] + [
-    {"name": name, "encoder": "resnet18", "classes": 3, "channels": 3} for name in ("unet", "unet_plus_plus", "linknet", "fpn")
+    {"name": name, "encoder": "resnet18", "classes": 3, "channels": 3}
+    for name in ("unet", "unet_plus_plus", "linknet", "fpn")
 ]
 
 
 def trained_a_little(options: dict) -> tuple[nn.Module, torch.Tensor, dict[str, torch.Tensor]]:
-    """A network whose batch norms have seen something, an image for it, and the importance of its weights."""
+    """A network whose batch norms have seen something, an image for it, and the importance of
+    its weights.
+    """
     torch.manual_seed(0)
     network = networks.create(options)
     image = torch.randn(2, 3, 64, 64) if "encoder" in options else torch.randn(2, 1, 36, 36)
     network.train()(image).square().mean().backward()
-    scores = {name: (layer.weight * layer.weight.grad).detach() ** 2 for name, layer in pruning.layers(network).items()}
+    scores = {
+        name: (layer.weight * layer.weight.grad).detach() ** 2
+        for name, layer in pruning.layers(network).items()
+    }
     return network.eval(), image, scores
 
 
 def masked(network: nn.Module, image: torch.Tensor, removed: list) -> nn.Module:
-    """A copy with all weights zero that make the channels which Torch-Pruning removed from the original."""
+    """A copy with all weights zero that make the channels which Torch-Pruning removed from the
+    original.
+    """
     network = copy.deepcopy(network)
     with pruning._without_rings(network):
         graph = torch_pruning.DependencyGraph().build_dependency(network, image)
@@ -223,11 +289,15 @@ def masked(network: nn.Module, image: torch.Tensor, removed: list) -> nn.Module:
         for name, is_output, channels in removed:
             assert is_output
             layer = network.get_submodule(name)
-            for dependency, own in graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, channels):
+            for dependency, own in graph.get_pruning_group(
+                layer, graph.get_pruner_of_module(layer).prune_out_channels, channels
+            ):
                 if graph.is_out_channel_pruning_fn(dependency.handler):
                     transposed = getattr(dependency.layer, "transposed", False)
                     for tensor in dependency.layer.parameters():
-                        (tensor.transpose(0, 1) if transposed and tensor.dim() > 1 else tensor)[own] = 0
+                        (tensor.transpose(0, 1) if transposed and tensor.dim() > 1 else tensor)[
+                            own
+                        ] = 0
     return network
 
 
@@ -247,11 +317,15 @@ def test_masked_and_compact_networks_agree(options):
 
 
 def test_under_a_group_norm_whole_groups_go_and_as_many_as_asked_for():
-    """Three tenths in three steps, of 32 groups of 4 channels; a tenth of each group would be none of its channels, or a quarter."""
+    """Three tenths in three steps, of 32 groups of 4 channels; a tenth of each group would be
+    none of its channels, or a quarter.
+    """
     network, image, _ = trained_a_little(CHANNELS[-1])
     *_, head = pruning.layers(network).values()
     for share, left in ((0.1, 28), (1 / 9, 24), (1 / 8, 21)):
-        scores = {name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()}
+        scores = {
+            name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()
+        }
         norms = [layer for layer in network.modules() if isinstance(layer, nn.GroupNorm)]
         for norm in norms:
             norm.weight.data = torch.arange(float(norm.num_channels))
@@ -272,7 +346,14 @@ def test_a_compact_network_is_rebuilt_from_its_weights_alone(options):
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(image), network(image))
     for one, other in zip(again.modules(), network.modules(), strict=True):
-        for key in ("in_channels", "out_channels", "groups", "num_features", "num_channels", "num_groups"):
+        for key in (
+            "in_channels",
+            "out_channels",
+            "groups",
+            "num_features",
+            "num_channels",
+            "num_groups",
+        ):
             assert getattr(one, key, None) == getattr(other, key, None)
 
 
@@ -286,53 +367,96 @@ def test_the_least_important_channels_go_with_all_that_hangs_on_them():
     *_, head = pruning.layers(network).values()
     removed = pruning.remove_channels(network.train(), scores, 0.25, [head], image[:1])
     assert all(layer.training for layer in network.modules())
-    assert ["encoder.0.0", True, [2, 5]] in [[name, out, sorted(channels)] for name, out, channels in removed]
+    assert ["encoder.0.0", True, [2, 5]] in [
+        [name, out, sorted(channels)] for name, out, channels in removed
+    ]
     assert torch.equal(network.encoder[0][0].weight, before[[0, 1, 3, 4, 6, 7]])
 
 
 def test_channels_pruned_by_a_recipe_load_like_any_other_weights(tmp_path):
-    phases = [SLOW, SLOW | {"epochs": 2, "pruning": {"method": "linear", "sparsity": 0.5, "steps": 2, "channels": True}}, SLOW]
+    phases = [
+        SLOW,
+        SLOW
+        | {
+            "epochs": 2,
+            "pruning": {"method": "linear", "sparsity": 0.5, "steps": 2, "channels": True},
+        },
+        SLOW,
+    ]
     chosen, train = tiny(phase=phases), wells(3, 2)
     dense = fit(tiny(phase=[SLOW]), train, tmp_path / "dense")
     weights = fit(chosen, train, tmp_path / "pruned")
     assert sum(map(np.size, weights.values())) < 0.4 * sum(map(np.size, dense.values()))
-    network, _ = inference.load_network(chosen, Task("net", 0, 0), Paths(tmp_path / "pruned", tmp_path), CPU)
+    network, _ = prediction.load_network(
+        chosen, Task("net", 0, 0), Paths(tmp_path / "pruned", tmp_path), CPU
+    )
     assert network(torch.randn(2, 1, 36, 36)).shape == (2, 1, 36, 36)
-    with pytest.raises(inference.UserError, match="another network"):
+    with pytest.raises(prediction.UserError, match="another network"):
         path = artifacts.Paths(tmp_path / "dense", tmp_path).weights(chosen, Task("net", 0, 0))
         artifacts.write_weights(path, weights, {})
-        inference.load_network(tiny(), Task("net", 0, 0), Paths(tmp_path / "dense", tmp_path), CPU)
+        prediction.load_network(tiny(), Task("net", 0, 0), Paths(tmp_path / "dense", tmp_path), CPU)
 
 
 def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypatch):
     """It loses its channels at the end of the first of two epochs."""
     how = {"method": "linear", "sparsity": 0.5, "steps": 1, "cool_down": 0.5, "channels": True}
-    save, between = training.Fit.save_checkpoint, {}
+    save, between = loop.Fit.save_checkpoint, {}
 
     def after_each(self, network, *more):
-        between.update({name: tensor.clone().numpy() for name, tensor in network.state_dict().items()})
+        between.update(
+            {name: tensor.clone().numpy() for name, tensor in network.state_dict().items()}
+        )
         save(self, network, *more)
 
-    monkeypatch.setattr(training.Fit, "save_checkpoint", after_each)
+    monkeypatch.setattr(loop.Fit, "save_checkpoint", after_each)
     final = fit(tiny(phase=[SLOW | {"epochs": 2, "pruning": how}]), wells(3, 2), tmp_path)
     assert final["encoder.0.0.weight"].shape == between["encoder.0.0.weight"].shape == (2, 1, 3, 3)
-    assert all((final[name] != between[name]).any() for name in final if name in between and "weight" in name)
+    assert all(
+        (final[name] != between[name]).any()
+        for name in final
+        if name in between and "weight" in name
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 1.0}}]}, "sparsity"),
-        ({"phase": [SLOW | {"pruning": {"method": "movement", "sparsity": 0.5, "channels": True}}]}, "linear"),
-        ({"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 0.5, "warm_up": 0.5, "cool_down": 0.5}}]}, "nothing of the phase"),
+        (
+            {
+                "phase": [
+                    SLOW | {"pruning": {"method": "movement", "sparsity": 0.5, "channels": True}}
+                ]
+            },
+            "linear",
+        ),
+        (
+            {
+                "phase": [
+                    SLOW
+                    | {
+                        "pruning": {
+                            "method": "agp",
+                            "sparsity": 0.5,
+                            "warm_up": 0.5,
+                            "cool_down": 0.5,
+                        }
+                    }
+                ]
+            },
+            "nothing of the phase",
+        ),
         ({"phase": PHASES, "selection": "best_on_held_out"}, "best epoch could be one before"),
     ],
 )
 def test_prunings_that_make_no_sense_are_refused(change, said):
-    with pytest.raises(training.UserError, match=said):
+    with pytest.raises(loop.UserError, match=said):
         tiny(**change)
 
 
 def test_ma_net_loses_no_channels():
-    with pytest.raises(training.UserError, match="ma_net"):
-        pruning.Pruner(networks.sketch({"name": "ma_net", "encoder": "resnet18"}), Pruning(method="agp", sparsity=0.5, channels=True))
+    with pytest.raises(loop.UserError, match="ma_net"):
+        pruning.Pruner(
+            networks.sketch({"name": "ma_net", "encoder": "resnet18"}),
+            Pruning(method="agp", sparsity=0.5, channels=True),
+        )

@@ -1,4 +1,6 @@
-"""The published designs: their sizes, and that their gates, their attention and their doubled ring do what the descriptions say."""
+"""The published designs: their sizes, and that their gates, their attention and their doubled
+ring do what the descriptions say.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from src import networks
 from src.networks.published import CBAM, AttentionGate, Doubled, GatedStep
 
 
-@pytest.mark.parametrize(("name", "described"), [("plain_unet", 0.4e6), ("attention_unet", 0.132e6)])
+@pytest.mark.parametrize(
+    ("name", "described"), [("plain_unet", 0.4e6), ("attention_unet", 0.132e6)]
+)
 def test_parameters(name, described):
     count = sum(weights.numel() for weights in networks.create({"name": name}).parameters())
     assert count == pytest.approx(described, rel=0.05)
@@ -22,8 +26,13 @@ def test_both_take_sections_of_360_rows(name):
 
 def test_plain_unet_is_plain():
     network = networks.create({"name": "plain_unet"})
-    assert not any(isinstance(module, nn.BatchNorm2d | nn.MaxPool2d) for module in network.modules())
-    assert [sum(isinstance(layer, nn.Conv2d) for layer in block) for block in (*network.encoder, *network.decoder)] == [3] * 5
+    assert not any(
+        isinstance(module, nn.BatchNorm2d | nn.MaxPool2d) for module in network.modules()
+    )
+    assert [
+        sum(isinstance(layer, nn.Conv2d) for layer in block)
+        for block in (*network.encoder, *network.decoder)
+    ] == [3] * 5
     assert [down.stride for down in network.down] == [(2, 2), (2, 2)]
 
 
@@ -31,7 +40,9 @@ def test_plain_unet_keeps_the_scale_of_its_input_through_its_encoder():
     torch.manual_seed(0)
     network, seen = networks.create({"name": "plain_unet"}), []
     for block in network.encoder:
-        block.register_forward_hook(lambda _module, _inputs, output: seen.append(output.square().mean().sqrt().item()))
+        block.register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output.square().mean().sqrt().item())
+        )
     network(torch.randn(8, 1, 36, 36))
     assert len(seen) == 3 and all(0.3 < scale < 3 for scale in seen)
 
@@ -69,14 +80,17 @@ def test_every_skip_of_attention_unet_is_gated():
     torch.manual_seed(0)
     network, skips = networks.create({"name": "attention_unet", "doubled": False}).eval(), []
     for step in network.steps:
-        step.gate.register_forward_pre_hook(lambda _module, inputs: skips.append(inputs[0].retain_grad() or inputs[0]))
+        step.gate.register_forward_pre_hook(
+            lambda _module, inputs: skips.append(inputs[0].retain_grad() or inputs[0])
+        )
         step.gate.factor.bias.data.fill_(-200)
     network(torch.randn(1, 1, 36, 36)).sum().backward()
     for step in network.steps:
         step.gate.factor.bias.data.fill_(0)
     network(torch.randn(1, 1, 36, 36)).sum().backward()
     assert [tuple(skip.shape[1:]) for skip in skips] == [(32, 9, 9), (16, 18, 18), (8, 36, 36)] * 2
-    # The finest skip is followed by a pooling and by its gate; through the closed gate nothing comes back but what the pooling lets by.
+    # The finest skip is followed by a pooling and by its gate; through the closed gate nothing
+    # comes back but what the pooling lets by.
     assert (skips[2].grad != 0).float().mean() <= 0.25
     assert (skips[5].grad != 0).float().mean() > 0.9
 
@@ -89,14 +103,21 @@ def test_cbam_by_loops():
         w1, b1, w2, b2 = (p.numpy().astype(float) for p in attention.channels.parameters())
         kernel, bias = attention.pixels.weight.numpy()[0], attention.pixels.bias.item()
     for image, result in zip(x.numpy().astype(float), got, strict=True):
-        hidden = [np.maximum(w1 @ pooled + b1, 0) for pooled in (image.mean((1, 2)), image.max((1, 2)))]
+        hidden = [
+            np.maximum(w1 @ pooled + b1, 0) for pooled in (image.mean((1, 2)), image.max((1, 2)))
+        ]
         by_channel = sum(w2 @ h + b2 for h in hidden)
         image = image / (1 + np.exp(-by_channel))[:, None, None]
         padded = np.pad(np.stack([image.mean(0), image.max(0)]), ((0, 0), (3, 3), (3, 3)))
         for row in range(5):
             for column in range(6):
                 at = (padded[:, row : row + 7, column : column + 7] * kernel).sum() + bias
-                np.testing.assert_allclose(result[:, row, column], image[:, row, column] / (1 + np.exp(-at)), rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(
+                    result[:, row, column],
+                    image[:, row, column] / (1 + np.exp(-at)),
+                    rtol=1e-4,
+                    atol=1e-6,
+                )
 
 
 def test_cbam_has_the_hidden_units_it_says():
@@ -110,7 +131,9 @@ def test_doubling_is_a_closed_ring_for_what_looks_no_further_than_half_around(wi
     conv, wider = (nn.Conv2d(1, 1, (3, 2 * r + 1), padding=(1, r)) for r in (reach, reach + 2))
     x = torch.randn(2, 1, 8, width)
     ring = torch.nn.functional.pad(x, (reach, reach, 0, 0), mode="circular")
-    torch.testing.assert_close(Doubled(conv)(x), nn.functional.conv2d(ring, conv.weight, conv.bias, padding=(1, 0)))
+    torch.testing.assert_close(
+        Doubled(conv)(x), nn.functional.conv2d(ring, conv.weight, conv.bias, padding=(1, 0))
+    )
     for roll in (1, 7, 20):
         torch.testing.assert_close(Doubled(conv)(x.roll(roll, 3)), Doubled(conv)(x).roll(roll, 3))
     assert not torch.allclose(Doubled(wider)(x.roll(7, 3)), Doubled(wider)(x).roll(7, 3), atol=1e-3)
@@ -130,7 +153,9 @@ def test_doubling_shows_each_column_twice():
 
 
 def test_doubled_attention_unet_hardly_sees_where_the_seam_is():
-    """It looks further than half around, so that rolling by its grid of 8 columns is no exact symmetry, but nearly."""
+    """It looks further than half around, so that rolling by its grid of 8 columns is no exact
+    symmetry, but nearly.
+    """
     errors = {}
     for doubled in (True, False):
         torch.manual_seed(0)
@@ -141,5 +166,7 @@ def test_doubled_attention_unet_hardly_sees_where_the_seam_is():
                 network(torch.randn(8, 1, 72, 36))  # gives batch norm its statistics
             network.eval()
             logits = network(x)
-            errors[doubled] = ((network(x.roll(16, 3)) - logits.roll(16, 3)).abs().mean() / logits.std()).item()
+            errors[doubled] = (
+                (network(x.roll(16, 3)) - logits.roll(16, 3)).abs().mean() / logits.std()
+            ).item()
     assert errors[True] < errors[False] / 5

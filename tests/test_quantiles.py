@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.quantiles import quantiles
+from src.scoring.quantiles import quantiles
 
 SHARES = np.array([0, 0.001, 0.25, 1 / 3, 0.5, 0.75, 0.999, 1])
 
@@ -22,4 +22,6 @@ def test_equal_values_zeros_and_what_is_no_number() -> None:
     values[:, 1] = -0.25
     values[rng.random(values.shape) < 0.3] = np.nan
     values[0] = 0
-    np.testing.assert_array_equal(quantiles([values], SHARES), np.nanquantile(values, SHARES, axis=0))
+    np.testing.assert_array_equal(
+        quantiles([values], SHARES), np.nanquantile(values, SHARES, axis=0)
+    )

@@ -1,4 +1,6 @@
-"""One task on several devices: two ranks on a CPU compute what one process does on the same batches."""
+"""One task on several devices: two ranks on a CPU compute what one process does on the same
+batches.
+"""
 
 from pathlib import Path
 
@@ -7,23 +9,41 @@ import pytest
 import torch
 from test_training import history, tiny, wells
 
-from src import artifacts, ranks, training
+from src import artifacts
 from src.artifacts import Paths
-from src.errors import UserError
 from src.recipe import Task
+from src.terminal.errors import UserError
+from src.training import loop, ranks
 
 CPU = torch.device("cpu")
-LOSSES = {"smooth_iou": 1.0, "smooth_iou_per_patch": 0.5, "bce": 1.0, "lovasz": 0.5, "dice": 0.5, "tversky": 0.5, "focal": 1.0}
+LOSSES = {
+    "smooth_iou": 1.0,
+    "smooth_iou_per_patch": 0.5,
+    "bce": 1.0,
+    "lovasz": 0.5,
+    "dice": 0.5,
+    "tversky": 0.5,
+    "focal": 1.0,
+}
 
 
 def chosen(epochs: int = 2):
-    """Batches of 5, 5, 5 and 1 windows, which two ranks cannot share evenly, the last not at all; batch norm is frozen.
+    """Batches of 5, 5, 5 and 1 windows, which two ranks cannot share evenly, the last not at all;
+    batch norm is frozen.
 
     Its statistics over all ranks need CUDA.
     """
-    network = training.networks.create(tiny().members[0].network)
-    norms = [name for name, layer in network.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    phase = {"epochs": epochs, "learning_rate": 0.01, "loss": LOSSES, "frozen": norms, "optimiser": "sgd"}
+    network = loop.networks.create(tiny().members[0].network)
+    norms = [
+        name for name, layer in network.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)
+    ]
+    phase = {
+        "epochs": epochs,
+        "learning_rate": 0.01,
+        "loss": LOSSES,
+        "frozen": norms,
+        "optimiser": "sgd",
+    }
     return tiny(phase=[phase], batch_size=5, height=36, ema=0.5)
 
 
@@ -31,19 +51,23 @@ def trained(folder: Path, number: int, recipe=None, train=None) -> dict[str, np.
     recipe, task, paths = recipe or chosen(), Task("net", 0, 0), Paths(folder, folder)
     paths.task(recipe, task).mkdir(parents=True, exist_ok=True)
     artifacts.write_splits(paths.prepared(recipe), {"train": train or wells(8, 3)}, {})
-    ranks.run(number, CPU, training.fit_task, recipe, task, paths, {"made": "here"}, 1)
+    ranks.run(number, CPU, loop.fit_task, recipe, task, paths, {"made": "here"}, 1)
     return artifacts.read_weights(paths.weights(recipe, task))
 
 
 def test_two_ranks_learn_what_one_process_learns(tmp_path):
     one, two = trained(tmp_path / "one", 1), trained(tmp_path / "two", 2)
     assert len(history(tmp_path / "two", "loss")) == 2
-    np.testing.assert_allclose(history(tmp_path / "two", "loss"), history(tmp_path / "one", "loss"), rtol=2e-6)
+    np.testing.assert_allclose(
+        history(tmp_path / "two", "loss"), history(tmp_path / "one", "loss"), rtol=2e-6
+    )
     start = trained(tmp_path / "start", 1, chosen(1))
     moved = max(float(np.abs(one[name] - start[name]).max()) for name in one)
     assert moved > 1e-3  # of which a wrong gradient would be a large part
     for name in one:
-        np.testing.assert_allclose(two[name], one[name], atol=1e-5 * moved + 1e-7, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            two[name], one[name], atol=1e-5 * moved + 1e-7, rtol=1e-4, err_msg=name
+        )
 
 
 def test_what_a_rank_says_is_one_line(tmp_path):
@@ -53,6 +77,10 @@ def test_what_a_rank_says_is_one_line(tmp_path):
 
 def test_pruning_and_picking_an_epoch_are_refused_on_several_gpus(tmp_path):
     with pytest.raises(UserError, match="--gpus-per-task 2"):
-        training.check(tiny(selection="best_on_held_out"), Paths(tmp_path, tmp_path), gpus=2)
+        loop.check(tiny(selection="best_on_held_out"), Paths(tmp_path, tmp_path), gpus=2)
     with pytest.raises(UserError, match="--gpus-per-task 2"):
-        training.check(tiny(phase=[{"epochs": 1, "pruning": {"method": "agp", "sparsity": 0.5}}]), Paths(tmp_path, tmp_path), gpus=2)
+        loop.check(
+            tiny(phase=[{"epochs": 1, "pruning": {"method": "agp", "sparsity": 0.5}}]),
+            Paths(tmp_path, tmp_path),
+            gpus=2,
+        )

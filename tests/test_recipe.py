@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
 
-from src import artifacts, overrides, recipe
-from src.errors import UserError
+from src import artifacts, recipe
+from src.recipe import overrides
+from src.terminal.errors import UserError
 
 MINIMAL = """
 competition = "corroseg"
@@ -58,7 +59,16 @@ def test_a_minimal_recipe_gets_defaults_and_its_name_from_the_file(minimal: str)
 def test_tasks_are_members_times_seeds_times_folds(minimal: str) -> None:
     loaded = recipe.load(minimal, ["seeds=[3, 1]", "folds.groups=[[1], [2, 4]]"])
     tasks = [(task.member, task.seed, task.fold) for task in loaded.tasks()]
-    assert tasks == [("a", 3, 0), ("a", 3, 1), ("a", 1, 0), ("a", 1, 1), ("b", 3, 0), ("b", 3, 1), ("b", 1, 0), ("b", 1, 1)]
+    assert tasks == [
+        ("a", 3, 0),
+        ("a", 3, 1),
+        ("a", 1, 0),
+        ("a", 1, 1),
+        ("b", 3, 0),
+        ("b", 3, 1),
+        ("b", 1, 0),
+        ("b", 1, 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +87,9 @@ def test_tasks_are_members_times_seeds_times_folds(minimal: str) -> None:
         ("member.phase.optimizer=adam", "member.0.phase.0.optimizer", "optimiser"),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest_known_one(minimal: str, override: str, place: str, nearest: str) -> None:
+def test_an_unknown_key_is_named_with_the_nearest_known_one(
+    minimal: str, override: str, place: str, nearest: str
+) -> None:
     message = problem_of(minimal, override)
     assert f"unknown key '{place}': did you mean '{nearest}'?" in message
     assert minimal in message
@@ -89,7 +101,9 @@ def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
 
 
 def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
-    assert problem_of(minimal, "folds.xyzzy=1").endswith("unknown key 'folds.xyzzy': known: count, gap, groups, run, scheme")
+    assert problem_of(minimal, "folds.xyzzy=1").endswith(
+        "unknown key 'folds.xyzzy': known: count, gap, groups, run, scheme"
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,9 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("generate.train_patches=40001", "generate.train_patches: "),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_with_its_place(minimal: str, override: str, words: str) -> None:
+def test_a_value_that_does_not_fit_is_named_with_its_place(
+    minimal: str, override: str, words: str
+) -> None:
     assert words in problem_of(minimal, override)
 
 
@@ -170,7 +186,9 @@ def test_overrides_reach_nested_keys_lists_and_sections_that_the_file_lacks(mini
     assert [[phase.epochs for phase in member.phases] for member in loaded.members] == [[1, 1], [1]]
     assert {phase.learning_rate for member in loaded.members for phase in member.phases} == {1e-4}
     assert [member.augment.roll for member in loaded.members] == [False, False]
-    assert [member.network for member in loaded.members] == [{"name": "ring_unet", "channels": [4]}] * 2
+    assert [member.network for member in loaded.members] == [
+        {"name": "ring_unet", "channels": [4]}
+    ] * 2
 
 
 def test_a_bare_word_is_a_string_and_of_two_overrides_the_later_counts(minimal: str) -> None:
@@ -179,25 +197,38 @@ def test_a_bare_word_is_a_string_and_of_two_overrides_the_later_counts(minimal: 
     assert recipe.load(minimal, ["folds.count=3", "folds.count=4"]).folds.count == 4
 
 
-@pytest.mark.parametrize("override", ["folds.count", "=3", ".count=3", "folds..count=3", "folds.=3", ""])
-def test_an_override_without_key_or_value_shows_how_to_write_it(minimal: str, override: str) -> None:
+@pytest.mark.parametrize(
+    "override", ["folds.count", "=3", ".count=3", "folds..count=3", "folds.=3", ""]
+)
+def test_an_override_without_key_or_value_shows_how_to_write_it(
+    minimal: str, override: str
+) -> None:
     assert f"--set {override}: write it as key.path=value" in problem_of(minimal, override)
 
 
 @pytest.mark.parametrize("index", ["2", "9" * 5000])
 def test_an_override_of_a_section_that_is_not_there_is_refused(minimal: str, index: str) -> None:
-    assert "'member' has only 2 sections, counted from 0" in problem_of(minimal, f"member.{index}.name=x")
+    assert "'member' has only 2 sections, counted from 0" in problem_of(
+        minimal, f"member.{index}.name=x"
+    )
 
 
 @pytest.mark.parametrize(
-    ("override", "step"), [("competition.name=x", "competition"), ("member.phase.epochs.first=1", "epochs"), ("seeds.first=1", "seeds")]
+    ("override", "step"),
+    [
+        ("competition.name=x", "competition"),
+        ("member.phase.epochs.first=1", "epochs"),
+        ("seeds.first=1", "seeds"),
+    ],
 )
 def test_an_override_through_a_value_is_refused(minimal: str, override: str, step: str) -> None:
     assert f"'{step}' holds a value, not a section" in problem_of(minimal, "seeds=[1]", override)
 
 
-def test_a_missing_recipe_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+def test_a_missing_recipe_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe.schema, "RECIPES", tmp_path)
     for name in ("corroseg_quick", "demo"):
         (tmp_path / f"{name}.toml").write_text(MINIMAL)
     assert "did you mean 'corroseg_quick'?" in problem_of("corroseg_quik")
@@ -222,7 +253,8 @@ def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path:
             "folds.groups=[[3], [1, 2]]",
             "member.phase.learning_rate=1e-12",
             "member.phase.loss={ bce = 0.5, smooth_iou = 2.0 }",
-            'member.network={ name = "x", "odd key" = [1.5, true, "t", 2], none = [], "\U0001f600\\u007f" = "\U0001f600\\u007f" }',
+            'member.network={ name = "x", "odd key" = [1.5, true, "t", 2], none = [], '
+            '"\U0001f600\\u007f" = "\U0001f600\\u007f" }',
             "postprocess.betas=[]",
         ],
     )
@@ -247,15 +279,19 @@ def test_every_recipe_of_the_project_loads_and_survives_toml(path: Path, tmp_pat
 
 def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
     loaded = recipe.load(minimal)
-    assert recipe.dump(loaded.folds) == recipe.dump(recipe.load(minimal, ["data.scaling=per_pixel"]).folds)
+    assert recipe.dump(loaded.folds) == recipe.dump(
+        recipe.load(minimal, ["data.scaling=per_pixel"]).folds
+    )
     assert recipe.dump(loaded.folds) != recipe.dump(recipe.load(minimal, ["folds.count=4"]).folds)
     assert recipe.Folds.model_validate_json(recipe.dump(loaded.folds)) == loaded.folds
 
 
 def test_a_changed_default_raises_the_format() -> None:
-    """Digests leave defaults out (`recipe.dump`): networks of an earlier default would pass for networks of the new one.
+    """Digests leave defaults out (`recipe.dump`): networks of an earlier default would pass for
+    networks of the new one.
 
-    After a change of a default raise `artifacts.FORMAT` and write tests/defaults.json anew; a new key is only added to it.
+    After a change of a default raise `artifacts.FORMAT` and write tests/defaults.json anew; a new
+    key is only added to it.
     """
     kept = json.loads((Path(__file__).parent / "defaults.json").read_text(encoding="utf-8"))
     assert kept == {"format": artifacts.FORMAT, "defaults": defaults()}
@@ -264,9 +300,11 @@ def test_a_changed_default_raises_the_format() -> None:
 def defaults() -> dict[str, Any]:
     """Every key of a recipe that has a default, by its section's class."""
     return {
-        f"{section.__name__}.{name}": to_jsonable_python(field.get_default(call_default_factory=True))
+        f"{section.__name__}.{name}": to_jsonable_python(
+            field.get_default(call_default_factory=True)
+        )
         for section in recipe.Section.__subclasses__()
-        if section.__module__ == recipe.__name__
+        if section.__module__ == recipe.schema.__name__
         for name, field in section.model_fields.items()
         if not field.is_required()
     }
@@ -274,13 +312,28 @@ def defaults() -> dict[str, Any]:
 
 def test_a_default_that_is_written_out_changes_no_digest(minimal: str) -> None:
     usual = ["member.ema=0.0", "member.augment={ roll = true }", "member.phase.cycles=1"]
-    plain, written, other = (recipe.load(minimal, overrides) for overrides in ([], usual, ["member.augment={ roll = false }"]))
-    assert artifacts.digest(*plain.members) == artifacts.digest(*written.members) != artifacts.digest(*other.members)
+    plain, written, other = (
+        recipe.load(minimal, overrides)
+        for overrides in ([], usual, ["member.augment={ roll = false }"])
+    )
+    assert (
+        artifacts.digest(*plain.members)
+        == artifacts.digest(*written.members)
+        != artifacts.digest(*other.members)
+    )
 
 
-@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(recipe.RECIPES.glob("corroseg*.toml")), ids=lambda path: path.stem
+)
 def test_every_corroseg_recipe_holds_out_the_same_wells(path: Path) -> None:
-    assert recipe.load(str(path)).folds.groups == [[3], [12, 13, 15], [7, 8, 9], [10, 11, 14], [1, 2, 4, 5, 6]]
+    assert recipe.load(str(path)).folds.groups == [
+        [3],
+        [12, 13, 15],
+        [7, 8, 9],
+        [10, 11, 14],
+        [1, 2, 4, 5, 6],
+    ]
 
 
 # Any recipe is refused in one line, or it survives being written and read again
@@ -289,23 +342,42 @@ def test_every_corroseg_recipe_holds_out_the_same_wells(path: Path) -> None:
 def branches(value: Any) -> list[dict | list]:
     """The sections and lists in a recipe."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return ([value] if isinstance(value, dict | list) and value else []) + [branch for item in inner for branch in branches(item)]
+    return ([value] if isinstance(value, dict | list) and value else []) + [
+        branch for item in inner for branch in branches(item)
+    ]
 
 
-NUMBERS = st.integers() | st.integers(-2, 9) | st.floats() | st.sampled_from([2**63, 2**63 - 1, -(2**63) - 1, 0.5, 1e-320])
+NUMBERS = (
+    st.integers()
+    | st.integers(-2, 9)
+    | st.floats()
+    | st.sampled_from([2**63, 2**63 - 1, -(2**63) - 1, 0.5, 1e-320])
+)
 TEXTS = st.text(max_size=5) | st.sampled_from(
     ["group", "random", "blocks", "per_well", "sgd", "cyclic", "bce", "segment", "always", "linear"]
 )
 ATOMS = st.booleans() | NUMBERS | TEXTS | st.dates()
-VALUES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=4)
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=4,
+)
 
 
 @given(st.data())
-def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(data: st.DataObject) -> None:
-    tree = tomllib.loads(recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(MINIMAL)}, "here")))
+def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(
+    data: st.DataObject,
+) -> None:
+    tree = tomllib.loads(
+        recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(MINIMAL)}, "here"))
+    )
     for _ in range(data.draw(st.integers(1, 3))):
         branch = data.draw(st.sampled_from(branches(tree)))
-        key = data.draw(st.sampled_from(sorted(branch)) | TEXTS if isinstance(branch, dict) else st.sampled_from(range(len(branch))))
+        key = data.draw(
+            st.sampled_from(sorted(branch)) | TEXTS
+            if isinstance(branch, dict)
+            else st.sampled_from(range(len(branch)))
+        )
         branch[key] = data.draw(VALUES)
     try:
         loaded = recipe.parse(tree, "here")
@@ -314,7 +386,10 @@ def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(da
         return
     text = recipe.to_toml(loaded)
     assert recipe.parse(tomllib.loads(text), "there") == loaded
-    assert not any(math.isnan(value) or math.isinf(value) for value in tomllib.loads(text)["postprocess"]["betas"])
+    assert not any(
+        math.isnan(value) or math.isinf(value)
+        for value in tomllib.loads(text)["postprocess"]["betas"]
+    )
 
 
 @given(st.text(max_size=9), st.text("[]{}=.\"'0123456789ex_-\n#, ") | st.text())

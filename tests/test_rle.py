@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from src import rle
+from src.competitions.formats import rle
 
 HAND_WORKED = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [1, 0, 0, 1]], np.uint8)
 
@@ -95,14 +95,21 @@ def test_malformed_code_is_refused(code: str) -> None:
         rle.decode(["1 12", code], 3, 4, "row")
 
 
-@given(arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 1)), st.sampled_from(["row", "column"]))
-def test_any_masks_agree_with_a_loop_over_pixels_and_decode_to_themselves(masks: np.ndarray, order: str) -> None:
+@given(
+    arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 1)),
+    st.sampled_from(["row", "column"]),
+)
+def test_any_masks_agree_with_a_loop_over_pixels_and_decode_to_themselves(
+    masks: np.ndarray, order: str
+) -> None:
     codes = rle.encode(masks, order)
     assert codes == [code_pixel_by_pixel(mask, order) for mask in masks]
     np.testing.assert_array_equal(rle.decode(codes, *masks.shape[1:], order), masks)
 
 
-NUMBERS = st.lists(st.integers(-1, 14) | st.integers(), max_size=8).map(lambda numbers: " ".join(map(str, numbers)))
+NUMBERS = st.lists(st.integers(-1, 14) | st.integers(), max_size=8).map(
+    lambda numbers: " ".join(map(str, numbers))
+)
 
 
 @given(st.text() | st.text("0123456789 -.\x00٣") | NUMBERS)
@@ -113,7 +120,11 @@ def test_any_text_is_refused_or_means_the_pixels_that_a_loop_over_its_runs_marks
         assert str(error).startswith("run-length code")
         return
     numbers = [int(word) for word in text.split()]
-    pixels = [pixel for start, length in zip(numbers[::2], numbers[1::2], strict=True) for pixel in range(start, start + length)]
+    pixels = [
+        pixel
+        for start, length in zip(numbers[::2], numbers[1::2], strict=True)
+        for pixel in range(start, start + length)
+    ]
     assert len(set(pixels)) == len(pixels)  # runs that overlap are refused
     assert (np.flatnonzero(decoded) + 1).tolist() == pixels
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.recipe import Phase
-from src.schedule import learning_rate, plateau_factor
+from src.training.schedules import learning_rate, plateau_factor
 
 
 def test_cosine_schedule_climbs_then_falls_to_zero():
@@ -23,7 +23,8 @@ def test_constant_schedule_stays():
 
 def test_plateau_by_hand():
     losses = [5, 4, 4, 4, 4, 3, 3.5, 3.2, 3.1, 3.1, 3, 3, 2]
-    # With a patience of 3, halved after the third loss that is not below 4, then after every third that is not below 3.
+    # With a patience of 3, halved after the third loss that is not below 4, then after every third
+    # that is not below 3.
     factors = [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
     assert [plateau_factor(losses[:epochs], 3) for epochs in range(len(losses) + 1)] == factors
 
@@ -31,10 +32,14 @@ def test_plateau_by_hand():
 @pytest.mark.parametrize("patience", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", range(5))
 def test_plateau_agrees_with_torch(patience, seed):
-    losses = np.random.default_rng(seed).integers(0, 30, size=60) / 30 + np.linspace(1, 0, 60).round(1)
+    losses = np.random.default_rng(seed).integers(0, 30, size=60) / 30 + np.linspace(
+        1, 0, 60
+    ).round(1)
     losses[40] = math.nan
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=patience - 1, threshold=0, eps=0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, factor=0.5, patience=patience - 1, threshold=0, eps=0
+    )
     halved = set()
     for epoch, loss in enumerate(losses, start=1):
         oracle.step(loss)
@@ -54,11 +59,15 @@ def test_cyclic_schedule_agrees_with_torch(cycles, half):
     """200 steps; torch counts the steps from the lowest rate to the highest."""
     phase = Phase(epochs=1, learning_rate=1e-2, lowest_rate=1e-4, schedule="cyclic", cycles=cycles)
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    oracle = torch.optim.lr_scheduler.CyclicLR(optimiser, 1e-4, 1e-2, step_size_up=half, cycle_momentum=False)
+    oracle = torch.optim.lr_scheduler.CyclicLR(
+        optimiser, 1e-4, 1e-2, step_size_up=half, cycle_momentum=False
+    )
     rates = []
     for step in range(200):
         rates.append(oracle.get_last_lr()[0])
-        assert learning_rate(phase, step / (2 * half * cycles)) == pytest.approx(rates[-1], rel=1e-6)
+        assert learning_rate(phase, step / (2 * half * cycles)) == pytest.approx(
+            rates[-1], rel=1e-6
+        )
         optimiser.step()
         oracle.step()
     assert min(rates) == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-2, rel=0.01)

@@ -1,4 +1,6 @@
-"""Severstal's raw files against masks worked out by hand, a brute-force decoder and the real files; what is wrong with bad ones."""
+"""Severstal's raw files against masks worked out by hand, a brute-force decoder and the real
+files; what is wrong with bad ones.
+"""
 
 import io
 import pickle
@@ -15,10 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import competitions, rle
-from src.competitions import Photographs, severstal, severstal_images
-from src.errors import UserError
+from src import competitions
+from src.cli import severstal_images
+from src.competitions import Photographs, severstal
+from src.competitions.formats import rle
 from src.recipe import Data
+from src.terminal.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 STRICT, EMPTY = Data(), Data(missing_test="empty")
@@ -31,10 +35,14 @@ FOUR = "ImageId_ClassId,EncodedPixels\n" + "".join(
     for label in (1, 2, 3, 4)
 )
 SAMPLE = f"ImageId,EncodedPixels,ClassId\n{T},1 409600,0\n{S},1 409600,0\n"
-SAMPLE_FOUR = "ImageId_ClassId,EncodedPixels\n" + "".join(f"{name}_{label},1 1\n" for name in (T, S) for label in (1, 2, 3, 4))
+SAMPLE_FOUR = "ImageId_ClassId,EncodedPixels\n" + "".join(
+    f"{name}_{label},1 1\n" for name in (T, S) for label in (1, 2, 3, 4)
+)
 
 
-def jpeg(grey: int = 100, size: tuple[int, int] = (1600, 256), mode: str = "RGB", form: str = "JPEG") -> bytes:
+def jpeg(
+    grey: int = 100, size: tuple[int, int] = (1600, 256), mode: str = "RGB", form: str = "JPEG"
+) -> bytes:
     content = io.BytesIO()
     Image.new("L", size, grey).convert(mode).save(content, form)
     return content.getvalue()
@@ -54,7 +62,13 @@ def write_raw(folder: Path, train_csv: str = SHOWN, sample: str = SAMPLE) -> Pat
     return folder
 
 
-def pack(folder: Path, split: str, top: str = "", extra: dict[str, bytes] | None = None, method: int = zipfile.ZIP_DEFLATED) -> Path:
+def pack(
+    folder: Path,
+    split: str,
+    top: str = "",
+    extra: dict[str, bytes] | None = None,
+    method: int = zipfile.ZIP_DEFLATED,
+) -> Path:
     """Turn a folder of images into a zip; `extra` entries are added or replace others."""
     entries = {top + file.name: file.read_bytes() for file in sorted((folder / split).iterdir())}
     shutil.rmtree(folder / split)
@@ -65,7 +79,9 @@ def pack(folder: Path, split: str, top: str = "", extra: dict[str, bytes] | None
 
 
 def brute_force(code: str, height: int, width: int) -> np.ndarray:
-    """Every pixel of every run by itself: number p stands in row (p - 1) % height of column (p - 1) // height."""
+    """Every pixel of every run by itself: number p stands in row (p - 1) % height of column (p -
+    1) // height.
+    """
     mask = np.zeros((height, width), np.uint8)
     numbers = [int(word) for word in code.split()]
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
@@ -75,10 +91,14 @@ def brute_force(code: str, height: int, width: int) -> np.ndarray:
 
 
 def runs(mask: np.ndarray) -> str:
-    """The code of a mask by the differences between neighbours, as an encoder independent of the project's."""
+    """The code of a mask by the differences between neighbours, as an encoder independent of the
+    project's.
+    """
     pixels = np.pad(mask.T.ravel(), 1)
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    return " ".join(f"{start} {end - start}" for start, end in zip(edges[::2], edges[1::2], strict=True))
+    return " ".join(
+        f"{start} {end - start}" for start, end in zip(edges[::2], edges[1::2], strict=True)
+    )
 
 
 def by_hand() -> dict[str, np.ndarray]:
@@ -113,7 +133,9 @@ def assert_read(raw: Photographs, test: list[str] | None = None) -> None:
 
 def test_the_competition_is_known_by_its_name() -> None:
     assert competitions.get("severstal") is severstal.COMPETITION
-    assert severstal.COMPETITION.metric == "mean Dice of each image and class, 1 where both are empty"
+    assert severstal.COMPETITION.metric == (
+        "mean Dice of each image and class, 1 where both are empty"
+    )
 
 
 def as_shown(folder: Path) -> None:
@@ -131,7 +153,9 @@ def with_other_order_of_columns(folder: Path) -> None:
 
 
 def as_spreadsheets_write(folder: Path) -> None:
-    rows = "\r\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in SHOWN.splitlines())
+    rows = "\r\n".join(
+        ",".join(f'"{cell}"' for cell in line.split(",")) for line in SHOWN.splitlines()
+    )
     (folder / "train.csv").write_bytes(b"\xef\xbb\xbf" + rows.encode() + b"\r\n\r\n")
 
 
@@ -143,7 +167,12 @@ def as_zips(folder: Path) -> None:
 def with_system_junk(folder: Path) -> None:
     (folder / "train_images" / f"._{A}").write_bytes(b"\x00")
     (folder / "train_images" / "Thumbs.db").write_bytes(b"\x00")
-    junk = {f"__MACOSX/test_images/._{S}": b"\x00", f"__MACOSX/{S}": b"\x00", f"test_images/._{S}": b"\x00", "test_images/": b""}
+    junk = {
+        f"__MACOSX/test_images/._{S}": b"\x00",
+        f"__MACOSX/{S}": b"\x00",
+        f"test_images/._{S}": b"\x00",
+        "test_images/": b"",
+    }
     pack(folder, "test_images", "test_images/", junk)
 
 
@@ -171,7 +200,9 @@ FORMS = (
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_the_files_is_read_to_the_same(tmp_path: Path, form: Callable[[Path], None]) -> None:
+def test_every_form_of_the_files_is_read_to_the_same(
+    tmp_path: Path, form: Callable[[Path], None]
+) -> None:
     form(write_raw(tmp_path))
     assert_read(severstal.read(tmp_path, STRICT))
 
@@ -187,11 +218,16 @@ def test_codes_decode_as_by_brute_force() -> None:
 
 def test_the_raw_files_are_listed(tmp_path: Path) -> None:
     write_raw(tmp_path)
-    images = {tmp_path / "train_images" / name for name in (A, B, C)} | {tmp_path / "test_images" / name for name in (S, T)}
+    images = {tmp_path / "train_images" / name for name in (A, B, C)} | {
+        tmp_path / "test_images" / name for name in (S, T)
+    }
     csv_files = {tmp_path / "train.csv", tmp_path / "sample_submission.csv"}
     assert set(severstal.files(tmp_path, STRICT)) == images | csv_files
     as_zips(tmp_path)
-    assert set(severstal.files(tmp_path, STRICT)) == csv_files | {tmp_path / "train_images.zip", tmp_path / "test_images.zip"}
+    assert set(severstal.files(tmp_path, STRICT)) == csv_files | {
+        tmp_path / "train_images.zip",
+        tmp_path / "test_images.zip",
+    }
     (tmp_path / "test_images.zip").unlink()
     assert set(severstal.files(tmp_path, EMPTY)) == csv_files | {tmp_path / "train_images.zip"}
     with pytest.raises(UserError, match="test_images is missing"):
@@ -213,7 +249,9 @@ def test_notes_say_what_was_dropped_or_taken_for_granted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("gone", [[S], [S, T], None])
-def test_missing_test_images_are_an_error_or_left_out(tmp_path: Path, gone: list[str] | None) -> None:
+def test_missing_test_images_are_an_error_or_left_out(
+    tmp_path: Path, gone: list[str] | None
+) -> None:
     write_raw(tmp_path)
     if gone is None:
         shutil.rmtree(tmp_path / "test_images")
@@ -221,11 +259,16 @@ def test_missing_test_images_are_an_error_or_left_out(tmp_path: Path, gone: list
         (tmp_path / "test_images" / name).unlink()
     with pytest.raises(UserError, match='set missing_test = "empty"') as caught:
         severstal.read(tmp_path, STRICT)
-    first = next(name for name in (T, S) if gone and name in gone) if gone else "test_images is missing"
+    first = (
+        next(name for name in (T, S) if gone and name in gone) if gone else "test_images is missing"
+    )
     assert first in str(caught.value)
     raw = severstal.read(tmp_path, EMPTY)
     assert_read(raw, [T] if gone == [S] else [])
-    assert f"{len(gone) if gone else 2} of 2 images are not at hand and get empty masks" in raw.notes[-1]
+    assert (
+        f"{len(gone) if gone else 2} of 2 images are not at hand and get empty masks"
+        in raw.notes[-1]
+    )
 
 
 def test_readers_work_in_other_processes(tmp_path: Path) -> None:
@@ -238,9 +281,12 @@ def test_readers_work_in_other_processes(tmp_path: Path) -> None:
             content = io.BytesIO()
             Image.fromarray(grey).save(content, "JPEG")
             archive.writestr(f"{number}.jpg", content.getvalue())
-    reader = severstal.JpegReader(tmp_path / "many.zip", tuple(f"{number}.jpg" for number in range(40)))
+    reader = severstal.JpegReader(
+        tmp_path / "many.zip", tuple(f"{number}.jpg" for number in range(40))
+    )
     alone = [int(reader(index).sum()) for index in range(40)]
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:  # with the zip open in the parent
+    # with the zip open in the parent
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         assert list(pool.map(sum_of, [reader] * 40, range(40))) == alone
 
 
@@ -266,7 +312,9 @@ def zipped(entry: str, content: bytes = WHOLE) -> Break:
 
 
 def remove(name: str) -> Break:
-    return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    return lambda folder: (
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    )
 
 
 def both_forms(split: str) -> Break:
@@ -291,8 +339,13 @@ def cut_zip(folder: Path) -> None:
 
 
 def bzip2_bomb(folder: Path) -> None:
-    """64 MiB in 100 bytes, as the first entry: zipfile would unpack it at once, whatever it is asked for."""
-    assert pack(folder, "train_images", "", {A: bytes(64 << 20)}, zipfile.ZIP_BZIP2).stat().st_size < 20_000
+    """64 MiB in 100 bytes, as the first entry: zipfile would unpack it at once, whatever it is
+    asked for.
+    """
+    assert (
+        pack(folder, "train_images", "", {A: bytes(64 << 20)}, zipfile.ZIP_BZIP2).stat().st_size
+        < 20_000
+    )
 
 
 def empty_folder(folder: Path) -> None:
@@ -325,28 +378,72 @@ BAD = {
     "no sample": (remove("sample_submission.csv"), "sample_submission.csv is missing", PUT),
     "no training images": (remove("train_images"), "train_images is missing", PUT),
     "no test images": (remove("test_images"), "test_images is missing", PUT),
-    "training images twice": (both_forms("train_images"), "train_images and train_images.zip", "keep the one that counts"),
-    "test images twice": (both_forms("test_images"), "test_images and test_images.zip", "keep the one that counts"),
-    "none of the images": (csv(SHOWN.replace(A, "7aa.jpg").replace(B, "7bb.jpg")), "none of the 2 images", "7bb.jpg"),
+    "training images twice": (
+        both_forms("train_images"),
+        "train_images and train_images.zip",
+        "keep the one that counts",
+    ),
+    "test images twice": (
+        both_forms("test_images"),
+        "test_images and test_images.zip",
+        "keep the one that counts",
+    ),
+    "none of the images": (
+        csv(SHOWN.replace(A, "7aa.jpg").replace(B, "7bb.jpg")),
+        "none of the 2 images",
+        "7bb.jpg",
+    ),
     "csv of nothing": (csv(""), "train.csv", COLUMNS),
     "csv of a header": (csv(SHOWN.splitlines()[0]), "train.csv: has no rows", AGAIN),
     "csv is a web page": (csv("<html>\n<body>\n"), "train.csv", COLUMNS),
-    "csv is no text": (lambda folder: (folder / "train.csv").write_bytes(bytes(range(256))), "train.csv", COLUMNS),
+    "csv is no text": (
+        lambda folder: (folder / "train.csv").write_bytes(bytes(range(256))),
+        "train.csv",
+        COLUMNS,
+    ),
     "column missing": (csv(SHOWN.replace(",EncodedPixels", "")), "train.csv", COLUMNS),
     "class column missing": (csv(SHOWN.replace("ClassId,", "")), "train.csv", COLUMNS),
-    "column twice": (csv(SHOWN.replace("EncodedPixels", "EncodedPixels,ClassId")), "train.csv", COLUMNS),
-    "column unknown": (csv(SHOWN.replace("EncodedPixels", "EncodedPixels,x")), "train.csv", COLUMNS),
-    "value missing": (csv(SHOWN + f"{B},2\n"), "train.csv, line 5: has 2 values instead of 3", AGAIN),
+    "column twice": (
+        csv(SHOWN.replace("EncodedPixels", "EncodedPixels,ClassId")),
+        "train.csv",
+        COLUMNS,
+    ),
+    "column unknown": (
+        csv(SHOWN.replace("EncodedPixels", "EncodedPixels,x")),
+        "train.csv",
+        COLUMNS,
+    ),
+    "value missing": (
+        csv(SHOWN + f"{B},2\n"),
+        "train.csv, line 5: has 2 values instead of 3",
+        AGAIN,
+    ),
     "value too many": (csv(SHOWN + f"{B},2,1 1,1\n"), "line 5: has 4 values instead of 3", AGAIN),
     "class 5": (one("1 1", "5"), "line 2: '5' is no class", "they are 1, 2, 3, 4"),
     "class 0": (one("1 1", "0"), "line 2: '0' is no class", "they are 1, 2, 3, 4"),
     "class of another script": (one("1 1", "²"), "line 2: '²' is no class", "they are 1, 2, 3, 4"),
     "no class": (one("1 1", ""), "line 2: '' is no class", "they are 1, 2, 3, 4"),
-    "class 5 in four rows": (csv(FOUR.replace(f"{A}_4", f"{A}_5")), "line 5: '5' is no class", "they are 1, 2, 3, 4"),
+    "class 5 in four rows": (
+        csv(FOUR.replace(f"{A}_4", f"{A}_5")),
+        "line 5: '5' is no class",
+        "they are 1, 2, 3, 4",
+    ),
     "no class in four rows": (csv(FOUR.replace(f"{A}_4", A)), "is not the name of an image", AGAIN),
-    "name climbs out": (csv(SHOWN.replace(A, "../0aa.jpg")), "'../0aa.jpg' is not the name of an image", AGAIN),
-    "mask twice": (csv(SHOWN + f"{A},1,1 1\n"), f"train.csv: {A}, class 1 stands in it twice", AGAIN),
-    "mask twice in four rows": (csv(FOUR + f"{A}_1,\n"), f"train.csv: {A}, class 1 stands in it twice", AGAIN),
+    "name climbs out": (
+        csv(SHOWN.replace(A, "../0aa.jpg")),
+        "'../0aa.jpg' is not the name of an image",
+        AGAIN,
+    ),
+    "mask twice": (
+        csv(SHOWN + f"{A},1,1 1\n"),
+        f"train.csv: {A}, class 1 stands in it twice",
+        AGAIN,
+    ),
+    "mask twice in four rows": (
+        csv(FOUR + f"{A}_1,\n"),
+        f"train.csv: {A}, class 1 stands in it twice",
+        AGAIN,
+    ),
     "code odd": (one("1 1 5"), BAD_CODE, "odd count"),
     "code of words": (one("1 x"), BAD_CODE, "no number"),
     "code negative": (one("-1 3"), BAD_CODE, "no number"),
@@ -355,39 +452,101 @@ BAD = {
     "code overlaps": (one("1 4 4 2"), BAD_CODE, "overlap"),
     "code backwards": (one("9 2 1 2"), BAD_CODE, "overlap"),
     "code leaves the image": (one("409600 2"), BAD_CODE, "leave the mask"),
-    "sample twice": (csv(SAMPLE + f"{S},1 1,0\n", "sample_submission.csv"), f"{S}, class 0 stands in it twice", AGAIN),
-    "sample twice by class": (csv(SAMPLE + f"{S},1 1,2\n", "sample_submission.csv"), f"{S} stands in it twice", AGAIN),
-    "sample lacks a class": (csv(SAMPLE_FOUR.replace(f"{S}_2,1 1\n", ""), "sample_submission.csv"), "one row for each", AGAIN),
-    "sample of class 0": (csv(SAMPLE_FOUR.replace(f"{S}_4", f"{S}_0"), "sample_submission.csv"), "one row for each", AGAIN),
-    "narrow image": (image(jpeg(size=(1599, 256))), f"train_images/{B} has 1599x256 pixels instead of 1600x256", "no image"),
+    "sample twice": (
+        csv(SAMPLE + f"{S},1 1,0\n", "sample_submission.csv"),
+        f"{S}, class 0 stands in it twice",
+        AGAIN,
+    ),
+    "sample twice by class": (
+        csv(SAMPLE + f"{S},1 1,2\n", "sample_submission.csv"),
+        f"{S} stands in it twice",
+        AGAIN,
+    ),
+    "sample lacks a class": (
+        csv(SAMPLE_FOUR.replace(f"{S}_2,1 1\n", ""), "sample_submission.csv"),
+        "one row for each",
+        AGAIN,
+    ),
+    "sample of class 0": (
+        csv(SAMPLE_FOUR.replace(f"{S}_4", f"{S}_0"), "sample_submission.csv"),
+        "one row for each",
+        AGAIN,
+    ),
+    "narrow image": (
+        image(jpeg(size=(1599, 256))),
+        f"train_images/{B} has 1599x256 pixels instead of 1600x256",
+        "no image",
+    ),
     "upright image": (image(jpeg(size=(256, 1600))), f"{B} has 256x1600 pixels", "no image"),
-    "small test image": (image(jpeg(size=(16, 16)), S, "test_images"), f"test_images/{S} has 16x16 pixels", "no image"),
+    "small test image": (
+        image(jpeg(size=(16, 16)), S, "test_images"),
+        f"test_images/{S} has 16x16 pixels",
+        "no image",
+    ),
     "image that bursts": (image(bomb()), f"{B} has 65500x65500 pixels", "no image"),
     "image of nothing": (image(b""), f"train_images/{B}", AGAIN),
     "image cut in its header": (image(WHOLE[:100]), f"train_images/{B}", AGAIN),
     "image is a PNG": (image(jpeg(form="PNG")), f"train_images/{B}", AGAIN),
     "huge image": (image(WHOLE + bytes(5 << 20)), f"train_images/{B} has ", "too large"),
-    "huge image in a zip": (zipped(f"images/{B}", WHOLE + bytes(5 << 20)), f"train_images.zip: images/{B} has ", "too large"),
-    "narrow image in a zip": (zipped(f"images/{B}", jpeg(size=(9, 9))), f"images/{B} has 9x9 pixels", "no image"),
+    "huge image in a zip": (
+        zipped(f"images/{B}", WHOLE + bytes(5 << 20)),
+        f"train_images.zip: images/{B} has ",
+        "too large",
+    ),
+    "narrow image in a zip": (
+        zipped(f"images/{B}", jpeg(size=(9, 9))),
+        f"images/{B} has 9x9 pixels",
+        "no image",
+    ),
     "image twice": (zipped(f"more/{A}"), f"{A} stands in it twice", "keep the one that counts"),
     "copy of an image": (image(WHOLE, "0aa (1).jpg"), "'0aa (1).jpg' is not named", "remove it"),
-    "entry climbs out": (zipped(f"images/../../{A}"), "climbs out of the zip", "no file of the competition"),
-    "entry climbs out, backwards": (zipped(f"..\\{A}"), "climbs out of the zip", "no file of the competition"),
-    "entry with an absolute name": (zipped(f"/tmp/{A}"), "climbs out of the zip", "no file of the competition"),
+    "entry climbs out": (
+        zipped(f"images/../../{A}"),
+        "climbs out of the zip",
+        "no file of the competition",
+    ),
+    "entry climbs out, backwards": (
+        zipped(f"..\\{A}"),
+        "climbs out of the zip",
+        "no file of the competition",
+    ),
+    "entry with an absolute name": (
+        zipped(f"/tmp/{A}"),
+        "climbs out of the zip",
+        "no file of the competition",
+    ),
     "text climbs out": (zipped("../a.txt"), "climbs out of the zip", "no file of the competition"),
     "entry with a backslash": (zipped(f"images\\{A}"), "is not named", "remove it"),
     "zip cut off": (cut_zip, "train_images.zip: cannot be read", AGAIN),
-    "zip of nothing": (lambda folder: pack(folder, "train_images").write_bytes(b""), "train_images.zip: cannot be read", AGAIN),
-    "zip that bursts": (bzip2_bomb, f"train_images.zip: {A} is packed by method 12", "pack it again as a plain zip"),
-    "csv of endless lines": (csv(SHOWN + "\n" * 1_000_001), "train.csv: has more than 1,000,000 lines", AGAIN),
-    "code that is endless": (one("1 1 " * 3_000_000), BAD_CODE, "longer than that of any mask of 409600 pixels"),
+    "zip of nothing": (
+        lambda folder: pack(folder, "train_images").write_bytes(b""),
+        "train_images.zip: cannot be read",
+        AGAIN,
+    ),
+    "zip that bursts": (
+        bzip2_bomb,
+        f"train_images.zip: {A} is packed by method 12",
+        "pack it again as a plain zip",
+    ),
+    "csv of endless lines": (
+        csv(SHOWN + "\n" * 1_000_001),
+        "train.csv: has more than 1,000,000 lines",
+        AGAIN,
+    ),
+    "code that is endless": (
+        one("1 1 " * 3_000_000),
+        BAD_CODE,
+        "longer than that of any mask of 409600 pixels",
+    ),
     "zip of texts": (zip_of_texts, "train_images.zip holds none of the 2 images", "download"),
     "empty folder": (empty_folder, "train_images holds none of the 2 images", "download"),
 }
 
 
 @pytest.mark.parametrize(("break_it", "names", "advice"), BAD.values(), ids=BAD.keys())
-def test_a_bad_file_is_one_line_that_names_it_and_says_what_to_do(tmp_path: Path, break_it: Break, names: str, advice: str) -> None:
+def test_a_bad_file_is_one_line_that_names_it_and_says_what_to_do(
+    tmp_path: Path, break_it: Break, names: str, advice: str
+) -> None:
     break_it(write_raw(tmp_path / "raw"))
     with pytest.raises(UserError) as caught:
         severstal.read(tmp_path / "raw", STRICT)
@@ -406,13 +565,18 @@ def truncated() -> bytes:
 
 LATE = {
     "truncated": (image(truncated()), f"train_images/{B}: cannot be read"),
-    "truncated in a zip": (zipped(f"images/{B}", truncated()), f"train_images.zip: images/{B}: cannot be read"),
+    "truncated in a zip": (
+        zipped(f"images/{B}", truncated()),
+        f"train_images.zip: images/{B}: cannot be read",
+    ),
     "bit flipped in a zip": (flip_bit_in_zip, f"train_images.zip: {A}: cannot be read"),
 }
 
 
 @pytest.mark.parametrize(("break_it", "names"), LATE.values(), ids=LATE.keys())
-def test_damage_behind_the_header_is_told_when_the_image_is_read(tmp_path: Path, break_it: Break, names: str) -> None:
+def test_damage_behind_the_header_is_told_when_the_image_is_read(
+    tmp_path: Path, break_it: Break, names: str
+) -> None:
     break_it(write_raw(tmp_path))
     raw = severstal.read(tmp_path, STRICT)
     with pytest.raises(UserError) as caught:
@@ -423,7 +587,9 @@ def test_damage_behind_the_header_is_told_when_the_image_is_read(tmp_path: Path,
 
 
 @pytest.mark.parametrize("as_form", [as_shown, as_zips])
-def test_an_image_that_vanishes_or_changes_is_told_by_its_name(tmp_path: Path, as_form: Break) -> None:
+def test_an_image_that_vanishes_or_changes_is_told_by_its_name(
+    tmp_path: Path, as_form: Break
+) -> None:
     as_form(write_raw(tmp_path))
     raw = severstal.read(tmp_path, STRICT)
     remove("train_images.zip" if as_form is as_zips else f"train_images/{B}")(tmp_path)
@@ -468,12 +634,22 @@ def test_a_submission_of_a_row_an_image_holds_the_class_with_most_pixels(tmp_pat
     assert submit(tmp_path, {S: CODES[S]}) == [header, f"{T},,1", f"{S},1 2 9 4,3", ""]
     assert submit(tmp_path, {S: ["900 1", "1 2", "", ""]}) == [header, f"{T},,1", f"{S},1 2,2", ""]
     assert submit(tmp_path, {}) == [header, f"{T},,1", f"{S},,1", ""]
-    assert submit(tmp_path, {S: ["", "1 6", "", "1 6"], T: ["", "", "", "2 1"]}) == [header, f"{T},2 1,4", f"{S},1 6,2", ""]
+    assert submit(tmp_path, {S: ["", "1 6", "", "1 6"], T: ["", "", "", "2 1"]}) == [
+        header,
+        f"{T},2 1,4",
+        f"{S},1 6,2",
+        "",
+    ]
 
 
 def test_a_submission_keeps_the_order_of_the_columns(tmp_path: Path) -> None:
-    write_raw(tmp_path, sample=f"ImageId,ClassId,EncodedPixels\n{S},4,1 1\n")  # its own class says nothing
-    assert submit(tmp_path, {S: CODES[S]}) == ["ImageId,ClassId,EncodedPixels", f"{S},3,1 2 9 4", ""]
+    # its own class says nothing
+    write_raw(tmp_path, sample=f"ImageId,ClassId,EncodedPixels\n{S},4,1 1\n")
+    assert submit(tmp_path, {S: CODES[S]}) == [
+        "ImageId,ClassId,EncodedPixels",
+        f"{S},3,1 2 9 4",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +660,9 @@ def test_a_submission_keeps_the_order_of_the_columns(tmp_path: Path) -> None:
         ([S], [["1 2", "", "", "409600 2"]], f"{S}, class 4: run-length code"),
     ],
 )
-def test_a_submission_that_cannot_be_is_refused(tmp_path: Path, names: list[str], codes: list[list[str]], message: str) -> None:
+def test_a_submission_that_cannot_be_is_refused(
+    tmp_path: Path, names: list[str], codes: list[list[str]], message: str
+) -> None:
     write_raw(tmp_path)
     with pytest.raises(UserError, match=message):
         severstal.write_submission(tmp_path / "submission.csv", tmp_path, names, codes)
@@ -500,7 +678,13 @@ def swapped_rows(text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "harm", [lost_row, swapped_rows, lambda text: text.replace(b"9 4", b"9 3"), lambda text: text.replace(b"1 2 9 4,3", b"1 5,1")]
+    "harm",
+    [
+        lost_row,
+        swapped_rows,
+        lambda text: text.replace(b"9 4", b"9 3"),
+        lambda text: text.replace(b"1 2 9 4,3", b"1 5,1"),
+    ],
 )
 def test_a_submission_that_does_not_read_back_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[bytes], bytes]
@@ -537,7 +721,9 @@ def test_generated_classes_have_the_shares_of_the_real_ones() -> None:
     drawn = [severstal_images._draw_classes(rng) for _ in range(20_000)]
     assert np.mean([not labels for labels in drawn]) == pytest.approx(0.47, abs=0.02)
     assert np.mean([len(labels) > 1 for labels in drawn]) == pytest.approx(0.034, abs=0.01)
-    shares = np.bincount([label for labels in drawn for label in labels], minlength=5)[1:] / sum(map(len, drawn))
+    shares = np.bincount([label for labels in drawn for label in labels], minlength=5)[1:] / sum(
+        map(len, drawn)
+    )
     assert shares == pytest.approx([0.126, 0.035, 0.726, 0.113], abs=0.01)
 
 
@@ -559,7 +745,10 @@ def test_two_photographs_of_a_sheet_are_shifted_and_have_noise_of_their_own() ->
     sheet, masks = np.full((262, 1640), 50, np.float32), np.zeros((4, 262, 1640), bool)
     masks[3, 100:120, 800:850] = True
     sheet[masks[3]] = 200
-    first, second = (severstal_images.photograph(rng, sheet, masks, sheet.shape)[0].astype(float) for _ in range(2))
+    first, second = (
+        severstal_images.photograph(rng, sheet, masks, sheet.shape)[0].astype(float)
+        for _ in range(2)
+    )
     assert (first - second)[0].std() > 4
     places = set()
     for _ in range(8):
@@ -571,11 +760,15 @@ def test_two_photographs_of_a_sheet_are_shifted_and_have_noise_of_their_own() ->
 
 
 @pytest.mark.parametrize(("twins", "sheets"), [(0.0, 6), (1.0, 3)])
-def test_some_sheets_are_photographed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: float, sheets: int) -> None:
+def test_some_sheets_are_photographed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twins: float, sheets: int
+) -> None:
     drawn = []
     draw = severstal_images.draw_sheet
     monkeypatch.setattr(severstal_images, "TWINS", twins)
-    monkeypatch.setattr(severstal_images, "draw_sheet", lambda rng, shape: drawn.append(shape) or draw(rng, shape))
+    monkeypatch.setattr(
+        severstal_images, "draw_sheet", lambda rng, shape: drawn.append(shape) or draw(rng, shape)
+    )
     severstal_images.generate(tmp_path / "raw", 6, 1, 0, height=64, width=128)
     assert drawn == [(70, 168)] * (sheets + 1)
 
@@ -584,7 +777,7 @@ def test_the_command_line_generates_once(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "src.competitions.severstal_images",
+        "src.cli.severstal_images",
         str(tmp_path),
         "--images",
         "2",
@@ -608,7 +801,9 @@ def test_the_same_seed_gives_the_same_bytes_in_either_layout(tmp_path: Path) -> 
     assert a.train.name.tolist() == b.train.name.tolist() != c.train.name.tolist()
     assert a.test.name.tolist() == b.test.name.tolist()
     for index, name in enumerate(a.train.name):
-        assert (tmp_path / "a/train_images" / name).read_bytes() == (tmp_path / "b/train_images" / name).read_bytes()
+        assert (tmp_path / "a/train_images" / name).read_bytes() == (
+            tmp_path / "b/train_images" / name
+        ).read_bytes()
         np.testing.assert_array_equal(a.train.read_mask(index), b.train.read_mask(index))
     assert (tmp_path / "b/train.csv").read_text().count("\n") == 1 + 4 * 6
 
@@ -640,14 +835,20 @@ def real_rows(path: Path) -> list[tuple[str, int, str]]:
     return [(name, int(label), code) for name, label, code in rows]
 
 
-def test_the_real_masks_agree_with_brute_force_in_both_layouts(severstal_folder: Path, tmp_path: Path) -> None:
+def test_the_real_masks_agree_with_brute_force_in_both_layouts(
+    severstal_folder: Path, tmp_path: Path
+) -> None:
     rows = real_rows(severstal_folder / "train.csv")
     expected = {(name, label): brute_force(code, 256, 1600) for name, label, code in rows}
     folder = link_real(severstal_folder, tmp_path / "raw")
     shown = severstal.read(folder, EMPTY)
     (folder / "train.csv").unlink()
     codes = {(name, label): code for name, label, code in rows}
-    four = [f"{name}_{label},{codes.get((name, label), '')}" for name in shown.train.name for label in (1, 2, 3, 4)]
+    four = [
+        f"{name}_{label},{codes.get((name, label), '')}"
+        for name in shown.train.name
+        for label in (1, 2, 3, 4)
+    ]
     (folder / "train.csv").write_text("\n".join(["ImageId_ClassId,EncodedPixels", *four]) + "\n")
     wide = severstal.read(folder, EMPTY)
     assert len(shown.train.name) == len(wide.train.name) == 18
@@ -677,17 +878,29 @@ def test_all_real_rows_encode_back_to_the_same_text(severstal_folder: Path, tmp_
     for start in range(0, len(rows), 8):
         codes = [code for _, _, code in rows[start : start + 8]]
         assert list(map(runs, severstal.MaskReader((tuple(codes),))(0))) == codes
-    notes = severstal.read(link_real(severstal_folder, tmp_path / "raw", "train_rle_1740.csv"), EMPTY).notes
+    notes = severstal.read(
+        link_real(severstal_folder, tmp_path / "raw", "train_rle_1740.csv"), EMPTY
+    ).notes
     assert notes[0] == "train.csv: masks of 1722 images that are not in train_images dropped"
 
 
 def test_the_real_sample_is_matched_row_by_row(severstal_folder: Path, tmp_path: Path) -> None:
     raw = severstal.read(severstal_folder, EMPTY)
     assert len(raw.test.name) == 0
-    assert raw.notes == ["sample_submission.csv: 5506 of 5506 images are not at hand and get empty masks"]
-    listed = [line.split(",")[0] for line in (severstal_folder / "sample_submission.csv").read_text().splitlines()[1:]]
+    assert raw.notes == [
+        "sample_submission.csv: 5506 of 5506 images are not at hand and get empty masks"
+    ]
+    listed = [
+        line.split(",")[0]
+        for line in (severstal_folder / "sample_submission.csv").read_text().splitlines()[1:]
+    ]
     path = tmp_path / "submission.csv"
-    severstal.write_submission(path, severstal_folder, [listed[7], listed[3]], [["1 1", "2 2", "", ""], ["", "", "", "409600 1"]])
+    severstal.write_submission(
+        path,
+        severstal_folder,
+        [listed[7], listed[3]],
+        [["1 1", "2 2", "", ""], ["", "", "", "409600 1"]],
+    )
     found = {listed[7]: f"{listed[7]},2 2,2", listed[3]: f"{listed[3]},409600 1,4"}
     expected = [found.get(name, f"{name},,1") for name in listed]
     assert len(expected) == 5506

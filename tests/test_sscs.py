@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from src import competitions
-from src.competitions import sscs, sscs_images
-from src.errors import UserError
+from src.cli import sscs_images
+from src.competitions import sscs
 from src.recipe import Data
+from src.terminal.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
-# What the authors' own reader calls 0 to 3, in the order in which OpenCV hands it out: blue, green, red.
+# What the authors' own reader calls 0 to 3, in the order in which OpenCV hands it out: blue, green,
+# red.
 AUTHORS = {(0, 0, 0): 0, (0, 0, 128): 1, (0, 128, 0): 2, (0, 128, 128): 3}
 STATES = np.array([[0, 1, 2, 3, 0, 0], [0, 0, 2, 2, 3, 1]], np.uint8)
 
@@ -40,7 +42,11 @@ def write_raw(folder: Path, lower: bool = False) -> Path:
             part.mkdir(parents=True)
             for number in range(count):
                 states = np.roll(STATES, number, axis=1)
-                pixels = np.full((2, 6, 3), 10 * number, np.uint8) if kind == "Images" else coloured(states)
+                pixels = (
+                    np.full((2, 6, 3), 10 * number, np.uint8)
+                    if kind == "Images"
+                    else coloured(states)
+                )
                 Image.fromarray(pixels).save(part / f"{9 + number}.{ending}")
     return folder
 
@@ -56,8 +62,12 @@ def test_every_pixel_is_of_the_state_that_its_colour_says(tmp_path: Path, lower:
         assert (split.group, split.frame) == (None, None)
         for row in range(count):
             assert (split.read_image(row) == 10 * row).all()
-            assert split.read_mask(row).tolist() == [(np.roll(STATES, row, axis=1) == k).astype(int).tolist() for k in (1, 2, 3)]
-    assert sorted(sscs.files(tmp_path, Data())) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+            assert split.read_mask(row).tolist() == [
+                (np.roll(STATES, row, axis=1) == k).astype(int).tolist() for k in (1, 2, 3)
+            ]
+    assert sorted(sscs.files(tmp_path, Data())) == sorted(
+        path for path in tmp_path.rglob("*") if path.is_file()
+    )
 
 
 def test_a_palette_of_the_colours_reads_alike(tmp_path: Path) -> None:
@@ -65,14 +75,20 @@ def test_a_palette_of_the_colours_reads_alike(tmp_path: Path) -> None:
     image = Image.fromarray(STATES, "P")
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
     image.save(folder / "Train/Masks/9.png")
-    assert sscs.read(folder, Data()).train.read_mask(0).tolist() == [np.equal(STATES, k).astype(int).tolist() for k in (1, 2, 3)]
+    assert sscs.read(folder, Data()).train.read_mask(0).tolist() == [
+        np.equal(STATES, k).astype(int).tolist() for k in (1, 2, 3)
+    ]
 
 
 def test_the_submission_has_a_row_for_each_state_of_each_test_photograph(tmp_path: Path) -> None:
     folder = write_raw(tmp_path / "raw")
-    sscs.write_submission(tmp_path / "out.csv", folder, ["9.jpeg", "10.jpeg"], [["1 2", "", ""], ["", "", "3 1"]])
+    sscs.write_submission(
+        tmp_path / "out.csv", folder, ["9.jpeg", "10.jpeg"], [["1 2", "", ""], ["", "", "3 1"]]
+    )
     lines = ["9.jpeg,1,1 2", "9.jpeg,2,", "9.jpeg,3,", "10.jpeg,1,", "10.jpeg,2,", "10.jpeg,3,3 1"]
-    assert (tmp_path / "out.csv").read_text() == "\n".join(["ImageId,ClassId,EncodedPixels", *lines, ""])
+    assert (tmp_path / "out.csv").read_text() == "\n".join(
+        ["ImageId,ClassId,EncodedPixels", *lines, ""]
+    )
 
 
 def off_colour(colour: tuple[int, int, int]) -> Callable[[Path], None]:
@@ -84,23 +100,48 @@ def off_colour(colour: tuple[int, int, int]) -> Callable[[Path], None]:
     return change
 
 
-HERE = r"9.png holds the colour \({}\) in row 1, column 3 \(1 such pixels\), but a mask holds only good \(0, 0, 0\), fair"
+HERE = (
+    r"9.png holds the colour \({}\) in row 1, column 3 \(1 such pixels\), but a mask holds "
+    r"only good \(0, 0, 0\), fair"
+)
 BAD = {
     "blue": (off_colour((0, 0, 128)), HERE.format("0, 0, 128")),
     "nearly red": (off_colour((127, 0, 0)), HERE.format("127, 0, 0")),
-    "labels": (lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(STATES)), r"the colour \(1, 1, 1\) in row 0, column 1"),
-    "a pointer": (lambda folder: (folder / "Train/Masks/9.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs"),
-    "a cut file": (lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(coloured(STATES))[:40]), "cannot be read"),
+    "labels": (
+        lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(STATES)),
+        r"the colour \(1, 1, 1\) in row 0, column 1",
+    ),
+    "a pointer": (
+        lambda folder: (folder / "Train/Masks/9.png").write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\n"
+        ),
+        "git lfs",
+    ),
+    "a cut file": (
+        lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(coloured(STATES))[:40]),
+        "cannot be read",
+    ),
     "no mask": (lambda folder: (folder / "Test/Masks/9.png").unlink(), "needs a mask"),
-    "another size": (lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(coloured(STATES[:1]))), "is 1 x 6, but .* 2 x 6"),
-    "no folder of masks": (lambda folder: (folder / "Test/Masks").rename(folder / "Test/other"), "Test holds no masks/"),
+    "another size": (
+        lambda folder: (folder / "Train/Masks/9.png").write_bytes(png(coloured(STATES[:1]))),
+        "is 1 x 6, but .* 2 x 6",
+    ),
+    "no folder of masks": (
+        lambda folder: (folder / "Test/Masks").rename(folder / "Test/other"),
+        "Test holds no masks/",
+    ),
     "folders twice": (lambda folder: (folder / "train").mkdir(), "holds both"),
-    "nothing": (lambda folder: (folder / "Train").rename(folder / "elsewhere"), "holds no train/: put Train/ and Test/"),
+    "nothing": (
+        lambda folder: (folder / "Train").rename(folder / "elsewhere"),
+        "holds no train/: put Train/ and Test/",
+    ),
 }
 
 
 @pytest.mark.parametrize(("change", "problem"), BAD.values(), ids=BAD.keys())
-def test_what_is_bad_is_told_in_one_line(tmp_path: Path, change: Callable[[Path], object], problem: str) -> None:
+def test_what_is_bad_is_told_in_one_line(
+    tmp_path: Path, change: Callable[[Path], object], problem: str
+) -> None:
     folder = write_raw(tmp_path)
     change(folder)
     with pytest.raises(UserError, match=problem) as caught:
@@ -120,7 +161,10 @@ def test_generated_photographs_are_read_and_have_about_the_published_shares(tmp_
         assert published / 1.5 < own < published * 1.5
     bright = [raw.train.read_image(row).mean(2) for row in range(60)]
     masks = [raw.train.read_mask(row).astype(bool) for row in range(60)]
-    means = [np.concatenate([image[mask[k]] for image, mask in zip(bright, masks, strict=True)]).mean() for k in range(3)]
+    means = [
+        np.concatenate([image[mask[k]] for image, mask in zip(bright, masks, strict=True)]).mean()
+        for k in range(3)
+    ]
     assert means == sorted(means, reverse=True)  # the worse, the darker
     assert raw.train.size.tolist() == [[96, 96]] * 60
 
@@ -129,11 +173,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
     for place, seed in (("a", 3), ("b", 3), ("c", 4)):
         sscs_images.generate(tmp_path / place, 2, 1, seed, 32)
     content = {
-        place: {path.relative_to(tmp_path / place): path.read_bytes() for path in (tmp_path / place).rglob("*.*")} for place in "abc"
+        place: {
+            path.relative_to(tmp_path / place): path.read_bytes()
+            for path in (tmp_path / place).rglob("*.*")
+        }
+        for place in "abc"
     }
     assert content["a"] == content["b"]
     assert len(content["a"]) == 6
-    assert all(content["a"][name] != content["c"][name] for name in content["a"] if name.suffix == ".jpeg")
+    assert all(
+        content["a"][name] != content["c"][name] for name in content["a"] if name.suffix == ".jpeg"
+    )
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, 0, 64), (1, 0, 0, 64), (1, 1, -1, 64), (1, 1, 0, 4)])
@@ -144,7 +194,18 @@ def test_impossible_numbers_are_refused(tmp_path: Path, wrong: tuple[int, int, i
 
 def test_the_command_leaves_what_is_there_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    command = [sys.executable, "-m", "src.competitions.sscs_images", str(tmp_path), "--images", "1", "--test-images", "1", "--size", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "src.cli.sscs_images",
+        str(tmp_path),
+        "--images",
+        "1",
+        "--test-images",
+        "1",
+        "--size",
+        "32",
+    ]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 2
     assert "is there already" in result.stderr

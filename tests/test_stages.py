@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from src import rle
 from src.competitions import corroseg
+from src.competitions.formats import rle
 from tests.workplace import ROOT, STAGES, Workplace
 
 
@@ -56,9 +56,14 @@ def test_every_artifact_is_where_the_design_says(finished):
 def test_prepared_arrays_have_the_shapes_and_types_of_the_contract(finished):
     with h5py.File(finished.folder / "data/prepared/demo.h5") as file:
         for split, count in (("train", 60), ("test", 16)):
-            assert file[f"{split}/image"].shape == (count, 36, 36) and file[f"{split}/image"].dtype == np.float32
+            assert (
+                file[f"{split}/image"].shape == (count, 36, 36)
+                and file[f"{split}/image"].dtype == np.float32
+            )
             assert file[f"{split}/valid"].dtype == bool
-            assert {file[f"{split}/{name}"].dtype for name in ("group", "depth", "phase")} == {np.dtype(np.int32)}
+            assert {file[f"{split}/{name}"].dtype for name in ("group", "depth", "phase")} == {
+                np.dtype(np.int32)
+            }
         assert file["train/mask"].dtype == np.uint8 and file["train/fold"].dtype == np.int8
         groups = [set(file["train/group"][:][file["train/fold"][:] == fold]) for fold in range(3)]
         assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
@@ -69,14 +74,24 @@ def test_the_submission_holds_every_test_patch_in_both_layouts(finished):
         names = list(file["test/name"].asstr()[:])
     with open(finished.folder / "submissions/tiny.csv") as file:
         rows = list(csv.DictReader(file))
-    official_names, official = corroseg.read_masks(finished.folder / "submissions/tiny_official.csv")
+    official_names, official = corroseg.read_masks(
+        finished.folder / "submissions/tiny_official.csv"
+    )
     assert [row["name"] for row in rows] == names == list(official_names)
     np.testing.assert_array_equal(rle.decode([row["rle"] for row in rows], 36, 36, "row"), official)
 
 
 def test_the_scores_are_those_of_the_submission_on_the_hidden_truth(finished):
     scores = json.loads((finished.folder / "submissions/tiny.json").read_text())
-    assert {"recipe", "metric", "oof_score", "oof_by_group", "threshold", "refined", "created_from"} <= scores.keys()
+    assert {
+        "recipe",
+        "metric",
+        "oof_score",
+        "oof_by_group",
+        "threshold",
+        "refined",
+        "created_from",
+    } <= scores.keys()
     names, masks = corroseg.read_masks(finished.folder / "submissions/tiny_official.csv")
     truth = dict(zip(*corroseg.read_masks(finished.folder / "data/truth/demo.csv.gz"), strict=True))
     iou = []
@@ -85,7 +100,9 @@ def test_the_scores_are_those_of_the_submission_on_the_hidden_truth(finished):
         iou.append((mask & truth[name]).sum() / union if union else 1.0)
     assert scores["test_score"] == pytest.approx(np.mean(iou))
     weighted = sum(row["patches"] * row["score"] for row in scores["oof_by_group"].values())
-    assert scores["oof_score"] == pytest.approx(weighted / sum(row["patches"] for row in scores["oof_by_group"].values()))
+    assert scores["oof_score"] == pytest.approx(
+        weighted / sum(row["patches"] for row in scores["oof_by_group"].values())
+    )
     assert f"{scores['test_score']:.4f}" in finished.output["04_postprocess.py"]
     assert "baselines on test" in finished.output["04_postprocess.py"]
 
@@ -133,7 +150,9 @@ def test_stages_out_of_order_say_which_comes_first(tmp_path):
 
 
 def test_a_stage_refuses_what_an_earlier_one_has_not_caught_up_with(copy):
-    """New settings must go through every stage that they matter to; old predictions are never taken for new ones."""
+    """New settings must go through every stage that they matter to; old predictions are never
+    taken for new ones.
+    """
     epochs, rolls = ("--set", "member.phase.epochs=2"), ("--set", "inference.rolls=[0, 3]")
     for stage in STAGES[2:]:
         assert "01_train_folds.py" in copy.refused(stage, *epochs)
@@ -194,7 +213,10 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     while process.poll() is None and not list(place.folder.glob("data/runs/**/checkpoint.pt")):
         time.sleep(0.01)
     assert process.poll() is None, "training ended before it could be killed"
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [
+        int(pid)
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     assert workers
     process.kill()  # the stage alone, without a chance to tell its workers
     process.wait()
@@ -207,13 +229,18 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     assert place.start("01_train_folds.py").wait() == 0
     for stage in STAGES[2:]:
         place.run(stage)
-    assert place.files("data/runs/**/weights.safetensors") == finished.files("data/runs/**/weights.safetensors")
+    assert place.files("data/runs/**/weights.safetensors") == finished.files(
+        "data/runs/**/weights.safetensors"
+    )
     assert place.files("submissions/*.csv") == finished.files("submissions/*.csv")
 
 
 @pytest.mark.parametrize(
     ("stage", "redo", "artifact"),
-    [("00_prepare_data.py", ["--set", "data.scaling=per_pixel"], "demo.h5"), ("01_train_folds.py", ["--force"], "checkpoint.pt")],
+    [
+        ("00_prepare_data.py", ["--set", "data.scaling=per_pixel"], "demo.h5"),
+        ("01_train_folds.py", ["--force"], "checkpoint.pt"),
+    ],
 )
 def test_no_space_left_is_one_line_and_what_was_there_stays(copy, stage, redo, artifact):
     before = copy.files("data/prepared/*")
@@ -225,6 +252,8 @@ def test_no_space_left_is_one_line_and_what_was_there_stays(copy, stage, redo, a
     command = [sys.executable, "-c", limited, *copy.command(stage, *redo, "--jobs", "1")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     message = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and message.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.returncode == 2 and message.startswith("error: ") and "Traceback" not in done.stderr
+    ), done.stderr
     assert "no space left" in message and artifact in message
     assert copy.files("data/prepared/*") == before

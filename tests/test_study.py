@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts, networks, recipe, refine, study, training
+from src import artifacts, networks, recipe
 from src.artifacts import Paths
-from src.errors import UserError
+from src.studies import study
+from src.terminal.errors import UserError
+from src.training import loop
+from src.wells import refinement
 
 BASE = """
 competition = "demo"
@@ -41,14 +44,29 @@ set = ["member.network.channels=[6, 12]"]
 name = "walked"
 set = ["postprocess={{ betas = [1.0], min_sizes = [0], apply = 'always' }}"]
 """
-STABLE = ["variation", "parameters (M)", *study.TITLES.values(), *(f"{title}, seeds averaged" for title in study.TITLES.values()), "seeds"]
+STABLE = [
+    "variation",
+    "parameters (M)",
+    *study.TITLES.values(),
+    *(f"{title}, seeds averaged" for title in study.TITLES.values()),
+    "seeds",
+]
 
 
 def run(folder, *more: str) -> pd.DataFrame:
     folder.mkdir(exist_ok=True)
     (folder / "base.toml").write_text(BASE)
     (folder / "what.toml").write_text(STUDY.format(base=folder / "base.toml"))
-    options = [str(folder / "what.toml"), "--data-dir", str(folder / "data"), "--device", "cpu", "--jobs", "1", *more]
+    options = [
+        str(folder / "what.toml"),
+        "--data-dir",
+        str(folder / "data"),
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+        *more,
+    ]
     study.main(study.parser().parse_args(options))
     return pd.read_csv(folder / "data/studies/what/table.csv")
 
@@ -60,24 +78,32 @@ def test_every_study_of_the_project_is_made_of_recipes_that_load(path):
     runs = study.runs(loaded, ["member.phase.epochs=1"], loaded.seeds, protocols)
     assert len(runs) == len(protocols) * len(loaded.variations)
     assert all(run.recipe.folds.scheme == "random" for run in runs if run.protocol == "paper")
-    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} <= {"group", "blocks"}
-    assert all(member.selection == "last" for run in runs if run.protocol == "wells" for member in run.recipe.members)
+    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} <= {
+        "group",
+        "blocks",
+    }
+    assert all(
+        member.selection == "last"
+        for run in runs
+        if run.protocol == "wells"
+        for member in run.recipe.members
+    )
 
 
 def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch):
     undisturbed = run(tmp_path / "undisturbed")
     assert list(undisturbed["variation"]) == ["as it is", "wider", "walked"]
-    run_task, done = training.run_task, []
+    run_task, done = loop.run_task, []
 
     def interrupted(*call):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(run_task(*call))
 
-    monkeypatch.setattr(training, "run_task", interrupted)
+    monkeypatch.setattr(loop, "run_task", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "interrupted")
-    monkeypatch.setattr(training, "run_task", run_task)
+    monkeypatch.setattr(loop, "run_task", run_task)
     pd.testing.assert_frame_equal(run(tmp_path / "interrupted")[STABLE], undisturbed[STABLE])
     files = {path.name for path in (tmp_path / "interrupted/data/studies/what").iterdir()}
     assert files == {"table.csv", "table.md", "plot.png", "recipes", "log.txt"}
@@ -86,24 +112,48 @@ def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch
 
 
 def test_a_variation_keeps_only_the_members_it_names(tmp_path):
-    base = BASE + '[[member]]\nname = "other"\nnetwork = { name = "ring_unet", channels = [2, 4] }\n[[member.phase]]\nepochs = 4\n'
+    base = BASE + (
+        '[[member]]\nname = "other"\nnetwork = { name = "ring_unet", channels = [2, 4] '
+        "}\n[[member.phase]]\nepochs = 4\n"
+    )
     (tmp_path / "two.toml").write_text(base)
     said = {"question": "Who?", "base": str(tmp_path / "two.toml"), "members": ["net"]}
-    parts = [{"name": "net"}, {"name": "other", "members": ["other"]}, {"name": "both", "members": ["other", "net"]}]
+    parts = [
+        {"name": "net"},
+        {"name": "other", "members": ["other"]},
+        {"name": "both", "members": ["other", "net"]},
+    ]
     runs = study.runs(study.Study.model_validate(said | {"variation": parts}), [], 1)
-    assert [[m.name for m in run.recipe.members] for run in runs[::2]] == [["net"], ["other"], ["net", "other"]]
+    assert [[m.name for m in run.recipe.members] for run in runs[::2]] == [
+        ["net"],
+        ["other"],
+        ["net", "other"],
+    ]
     assert {task.member for task in runs[0].recipe.tasks()} == {"net"}
     assert len({run.recipe.name for run in runs}) == 6
     with pytest.raises(UserError, match="has no member 'ned': did you mean 'net'"):
-        study.runs(study.Study.model_validate(said | {"variation": [{"name": "wrong", "members": ["ned"]}]}), [], 1)
+        study.runs(
+            study.Study.model_validate(
+                said | {"variation": [{"name": "wrong", "members": ["ned"]}]}
+            ),
+            [],
+            1,
+        )
 
 
 def test_weights_left_are_those_of_the_last_epoch_and_of_members_that_lose_none(tmp_path):
     chosen = recipe.parse({"name": "what", **tomllib.loads(BASE)}, "test")
-    both = chosen.model_copy(update={"members": [chosen.members[0], chosen.members[0].model_copy(update={"name": "other"})]})
+    both = chosen.model_copy(
+        update={
+            "members": [chosen.members[0], chosen.members[0].model_copy(update={"name": "other"})]
+        }
+    )
     paths = Paths(tmp_path, tmp_path)
     for task in both.tasks():
-        artifacts.write_text(paths.history(both, task), "epoch,loss\n1,0.5\n" if task.member == "other" else "epoch,weights\n1,90\n2,70\n")
+        artifacts.write_text(
+            paths.history(both, task),
+            "epoch,loss\n1,0.5\n" if task.member == "other" else "epoch,weights\n1,90\n2,70\n",
+        )
     dense = sum(w.numel() for w in networks.create(chosen.members[0].network).parameters())
     assert study.weights_left(study.Run("what", "wells", both), paths) == 70 + dense
 
@@ -121,14 +171,20 @@ def test_each_fold_has_a_column_with_its_score_named_by_its_wells(tmp_path, monk
     def assess(train, *rest):
         return train["group"].astype(float), train["group"]
 
-    monkeypatch.setattr(refine, "assess", assess)
-    table = run(tmp_path, "--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells")
+    monkeypatch.setattr(refinement, "assess", assess)
+    table = run(
+        tmp_path, "--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells"
+    )
     (file,) = (tmp_path / "data/prepared").glob("*.h5")
     train = artifacts.read_split(file, "train", ["group", "fold"], [])
-    assert table[study.TITLES["wells"]][0] == pytest.approx(train["group"][train["fold"] >= 0].mean())
+    assert table[study.TITLES["wells"]][0] == pytest.approx(
+        train["group"][train["fold"] >= 0].mean()
+    )
     for fold in (0, 1):
         group = train["group"][train["fold"] == fold]
-        assert table["wells " + ", ".join(map(str, np.unique(group)))][0] == f"{group.mean():.4f} ± 0.0000"
+        assert table["wells " + ", ".join(map(str, np.unique(group)))][0] == (
+            f"{group.mean():.4f} ± 0.0000"
+        )
 
 
 def test_a_study_can_run_by_one_protocol_alone(tmp_path):
@@ -143,15 +199,27 @@ def test_a_study_can_run_by_one_protocol_alone(tmp_path):
 def test_axes_are_combined_and_one_phase_can_be_changed_alone(tmp_path):
     (tmp_path / "base.toml").write_text(BASE)
     phase = "{ epochs = 2, loss = { bce = 1.0 } }"
-    options = ["option = [{ name = 'a', set = ['member.height=36'] }, { name = 'b', set = ['member.height=72'] }]"]
-    options += ["option = [{ name = 'c' }, { name = 'd', set = ['member.phase.1.pruning={ method = \"agp\", sparsity = 0.5 }'] }]"]
-    text = [f"question = '?'\nbase = '{tmp_path}/base.toml'\nset = ['member.phase=[{phase}, {phase}]']", *options]
+    options = [
+        "option = [{ name = 'a', set = ['member.height=36'] }, { name = 'b', set = "
+        "['member.height=72'] }]"
+    ]
+    options += [
+        "option = [{ name = 'c' }, { name = 'd', set = ['member.phase.1.pruning={ method "
+        '= "agp", sparsity = 0.5 }\'] }]'
+    ]
+    text = [
+        f"question = '?'\nbase = '{tmp_path}/base.toml'\nset = ['member.phase=[{phase}, {phase}]']",
+        *options,
+    ]
     (tmp_path / "axes.toml").write_text("\n[[axis]]\n".join(text))
     loaded = study.load(str(tmp_path / "axes.toml"))
     assert [variation.name for variation in loaded.variations] == ["a, c", "a, d", "b, c", "b, d"]
     members = [run.recipe.members[0] for run in study.runs(loaded, [], 1, ["wells"])]
     assert [member.height for member in members] == [36, 36, 72, 72]
-    assert [[phase.pruning is not None for phase in member.phases] for member in members] == [[False, False], [False, True]] * 2
+    assert [[phase.pruning is not None for phase in member.phases] for member in members] == [
+        [False, False],
+        [False, True],
+    ] * 2
     assert [variation.name for variation in study.only(loaded, ["b, d"]).variations] == ["b, d"]
     with pytest.raises(UserError, match="only 2 sections"):
         study.runs(loaded, ["member.phase.2.epochs=1"], 1)

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import competitions, rle, submission
-from src.errors import UserError
+from src import competitions
+from src.competitions.formats import rle
+from src.terminal.errors import UserError
+from src.wells import submission
 
 CORROSEG = competitions.get("corroseg")
 NAMES = np.array([f"well_1_patch_{k}" for k in (0, 1, 2, 10)], object)
@@ -42,7 +44,9 @@ def test_both_files_hold_every_patch_in_order(files: tuple[Path, Path], masks: n
     np.testing.assert_array_equal(official.to_numpy(), masks.reshape(4, -1))
 
 
-def test_truth_values_are_as_good_as_0_and_1(files: tuple[Path, Path], masks: np.ndarray, tmp_path: Path) -> None:
+def test_truth_values_are_as_good_as_0_and_1(
+    files: tuple[Path, Path], masks: np.ndarray, tmp_path: Path
+) -> None:
     submission.write(*files, NAMES, masks.astype(bool), CORROSEG)
     submission.write(tmp_path / "a.csv", tmp_path / "b.csv", NAMES, masks, CORROSEG)
     assert files[0].read_bytes() == (tmp_path / "a.csv").read_bytes()
@@ -79,17 +83,26 @@ def cut_short(path: Path, names: np.ndarray, masks: np.ndarray) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("writer", [one_pixel_wrong, transposed, names_swapped, rows_swapped, row_lost, cut_short])
-def test_an_official_file_that_reads_back_otherwise_is_not_kept(files: tuple[Path, Path], masks: np.ndarray, writer: Writer) -> None:
+@pytest.mark.parametrize(
+    "writer", [one_pixel_wrong, transposed, names_swapped, rows_swapped, row_lost, cut_short]
+)
+def test_an_official_file_that_reads_back_otherwise_is_not_kept(
+    files: tuple[Path, Path], masks: np.ndarray, writer: Writer
+) -> None:
     submission.write(*files, NAMES, 1 - masks, CORROSEG)
     before = files[1].read_bytes()
     with pytest.raises(UserError, match=r"system_official\.csv"):
         submission.write(*files, NAMES, masks, replace(CORROSEG, write_masks=writer))
     assert files[1].read_bytes() == before
-    assert sorted(path.name for path in files[0].parent.iterdir()) == ["system.csv", "system_official.csv"]
+    assert sorted(path.name for path in files[0].parent.iterdir()) == [
+        "system.csv",
+        "system_official.csv",
+    ]
 
 
-def test_when_the_official_file_is_not_kept_neither_is_the_other(files: tuple[Path, Path], masks: np.ndarray) -> None:
+def test_when_the_official_file_is_not_kept_neither_is_the_other(
+    files: tuple[Path, Path], masks: np.ndarray
+) -> None:
     submission.write(*files, NAMES, 1 - masks, CORROSEG)
     before = files[0].read_bytes()
     with pytest.raises(UserError, match="nothing was written"):
@@ -116,7 +129,9 @@ def test_run_lengths_that_read_back_otherwise_are_not_kept(
 
 
 @pytest.mark.parametrize("value", [2, 255])
-def test_masks_of_anything_but_0_and_1_are_refused(files: tuple[Path, Path], masks: np.ndarray, value: int) -> None:
+def test_masks_of_anything_but_0_and_1_are_refused(
+    files: tuple[Path, Path], masks: np.ndarray, value: int
+) -> None:
     with pytest.raises(UserError):
         submission.write(*files, NAMES, masks * np.uint8(value), CORROSEG)
     assert list(files[0].parent.iterdir()) == []

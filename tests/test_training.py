@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, augment, checkpoints, inference, pipe, preparation, recipe, samples, training
+from src import artifacts, recipe
 from src.artifacts import Paths
-from src.augment import Cuts, Symmetries
-from src.cleaning import Scaling
 from src.recipe import Augment, Task
-from src.samples import PipeSource
-from src.windows import Windows, averaged
+from src.training import checkpoints, loop
+from src.wells import augmentation, geometry, prediction, preparation
+from src.wells import batches as wells_batches
+from src.wells.augmentation import Cuts, Symmetries
+from src.wells.batches import PipeSource
+from src.wells.cleaning import Scaling
+from src.wells.windows import Windows, averaged
 
 CPU = torch.device("cpu")
 EVERYTHING = {"lean": 0.1, "gain": 0.3, "texture": 0.8, "cutmix": 0.5}
@@ -46,7 +49,9 @@ def wells(patches: int, groups: int, seed: int = 0) -> dict[str, np.ndarray]:
     group = np.repeat(np.arange(1, groups + 1), patches).astype(np.int32)
     depth = np.tile(np.arange(patches), groups).astype(np.int32)
     return {
-        "name": np.array([f"well_{g}_patch_{d}" for g, d in zip(group, depth, strict=True)], object),
+        "name": np.array(
+            [f"well_{g}_patch_{d}" for g, d in zip(group, depth, strict=True)], object
+        ),
         "image": image,
         "valid": np.ones(image.shape, bool),
         "mask": mask,
@@ -66,13 +71,23 @@ def tiny(**member: object) -> recipe.Recipe:
         "phase": [{"epochs": 2, "learning_rate": 0.01}],
         **member,
     }
-    return recipe.parse({"name": "tiny", "competition": "demo", "folds": {"count": 2}, "member": [settings]}, "test")
+    return recipe.parse(
+        {"name": "tiny", "competition": "demo", "folds": {"count": 2}, "member": [settings]}, "test"
+    )
 
 
-def fit(chosen: recipe.Recipe, train: dict[str, np.ndarray], folder, fold: int = 0, seed: int = 0, report=lambda share: None, made="here"):
+def fit(
+    chosen: recipe.Recipe,
+    train: dict[str, np.ndarray],
+    folder,
+    fold: int = 0,
+    seed: int = 0,
+    report=lambda share: None,
+    made="here",
+):
     """The weights of one task, trained in a folder of its own."""
     task, paths = Task("net", fold, seed), Paths(folder, folder)
-    training.fit_pipes(training.Fit(chosen, task, paths, {"made": made}, CPU), train, report)
+    loop.fit_pipes(loop.Fit(chosen, task, paths, {"made": made}, CPU), train, report)
     return artifacts.read_weights(paths.weights(chosen, task))
 
 
@@ -95,28 +110,53 @@ def losses(folder) -> list[float]:
 
 def test_symmetries_are_flips_then_an_exact_roll():
     x = torch.arange(3 * 4 * 6.0).reshape(3, 1, 4, 6)
-    drawn = Symmetries(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1]), torch.tensor([2, 0, 5]), torch.tensor([0, 0, 0]), torch.zeros(3))
-    expected = np.stack([np.roll(x[0, 0].numpy()[:, ::-1], 2, 1), x[1, 0].numpy()[::-1], np.roll(x[2, 0].numpy()[::-1, ::-1], 5, 1)])
+    drawn = Symmetries(
+        torch.tensor([0, 1, 1]),
+        torch.tensor([1, 0, 1]),
+        torch.tensor([2, 0, 5]),
+        torch.tensor([0, 0, 0]),
+        torch.zeros(3),
+    )
+    expected = np.stack(
+        [
+            np.roll(x[0, 0].numpy()[:, ::-1], 2, 1),
+            x[1, 0].numpy()[::-1],
+            np.roll(x[2, 0].numpy()[::-1, ::-1], 5, 1),
+        ]
+    )
     np.testing.assert_array_equal(drawn.apply(x)[:, 0].numpy(), expected)
 
 
 def test_a_window_that_leans_is_rolled_row_by_row():
     x = torch.arange(2 * 5 * 6.0).reshape(2, 1, 5, 6)
     none = torch.zeros(2, dtype=torch.int64)
-    leaning = Symmetries(none, torch.tensor([0, 1]), torch.tensor([1, 0]), none, torch.tensor([0.6, -1.0])).apply(x)[:, 0].numpy()
-    first = [np.roll(x[0, 0, row].numpy(), 1 + shift) for row, shift in enumerate((-1, -1, 0, 1, 1))]  # .6 columns a row, rounded
-    second = [np.roll(x[1, 0, row].numpy()[::-1], shift) for row, shift in enumerate((2, 1, 0, -1, -2))]
+    leaning = (
+        Symmetries(
+            none, torch.tensor([0, 1]), torch.tensor([1, 0]), none, torch.tensor([0.6, -1.0])
+        )
+        .apply(x)[:, 0]
+        .numpy()
+    )
+    # .6 columns a row, rounded
+    first = [
+        np.roll(x[0, 0, row].numpy(), 1 + shift) for row, shift in enumerate((-1, -1, 0, 1, 1))
+    ]
+    second = [
+        np.roll(x[1, 0, row].numpy()[::-1], shift) for row, shift in enumerate((2, 1, 0, -1, -2))
+    ]
     np.testing.assert_array_equal(leaning, [first, second])
 
 
 def test_half_of_the_windows_lean_by_the_deviation_asked_for():
-    lean = augment.draw(Augment(lean=0.1), 4000, 36, 36, torch.Generator().manual_seed(0)).lean
+    lean = augmentation.draw(Augment(lean=0.1), 4000, 36, 36, torch.Generator().manual_seed(0)).lean
     assert 0.45 < (lean != 0).float().mean() < 0.55
     assert lean[lean != 0].std() == pytest.approx(0.1, rel=0.1)
 
 
 def two_wells_of_windows(height: int = 36) -> Windows:
-    """A well with grooves, and below it on the canvas one without, but for a pixel at its top that does not count."""
+    """A well with grooves, and below it on the canvas one without, but for a pixel at its top
+    that does not count.
+    """
     train = wells(4, 2)
     train["mask"][4:] = 0
     weight = np.ones(train["image"].shape, bool)
@@ -138,7 +178,9 @@ def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
     windows, none = two_wells_of_windows(), torch.zeros(2, dtype=torch.int64)
     start = int(windows.sound()[5])
     flat = Symmetries(none, none, torch.tensor([3, 0]), none, torch.zeros(2))
-    drawn = augment.Intensities(torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.0]), torch.tensor([start, start]), flat)
+    drawn = augmentation.Intensities(
+        torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.0]), torch.tensor([start, start]), flat
+    )
     x = torch.randn(2, 1, 36, 36)
     got, texture = drawn.apply(x, windows), windows.image[start : start + 36].roll(3, 1)
     torch.testing.assert_close(got[0, 0], 2 * (x[0, 0] + 0.75 * texture) / 1.25)
@@ -147,31 +189,40 @@ def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
 
 def test_intensities_are_drawn_as_asked_for_and_texture_only_from_sound_pipe():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
-    drawn = augment.draw_intensities(Augment(gain=0.3, texture=0.8), 4000, windows, windows.sound(), generator)
+    drawn = augmentation.draw_intensities(
+        Augment(gain=0.3, texture=0.8), 4000, windows, windows.sound(), generator
+    )
     assert drawn.gain.log().std() == pytest.approx(0.3, rel=0.1)
     assert 0.45 < (drawn.strength > 0).float().mean() < 0.55 and 0.75 < drawn.strength.max() <= 0.8
     assert set(drawn.source.tolist()) == set(windows.sound().tolist())
     nowhere = torch.empty(0, dtype=torch.int64)
-    assert not augment.draw_intensities(Augment(gain=0.3), 50, windows, nowhere, generator).strength.any()
-    with pytest.raises(inference.UserError, match="no 36 rows free of corrosion"):
-        augment.draw_intensities(Augment(texture=0.8), 50, windows, nowhere, generator)
+    assert not augmentation.draw_intensities(
+        Augment(gain=0.3), 50, windows, nowhere, generator
+    ).strength.any()
+    with pytest.raises(prediction.UserError, match="no 36 rows free of corrosion"):
+        augmentation.draw_intensities(Augment(texture=0.8), 50, windows, nowhere, generator)
 
 
 def test_grooves_equal_a_loop_over_windows_and_pixels():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
-    drawn = augment.draw_grooves(Augment(grooves=0.6), 12, windows, windows.sound(), generator)
+    drawn = augmentation.draw_grooves(Augment(grooves=0.6), 12, windows, windows.sound(), generator)
     image, weight = torch.randn(12, 1, 36, 36), (torch.rand(12, 1, 36, 36) < 0.5).float()
     mask = (torch.rand(12, 1, 36, 36) < 0.5).float()
     expected = [tensor.clone() for tensor in (image, mask, weight)]
     pipe = drawn.symmetries.apply(windows.take(windows.image, drawn.source))
     for window in np.flatnonzero(drawn.chosen):
-        lean, width, depth, at = (float(getattr(drawn, name)[window]) for name in ("lean", "width", "depth", "column"))
+        lean, width, depth, at = (
+            float(getattr(drawn, name)[window]) for name in ("lean", "width", "depth", "column")
+        )
         for row in range(36):
             middle = at + lean * (row - 18)
             for column in range(36):
                 away = min(abs(column - middle + 36 * turn) for turn in (-1, 0, 1, 2))
                 inside = drawn.top[window] <= row < drawn.bottom[window] and away < width
-                expected[0][window, 0, row, column] = pipe[window, 0, row, column] - inside * depth * np.cos(np.pi / 2 * away / width) ** 2
+                expected[0][window, 0, row, column] = (
+                    pipe[window, 0, row, column]
+                    - inside * depth * np.cos(np.pi / 2 * away / width) ** 2
+                )
                 expected[1][window, 0, row, column] = inside and away < width / 2
                 expected[2][window, 0, row, column] = 1
     for got, wanted in zip(drawn.apply(image, mask, weight, windows), expected, strict=True):
@@ -181,21 +232,30 @@ def test_grooves_equal_a_loop_over_windows_and_pixels():
 
 def test_grooves_are_drawn_as_asked_for_and_only_in_sound_pipe():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
-    drawn = augment.draw_grooves(Augment(grooves=0.3), 4000, windows, windows.sound(), generator)
+    drawn = augmentation.draw_grooves(
+        Augment(grooves=0.3), 4000, windows, windows.sound(), generator
+    )
     assert drawn.chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert set(drawn.source.tolist()) == set(windows.sound().tolist())
     assert drawn.lean.std().item() == pytest.approx(0.02, rel=0.1)
     for values, low, high in ((drawn.width, 1, 5), (drawn.depth, 0.5, 3), (drawn.column, 0, 36)):
-        assert low <= values.min() < low + 0.02 * (high - low) and high - 0.02 * (high - low) < values.max() <= high
+        assert (
+            low <= values.min() < low + 0.02 * (high - low)
+            and high - 0.02 * (high - low) < values.max() <= high
+        )
     assert drawn.top.min() >= 0 and drawn.bottom.max() == 36 and (drawn.top <= drawn.bottom).all()
-    assert ((drawn.top == 0) & (drawn.bottom == 36)).float().mean().item() == pytest.approx(0.5, abs=0.03)
-    with pytest.raises(inference.UserError, match="no 36 rows free of corrosion"):
-        augment.draw_grooves(Augment(grooves=0.3), 50, windows, torch.empty(0, dtype=torch.int64), generator)
+    assert ((drawn.top == 0) & (drawn.bottom == 36)).float().mean().item() == pytest.approx(
+        0.5, abs=0.03
+    )
+    with pytest.raises(prediction.UserError, match="no 36 rows free of corrosion"):
+        augmentation.draw_grooves(
+            Augment(grooves=0.3), 50, windows, torch.empty(0, dtype=torch.int64), generator
+        )
 
 
 def test_averages_are_dropped_whole_as_often_as_asked_for():
     x = torch.randn(3000, 3, 2, 2)
-    got = augment.drop_averages(x, 0.3, torch.Generator().manual_seed(0))
+    got = augmentation.drop_averages(x, 0.3, torch.Generator().manual_seed(0))
     dropped = (got[:, 1:] == 0).all((1, 2, 3))
     assert torch.equal(got[:, 0], x[:, 0]) and torch.equal(got[~dropped], x[~dropped])
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.03)
@@ -204,19 +264,29 @@ def test_averages_are_dropped_whole_as_often_as_asked_for():
 def test_symmetries_turn_all_channels_alike_and_intensities_scale_them_alike():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
     x = torch.randn(8, 1, 36, 36).repeat(1, 3, 1, 1)
-    turned = augment.draw(Augment(lean=0.1), 8, 36, 36, generator).apply(x)
-    assert torch.equal(turned[:, 1], turned[:, 0]) and torch.equal(turned[:, 2], turned[:, 0]) and not torch.equal(turned, x)
-    drawn = augment.draw_intensities(Augment(gain=0.3, texture=1.0), 8, windows, windows.sound(), generator)
+    turned = augmentation.draw(Augment(lean=0.1), 8, 36, 36, generator).apply(x)
+    assert (
+        torch.equal(turned[:, 1], turned[:, 0])
+        and torch.equal(turned[:, 2], turned[:, 0])
+        and not torch.equal(turned, x)
+    )
+    drawn = augmentation.draw_intensities(
+        Augment(gain=0.3, texture=1.0), 8, windows, windows.sound(), generator
+    )
     torch.testing.assert_close(drawn.apply(x, windows)[:, :1], drawn.apply(x[:, :1], windows))
     factor = drawn.gain / (1 + drawn.strength**2).sqrt()
-    torch.testing.assert_close(drawn.apply(x, windows)[:, 1:], x[:, 1:] * factor[:, None, None, None])
+    torch.testing.assert_close(
+        drawn.apply(x, windows)[:, 1:], x[:, 1:] * factor[:, None, None, None]
+    )
 
 
 def test_symmetries_are_drawn_only_where_asked_for():
     generator = torch.Generator().manual_seed(0)
-    off = augment.draw(Augment(flip_azimuth=False, flip_depth=False, roll=False), 50, 36, 36, generator)
+    off = augmentation.draw(
+        Augment(flip_azimuth=False, flip_depth=False, roll=False), 50, 36, 36, generator
+    )
     assert not off.flip_depth.any() and not off.flip_azimuth.any() and not off.roll.any()
-    on = augment.draw(Augment(), 500, 36, 36, generator)
+    on = augmentation.draw(Augment(), 500, 36, 36, generator)
     assert set(on.flip_depth.tolist()) == set(on.flip_azimuth.tolist()) == {0, 1}
     assert set(on.roll.tolist()) == set(range(36))
 
@@ -224,12 +294,14 @@ def test_symmetries_are_drawn_only_where_asked_for():
 def test_copies_are_the_papers_transforms_in_order():
     names = ["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
     x = torch.arange(2 * 4 * 6.0).reshape(2, 1, 4, 6)
-    drawn = augment.copies(names, 2, 4, 6, torch.Generator().manual_seed(2))
+    drawn = augmentation.copies(names, 2, 4, 6, torch.Generator().manual_seed(2))
     got = drawn.apply(x.repeat(5, 1, 1, 1)).reshape(5, 2, 1, 4, 6)
     for copy, flip in zip(got, ([], [3], [2], [2, 3]), strict=False):
         assert torch.equal(copy, x.flip(flip))
     for patch, rolled in zip(x, got[4], strict=True):
-        assert any(torch.equal(rolled, patch.roll((r, c), (1, 2))) for r in range(4) for c in range(6))
+        assert any(
+            torch.equal(rolled, patch.roll((r, c), (1, 2))) for r in range(4) for c in range(6)
+        )
     assert drawn.roll[8:].any() and drawn.roll_depth[8:].any()
 
 
@@ -237,15 +309,17 @@ def test_cutmix_by_hand():
     x = torch.arange(3 * 3 * 4).reshape(3, 1, 3, 4)
     cuts = Cuts(*map(torch.tensor, ([2, 0, 1], [1, 0, 0], [3, 1, 2], [2, 1, 0], [2, 3, 4])))
     got = cuts.apply(x)
-    assert got[0, 0].tolist() == [[0, 1, 2, 3], [28, 5, 6, 31], [32, 9, 10, 35]]  # rows 1 and 2, columns 3 and, around the ring, 0
-    assert got[1, 0].tolist() == [[12, 1, 2, 3], [16, 17, 18, 19], [20, 21, 22, 23]]  # as window 0 was before it was mixed
+    # rows 1 and 2, columns 3 and, around the ring, 0
+    assert got[0, 0].tolist() == [[0, 1, 2, 3], [28, 5, 6, 31], [32, 9, 10, 35]]
+    # as window 0 was before it was mixed
+    assert got[1, 0].tolist() == [[12, 1, 2, 3], [16, 17, 18, 19], [20, 21, 22, 23]]
     assert torch.equal(got[2], x[2])
 
 
 def test_cutmix_equals_a_loop_over_windows_and_pixels():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(9, 2, 8, 6, generator=generator)
-    cuts = augment.draw_cuts(0.8, 9, 8, 6, generator)
+    cuts = augmentation.draw_cuts(0.8, 9, 8, 6, generator)
     expected = x.clone()
     for window in range(9):
         for row in range(cuts.top[window], cuts.top[window] + cuts.height[window]):
@@ -256,25 +330,34 @@ def test_cutmix_equals_a_loop_over_windows_and_pixels():
 
 
 def test_cuts_are_drawn_as_cutmix_says():
-    cuts = augment.draw_cuts(0.5, 20000, 360, 36, torch.Generator().manual_seed(0))
+    cuts = augmentation.draw_cuts(0.5, 20000, 360, 36, torch.Generator().manual_seed(0))
     assert not (cuts.source == torch.arange(20000)).any()
     offset = (cuts.source - torch.arange(20000)) % 20000
     assert (torch.histc(offset.float(), 10, 1, 19999) / 20000 - 0.1).abs().max() < 0.01
-    assert (cuts.top >= 0).all() and (cuts.height >= 0).all() and (cuts.top + cuts.height <= 360).all()
+    assert (
+        (cuts.top >= 0).all() and (cuts.height >= 0).all() and (cuts.top + cuts.height <= 360).all()
+    )
     assert (cuts.width <= 36).all() and torch.histc(cuts.left.float(), 36, 0, 36).min() > 400
     assert (cuts.width > 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
-    # The share before it is cut off is uniform: the widths' squares are, up to rounding, and rows have the windows' proportions.
+    # The share before it is cut off is uniform: the widths' squares are, up to rounding, and rows
+    # have the windows' proportions.
     share = (cuts.width[cuts.width > 0] / 36).square()
-    assert [(share < bound).float().mean().item() for bound in (0.25, 0.5, 0.75)] == pytest.approx([0.25, 0.5, 0.75], abs=0.03)
+    assert [(share < bound).float().mean().item() for bound in (0.25, 0.5, 0.75)] == pytest.approx(
+        [0.25, 0.5, 0.75], abs=0.03
+    )
     whole = (cuts.top > 0) & (cuts.top + cuts.height < 360) & (cuts.width > 0)
     assert whole.any() and ((cuts.height - 10 * cuts.width).abs()[whole] <= 6).all()
 
 
 def test_cuts_are_drawn_only_where_asked_for_and_never_in_a_batch_of_one():
     x = torch.randn(1, 1, 36, 36)
-    assert torch.equal(augment.draw_cuts(1.0, 1, 36, 36, torch.Generator().manual_seed(0)).apply(x), x)
-    assert not augment.draw_cuts(0.0, 500, 36, 36, torch.Generator().manual_seed(0)).height.any()
-    some = augment.draw_cuts(1.0, 500, 36, 36, torch.Generator().manual_seed(0))
+    assert torch.equal(
+        augmentation.draw_cuts(1.0, 1, 36, 36, torch.Generator().manual_seed(0)).apply(x), x
+    )
+    assert not augmentation.draw_cuts(
+        0.0, 500, 36, 36, torch.Generator().manual_seed(0)
+    ).height.any()
+    some = augmentation.draw_cuts(1.0, 500, 36, 36, torch.Generator().manual_seed(0))
     assert (some.height > 0).float().mean() > 0.95
 
 
@@ -294,13 +377,20 @@ def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, m
         seen.append([tensor.detach().clone() for tensor in (logits, mask, weight)])
         return logits.sum()
 
-    monkeypatch.setattr(training, "of_phase", lambda phase, activation: loss)
+    monkeypatch.setattr(loop, "of_phase", lambda phase, activation: loss)
     for cutmix in (0.0, 0.7):
         chosen = tiny(augment={"cutmix": cutmix, "depth_shift": False}, batch_size=6)
-        fitting, network = training.Fit(chosen, Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU), Same(1, 1, 1)
+        fitting, network = (
+            loop.Fit(chosen, Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU),
+            Same(1, 1, 1),
+        )
         seen.clear()
-        batches = PipeSource(windows, chosen.members[0], Scaling(np.zeros(()), np.ones(()))).epoch(0, 0)
-        fitting.epoch(network, torch.optim.Adam(network.parameters()), batches, 0, [], lambda share: None)
+        batches = PipeSource(windows, chosen.members[0], Scaling(np.zeros(()), np.ones(()))).epoch(
+            0, 0
+        )
+        fitting.epoch(
+            network, torch.optim.Adam(network.parameters()), batches, 0, [], lambda share: None
+        )
         image, mask, weight = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
         part = (image % 1 * 4).round()
         assert torch.equal(mask, part % 2) and torch.equal(weight, (part > 1).float())
@@ -312,24 +402,28 @@ def test_cutmix_changes_the_weights_and_without_it_nothing_is_drawn_for_it(tmp_p
     train = wells(4, 2)
     fit(tiny(), train, tmp_path / "default")
     fit(tiny(augment={"cutmix": 0.5}), train, tmp_path / "on")
-    monkeypatch.delattr(augment, "draw_cuts")
+    monkeypatch.delattr(augmentation, "draw_cuts")
     fit(tiny(augment={"cutmix": 0.0}), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default") != digest(tmp_path / "on")
 
 
-def test_intensities_change_the_weights_and_without_them_nothing_is_drawn_for_them(tmp_path, monkeypatch):
+def test_intensities_change_the_weights_and_without_them_nothing_is_drawn_for_them(
+    tmp_path, monkeypatch
+):
     train = wells(4, 2)
     train["mask"][::2] = 0  # sound pipe to take texture from
     fit(tiny(), train, tmp_path / "default")
     for name in ("lean", "gain", "texture"):
         fit(tiny(augment={name: 0.5}), train, tmp_path / name)
-    monkeypatch.delattr(augment, "draw_intensities")
+    monkeypatch.delattr(augmentation, "draw_intensities")
     fit(tiny(augment={"lean": 0.0, "gain": 0.0, "texture": 0.0}), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default")
     assert len({digest(tmp_path / name) for name in ("off", "lean", "gain", "texture")}) == 4
 
 
-def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_them(tmp_path, monkeypatch):
+def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_them(
+    tmp_path, monkeypatch
+):
     train = wells(4, 2)
     train["mask"][::2] = 0  # sound pipe to put grooves in
     fit(tiny(), train, tmp_path / "default")
@@ -338,30 +432,53 @@ def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_the
     with_averages = {key: WITH_AVERAGES[key] for key in ("network", "depth_averages")}
     fit(tiny(**with_averages), train, tmp_path / "averages")
     fit(tiny(**with_averages, augment={"drop_averages": 0.5}), train, tmp_path / "dropped")
-    fit(tiny(network=WITH_AVERAGES["network"] | {"inputs": 2}, beside=True), train, tmp_path / "beside")
+    fit(
+        tiny(network=WITH_AVERAGES["network"] | {"inputs": 2}, beside=True),
+        train,
+        tmp_path / "beside",
+    )
     for name in ("draw_grooves", "drop_averages"):
-        monkeypatch.delattr(augment, name)
+        monkeypatch.delattr(augmentation, name)
     fit(tiny(augment={"grooves": 0.0, "drop_averages": 0.0}, ema=0.0), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default")
-    assert len({digest(tmp_path / name) for name in ("off", "grooves", "ema", "averages", "dropped", "beside")}) == 6
-    assert losses(tmp_path / "ema") == losses(tmp_path / "off")  # what is trained is not what is kept
+    assert (
+        len(
+            {
+                digest(tmp_path / name)
+                for name in ("off", "grooves", "ema", "averages", "dropped", "beside")
+            }
+        )
+        == 6
+    )
+    # what is trained is not what is kept
+    assert losses(tmp_path / "ema") == losses(tmp_path / "off")
 
 
 def test_the_average_of_weights_by_hand(tmp_path, monkeypatch):
-    """From the weights after every step of a training: the first as it is, then each step a quarter."""
+    """From the weights after every step of a training: the first as it is, then each step a
+    quarter.
+    """
     steps = []
 
     class Recording(torch.optim.AdamW):
         def step(self, *rest):
             super().step(*rest)
-            steps.append([weights.detach().numpy().copy() for group in self.param_groups for weights in group["params"]])
+            steps.append(
+                [
+                    weights.detach().numpy().copy()
+                    for group in self.param_groups
+                    for weights in group["params"]
+                ]
+            )
 
-    monkeypatch.setitem(training.OPTIMISERS, "adamw", Recording)
+    monkeypatch.setitem(loop.OPTIMISERS, "adamw", Recording)
     kept = fit(tiny(ema=0.75), wells(4, 2), tmp_path)
     average = steps[0]
     for after in steps[1:]:
         average = [0.75 * old + 0.25 * new for old, new in zip(average, after, strict=True)]
-    names = [name for name, _ in inference.networks.create(tiny().members[0].network).named_parameters()]
+    names = [
+        name for name, _ in prediction.networks.create(tiny().members[0].network).named_parameters()
+    ]
     assert len(steps) > 1 and len(names) == len(average)
     for name, wanted in zip(names, average, strict=True):
         np.testing.assert_allclose(kept[name], wanted, rtol=1e-4, atol=1e-6)
@@ -370,13 +487,18 @@ def test_the_average_of_weights_by_hand(tmp_path, monkeypatch):
 
 def test_batch_statistics_are_averaged_like_weights():
     network, state = torch.nn.BatchNorm2d(1), {}
-    average = training._average_of(network, 0.75, state)
+    average = loop._average_of(network, 0.75, state)
     for value in (4.0, 8.0, 0.0):
         network.running_mean.fill_(value)
         average.update_parameters(network)
     assert average.module.running_mean.item() == 3.75
-    assert training._average_of(network, 0.75, {"average": average.state_dict()}).module.running_mean.item() == 3.75
-    assert training._average_of(network, 0.0, state) is None
+    assert (
+        loop._average_of(
+            network, 0.75, {"average": average.state_dict()}
+        ).module.running_mean.item()
+        == 3.75
+    )
+    assert loop._average_of(network, 0.0, state) is None
 
 
 def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
@@ -387,7 +509,9 @@ def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
     scores = history(tmp_path / "with", "held_out_soft_iou")
     assert scores != history(tmp_path / "without", "held_out_soft_iou")
     network, scaling = loaded(chosen, tmp_path / "with")
-    p = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)[1][:, 0].astype(float)
+    p = loop.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)[1][
+        :, 0
+    ].astype(float)
     y = train["mask"][train["fold"] == 0]
     assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
 
@@ -396,9 +520,20 @@ def test_an_epoch_of_copies_holds_each_window_once_a_copy():
     train = wells(patches=5, groups=2)
     windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
     settings = Augment(depth_shift=False, copies=["none", "both_flips", "flip_depth"])
-    starts, symmetries = samples._epoch_windows(windows, settings, torch.Generator().manual_seed(0))
-    seen = sorted(zip(starts.tolist(), symmetries.flip_depth.tolist(), symmetries.flip_azimuth.tolist(), strict=True))
-    assert seen == sorted((start, *flips) for start in set(starts.tolist()) for flips in ((0, 0), (1, 1), (1, 0)))
+    starts, symmetries = wells_batches._epoch_windows(
+        windows, settings, torch.Generator().manual_seed(0)
+    )
+    seen = sorted(
+        zip(
+            starts.tolist(),
+            symmetries.flip_depth.tolist(),
+            symmetries.flip_azimuth.tolist(),
+            strict=True,
+        )
+    )
+    assert seen == sorted(
+        (start, *flips) for start in set(starts.tolist()) for flips in ((0, 0), (1, 1), (1, 0))
+    )
     assert len(seen) == 30
 
 
@@ -414,7 +549,9 @@ def test_an_epoch_sees_every_labelled_row_once_and_no_other(shift):
     labelled = windows.weight[:, 0] > 0
     assert labelled.sum() == 2 * 5 * 36
     assert (seen[labelled] == 1).all()
-    held_out = torch.from_numpy(np.isin(windows.canvas.source // 36, np.flatnonzero(train["fold"] == 1)))
+    held_out = torch.from_numpy(
+        np.isin(windows.canvas.source // 36, np.flatnonzero(train["fold"] == 1))
+    )
     assert not seen[held_out].any()
 
 
@@ -425,7 +562,9 @@ def test_loss_falls(tmp_path):
 
 def test_overfits_four_patches(tmp_path):
     train = wells(patches=4, groups=2)
-    chosen = tiny(batch_size=4, phase=[{"epochs": 150, "learning_rate": 0.02, "schedule": "constant"}])
+    chosen = tiny(
+        batch_size=4, phase=[{"epochs": 150, "learning_rate": 0.02, "schedule": "constant"}]
+    )
     fit(chosen, train, tmp_path, fold=1)
     assert losses(tmp_path)[-1] < 0.1
 
@@ -435,7 +574,9 @@ def test_the_papers_network_trains_and_predicts(tmp_path):
     chosen = tiny(network={"name": "cat_corroseg"}, phase=[{"epochs": 1}])
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
-    name, probability = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)
+    name, probability = loop.predict_held_out(
+        network, scaling, train, 0, chosen, chosen.members[0], CPU
+    )
     assert probability.shape == (4, 1, 36, 36) and probability.dtype == np.float16
     assert list(name) == [f"well_1_patch_{number}" for number in range(4)]
 
@@ -449,7 +590,8 @@ def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path, member, scal
     poisoned["image"][poisoned["fold"] == 1] *= 1e6
     poisoned["mask"][poisoned["fold"] == 1] ^= 1
     for train, name in ((clean, "clean"), (poisoned, "poisoned")):
-        if scaling == "per_well":  # as stage 00 does it; its last, common fit, which training makes anew, is left out
+        # as stage 00 does it; its last, common fit, which training makes anew, is left out
+        if scaling == "per_well":
             train["image"] = preparation.scale_wells(train)
         fit(tiny(height=72, **member), train, tmp_path / name, fold=1)
     assert digest(tmp_path / "clean") == digest(tmp_path / "poisoned")
@@ -462,12 +604,18 @@ def test_seed_and_fold_change_the_weights(tmp_path):
     assert len({digest(tmp_path / name) for name in "abc"}) == 3
 
 
-PHASES = [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 2, "learning_rate": 0.001, "loss": {"bce": 1.0}, "optimiser": "adam"}]
+PHASES = [
+    {"epochs": 2, "learning_rate": 0.01},
+    {"epochs": 2, "learning_rate": 0.001, "loss": {"bce": 1.0}, "optimiser": "adam"},
+]
 
 
 @pytest.mark.parametrize(
     ("killed_in_epoch", "member"),
-    [*((epoch, {}) for epoch in range(4)), *((epoch, member) for epoch in (1, 3) for member in (WITH_GROOVES, WITH_AVERAGES))],
+    [
+        *((epoch, {}) for epoch in range(4)),
+        *((epoch, member) for epoch in (1, 3) for member in (WITH_GROOVES, WITH_AVERAGES)),
+    ],
 )
 def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch, member):
     train, chosen = wells(4, 2), tiny(phase=PHASES, **member)
@@ -522,7 +670,9 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, capsys, place):
     network = torch.nn.Conv2d(1, 1, 3)
     checkpoint = tmp_path / "checkpoint.pt"
-    checkpoints.save({"network": network.state_dict(), "created_from": {"made": "here"}}, checkpoint)
+    checkpoints.save(
+        {"network": network.state_dict(), "created_from": {"made": "here"}}, checkpoint
+    )
     assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU)
     content = bytearray(checkpoint.read_bytes())
     content[int(place * len(content))] ^= 4
@@ -535,14 +685,35 @@ def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
     """Two phases of an encoder's life, looked at after each."""
     train = wells(4, 2)
     network = {"name": "cat_corroseg", "encoder": "resnet18"}
-    frozen = [["encoder"], ["encoder.features.conv1", "encoder.features.bn1", "encoder.features.layer1"], []]
-    phases = [{"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0, "frozen": names} for names in frozen]
-    weights = [fit(tiny(network=network, phase=phases[:count]), train, tmp_path / str(count)) for count in (1, 2, 3)]
-    torch.manual_seed(training.Fit(tiny(network=network), Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU).seed_of(-1))
-    start = {name: tensor.numpy() for name, tensor in inference.networks.create(network).state_dict().items()}
+    frozen = [
+        ["encoder"],
+        ["encoder.features.conv1", "encoder.features.bn1", "encoder.features.layer1"],
+        [],
+    ]
+    phases = [
+        {"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0, "frozen": names}
+        for names in frozen
+    ]
+    weights = [
+        fit(tiny(network=network, phase=phases[:count]), train, tmp_path / str(count))
+        for count in (1, 2, 3)
+    ]
+    torch.manual_seed(
+        loop.Fit(
+            tiny(network=network), Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU
+        ).seed_of(-1)
+    )
+    start = {
+        name: tensor.numpy()
+        for name, tensor in prediction.networks.create(network).state_dict().items()
+    }
 
     def moved(before, after, part):
-        return [not np.array_equal(before[name], after[name]) for name in before if name.startswith(part)]
+        return [
+            not np.array_equal(before[name], after[name])
+            for name in before
+            if name.startswith(part)
+        ]
 
     assert not any(moved(start, weights[0], "encoder.")) and any(moved(start, weights[0], "steps."))
     assert not any(moved(weights[0], weights[1], "encoder.features.layer1."))
@@ -551,17 +722,22 @@ def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
 
 
 def test_a_frozen_part_that_is_not_there_is_refused():
-    network = inference.networks.create({"name": "ring_unet", "channels": [4, 8]})
-    with pytest.raises(training.UserError, match="encoder"):
-        training.freeze(network, ["encodr"])
-    with pytest.raises(training.UserError, match="nothing"):
-        training.freeze(network, ["encoder", "decoder", "up", "head"])
+    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8]})
+    with pytest.raises(loop.UserError, match="encoder"):
+        loop.freeze(network, ["encodr"])
+    with pytest.raises(loop.UserError, match="nothing"):
+        loop.freeze(network, ["encoder", "decoder", "up", "head"])
 
 
 def test_training_stops_when_the_held_out_soft_iou_has_not_risen_for_its_patience(tmp_path):
     train = wells(4, 2)
-    train["mask"][train["fold"] != 0] ^= 1  # the more it learns of this, the worse it does on the held-out well
-    chosen = tiny(selection="best_on_held_out", patience=2, phase=[{"epochs": 40, "learning_rate": 0.01, "schedule": "constant"}])
+    # the more it learns of this, the worse it does on the held-out well
+    train["mask"][train["fold"] != 0] ^= 1
+    chosen = tiny(
+        selection="best_on_held_out",
+        patience=2,
+        phase=[{"epochs": 40, "learning_rate": 0.01, "schedule": "constant"}],
+    )
     fit(chosen, train, tmp_path)
     scores = history(tmp_path, "held_out_soft_iou")
     assert len(scores) < 40
@@ -570,17 +746,24 @@ def test_training_stops_when_the_held_out_soft_iou_has_not_risen_for_its_patienc
 
 def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     train = wells(6, 2)
-    chosen = tiny(selection="best_on_held_out", phase=[{"epochs": 6, "learning_rate": 0.1, "schedule": "constant"}])
+    chosen = tiny(
+        selection="best_on_held_out",
+        phase=[{"epochs": 6, "learning_rate": 0.1, "schedule": "constant"}],
+    )
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
-    name, probability = training.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)
+    name, probability = loop.predict_held_out(
+        network, scaling, train, 0, chosen, chosen.members[0], CPU
+    )
     truth = {n: m for n, m in zip(train["name"], train["mask"], strict=True)}
     p, y = probability[:, 0].astype(float), np.stack([truth[n] for n in name])
     scores = history(tmp_path, "held_out_soft_iou")
     assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
     assert len(set(scores)) > 1
     iou = [(a & b).sum() / (a | b).sum() for a, b in zip(p > 0.5, y == 1, strict=True)]
-    assert np.mean(iou) == pytest.approx(history(tmp_path, "held_out_score")[int(np.argmax(scores))], abs=1e-5)
+    assert np.mean(iou) == pytest.approx(
+        history(tmp_path, "held_out_score")[int(np.argmax(scores))], abs=1e-5
+    )
 
 
 def test_watching_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
@@ -598,34 +781,46 @@ def test_watching_the_held_out_fold_records_scores_and_decides_nothing(tmp_path)
 def loaded(chosen: recipe.Recipe, folder):
     arrays = artifacts.read_weights(only(folder, "weights.safetensors"))
     scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
-    network = inference.networks.create(chosen.members[0].network)
+    network = prediction.networks.create(chosen.members[0].network)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return network.eval(), scaling
 
 
 def network_with_random_statistics(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    network = inference.networks.create({"name": "ring_unet", "channels": [4, 8]})
+    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8]})
     network(torch.randn(8, 1, 36, 36))  # gives batch norm something to remember
     return network.eval()
 
 
 def predict(train, settings: dict | None = None, **member: object) -> np.ndarray:
     chosen = tiny(**member)
-    return inference.predict(network_with_random_statistics(), train, chosen.members[0], recipe.Inference(**(settings or {})), CPU)
+    return prediction.predict(
+        network_with_random_statistics(),
+        train,
+        chosen.members[0],
+        recipe.Inference(**(settings or {})),
+        CPU,
+    )
 
 
 def test_prediction_does_not_depend_on_the_batch_size():
     train = wells(7, 2)
-    one, many = (predict(train, batch_size=size, height=72, margin=16).astype(np.float32) for size in (1, 64))
+    one, many = (
+        predict(train, batch_size=size, height=72, margin=16).astype(np.float32) for size in (1, 64)
+    )
     np.testing.assert_allclose(one, many, atol=1e-3)
 
 
 def test_prediction_does_not_depend_on_the_order_of_patches():
     train = wells(7, 2)
     order = np.random.default_rng(1).permutation(14)
-    shuffled = predict(inference.rows_of(train, order), height=72, margin=16)
-    np.testing.assert_allclose(shuffled.astype(np.float32), predict(train, height=72, margin=16)[order].astype(np.float32), atol=1e-3)
+    shuffled = predict(prediction.rows_of(train, order), height=72, margin=16)
+    np.testing.assert_allclose(
+        shuffled.astype(np.float32),
+        predict(train, height=72, margin=16)[order].astype(np.float32),
+        atol=1e-3,
+    )
 
 
 def test_without_context_each_patch_is_predicted_by_itself():
@@ -633,7 +828,9 @@ def test_without_context_each_patch_is_predicted_by_itself():
     network = network_with_random_statistics()
     with torch.no_grad():
         expected = torch.sigmoid(network(torch.from_numpy(train["image"])[:, None])).numpy()
-    np.testing.assert_allclose(predict(train, {"flips": False}).astype(np.float32), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        predict(train, {"flips": False}).astype(np.float32), expected, atol=1e-3
+    )
 
 
 def test_a_window_lets_the_network_see_the_pipe_above_and_below():
@@ -642,40 +839,54 @@ def test_a_window_lets_the_network_see_the_pipe_above_and_below():
     strip = train["image"].reshape(1, 1, 108, 36)
     padded = np.pad(strip, ((0, 0), (0, 0), (36, 36), (0, 0)), mode="edge")
     with torch.no_grad():
-        expected = torch.sigmoid(network(torch.from_numpy(padded[:, :, 36 : 36 + 108]))).numpy().reshape(3, 36, 36)[1]
+        expected = (
+            torch.sigmoid(network(torch.from_numpy(padded[:, :, 36 : 36 + 108])))
+            .numpy()
+            .reshape(3, 36, 36)[1]
+        )
     got = predict(train, {"flips": False}, height=108, margin=36)[1, 0].astype(np.float32)
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("dropped", [0.0, 0.4])
-def test_averages_reach_the_network_and_are_left_out_of_half_of_the_views_if_they_were_dropped_in_training(dropped):
+def test_averages_reach_the_network_and_are_left_out_of_half_of_the_views_if_they_were_dropped_in_training(
+    dropped,
+):
     train = wells(3, 1)
     torch.manual_seed(0)
-    network = inference.networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
+    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
     network(torch.randn(8, 3, 36, 36))
-    strip = pipe.strips(train["group"], train["depth"], train["phase"])
-    x = torch.from_numpy(np.stack([train["image"], *(averaged(train["image"], strip, rows) for rows in (37, 109))], axis=1))
+    strip = geometry.strips(train["group"], train["depth"], train["phase"])
+    x = torch.from_numpy(
+        np.stack(
+            [train["image"], *(averaged(train["image"], strip, rows) for rows in (37, 109))], axis=1
+        )
+    )
     blind = x.clone()
     blind[:, 1:] = 0
     with torch.no_grad():
         seen, unseen = (torch.sigmoid(network.eval()(view)).numpy() for view in (x, blind))
     chosen = tiny(**WITH_AVERAGES | {"augment": {"drop_averages": dropped}}).members[0]
-    got = inference.predict(network, train, chosen, recipe.Inference(flips=False), CPU).astype(np.float32)
+    got = prediction.predict(network, train, chosen, recipe.Inference(flips=False), CPU).astype(
+        np.float32
+    )
     np.testing.assert_allclose(got, (seen + unseen) / 2 if dropped else seen, atol=1e-3)
     assert np.abs(seen - unseen).max() > 0.01
 
 
 def test_batch_statistics_of_a_well_are_those_of_what_was_trained_on():
-    """The first batch norm's mean, from the first convolution of the images with averages and without."""
+    """The first batch norm's mean, from the first convolution of the images with averages and
+    without.
+    """
     train = wells(3, 1)
     chosen = tiny(**WITH_AVERAGES).members[0]
-    network = inference.networks.create(chosen.network)
+    network = prediction.networks.create(chosen.network)
     windows = Windows.of(train, 36, CPU, averages=chosen.depth_averages)
     x = windows.inputs(torch.from_numpy(windows.canvas.windows(36, 0)))
     blind = torch.cat([x[:, :1], 0 * x[:, 1:]], dim=1)
     with torch.no_grad():
         expected = network.encoder[0][0](torch.cat([x, blind])).mean((0, 2, 3))
-    got = inference.adapted(network, train, chosen, CPU).encoder[0][1].running_mean
+    got = prediction.adapted(network, train, chosen, CPU).encoder[0][1].running_mean
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -684,52 +895,75 @@ def test_views_are_turned_back_before_they_are_averaged():
     network = network_with_random_statistics()
     x = torch.from_numpy(train["image"])[:, None]
     with torch.no_grad():
-        views = [torch.sigmoid(network(x.roll(r, 3).flip(f))).flip(f).roll(-r, 3) for f in ([], [2], [3], [2, 3]) for r in (0, 5)]
+        views = [
+            torch.sigmoid(network(x.roll(r, 3).flip(f))).flip(f).roll(-r, 3)
+            for f in ([], [2], [3], [2, 3])
+            for r in (0, 5)
+        ]
     expected = torch.stack(views).mean(0).numpy()
-    np.testing.assert_allclose(predict(train, {"flips": True, "rolls": [0, 5]}).astype(np.float32), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        predict(train, {"flips": True, "rolls": [0, 5]}).astype(np.float32), expected, atol=1e-3
+    )
 
 
 def test_an_adapted_prediction_does_not_depend_on_a_wells_gain_and_offset():
-    """Batch norm with the well's own statistics takes both away behind the first convolution, which has no bias."""
+    """Batch norm with the well's own statistics takes both away behind the first convolution,
+    which has no bias.
+    """
     train = wells(5, 2)
-    other = train | {"image": np.where(train["group"][:, None, None] == 2, 3 * train["image"] + 2, train["image"])}
+    other = train | {
+        "image": np.where(
+            train["group"][:, None, None] == 2, 3 * train["image"] + 2, train["image"]
+        )
+    }
     for adapt in (1.0, 0.0):
-        plain, changed = (predict(split, {"adapt": adapt}, height=72, margin=16).astype(np.float32) for split in (train, other))
+        plain, changed = (
+            predict(split, {"adapt": adapt}, height=72, margin=16).astype(np.float32)
+            for split in (train, other)
+        )
         np.testing.assert_allclose(plain[:5], changed[:5], atol=1e-3)  # the other well has no say
         assert np.allclose(plain[5:], changed[5:], atol=2e-3) == (adapt == 1)
 
 
 def test_adapted_and_plain_predictions_are_averaged_by_their_weight_and_the_network_stays_as_it_is():
     train = wells(5, 2)
-    plain, half, full = (predict(train, {"adapt": adapt}).astype(np.float32) for adapt in (0.0, 0.25, 1.0))
+    plain, half, full = (
+        predict(train, {"adapt": adapt}).astype(np.float32) for adapt in (0.0, 0.25, 1.0)
+    )
     np.testing.assert_allclose(half, 0.75 * plain + 0.25 * full, atol=1e-3)
     assert np.abs(plain - full).max() > 0.01
     network = network_with_random_statistics()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    inference.predict(network, train, tiny().members[0], recipe.Inference(adapt=1.0), CPU)
+    prediction.predict(network, train, tiny().members[0], recipe.Inference(adapt=1.0), CPU)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_twins_are_averaged_on_request():
     train = wells(4, 1)
-    train["depth"], train["phase"] = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 0, 1], np.int32)
-    plain, averaged = (predict(train, {"average_twins": flag}).astype(np.float32) for flag in (False, True))
+    train["depth"], train["phase"] = (
+        np.array([0, 0, 1, 1], np.int32),
+        np.array([0, 1, 0, 1], np.int32),
+    )
+    plain, averaged = (
+        predict(train, {"average_twins": flag}).astype(np.float32) for flag in (False, True)
+    )
     expected = plain[0] / 2 + (plain[1] + np.roll(plain[1], 1, -1)) / 4
     np.testing.assert_allclose(averaged[0], expected, atol=2e-3)
 
 
 def test_cuda_is_never_replaced_silently(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert inference.choose_device("auto").type == "cpu"
-    with pytest.raises(inference.UserError, match="no CUDA device"):
-        inference.choose_device("cuda")
+    assert prediction.choose_device("auto").type == "cpu"
+    with pytest.raises(prediction.UserError, match="no CUDA device"):
+        prediction.choose_device("cuda")
 
 
 @pytest.mark.parametrize(
     "member",
     [
         {"height": 37},
-        {"network": {"name": "ring_unet", "channels": [4, 8, 8, 8]}, "height": 72},  # 36 columns are no multiple of 8
+        # 36 columns are no multiple of 8
+        {"network": {"name": "ring_unet", "channels": [4, 8, 8, 8]}, "height": 72},
         {"network": {"name": "ring_unet", "channels": []}},
         {"network": {"name": "ring_unet", "channels": [0, 4]}},
         {"network": {"name": "baseline_cnn"}, "height": 72},
@@ -737,9 +971,11 @@ def test_cuda_is_never_replaced_silently(monkeypatch):
 )
 def test_networks_that_cannot_work_are_refused_in_one_line_before_training(member, tmp_path):
     paths, chosen = Paths(tmp_path, tmp_path), tiny(**member)
-    artifacts.write_arrays(paths.prepared(chosen), {"train/image": np.zeros((1, 36, 36), np.float32)}, {})
-    with pytest.raises(training.UserError, match="network") as caught:
-        training.check(chosen, paths)
+    artifacts.write_arrays(
+        paths.prepared(chosen), {"train/image": np.zeros((1, 36, 36), np.float32)}, {}
+    )
+    with pytest.raises(loop.UserError, match="network") as caught:
+        loop.check(chosen, paths)
     assert len(str(caught.value)) < 400
 
 
@@ -747,7 +983,7 @@ def test_pixels_are_valid_where_the_prepared_file_does_not_say(tmp_path):
     paths, chosen, train = Paths(tmp_path, tmp_path), tiny(), wells(2, 1)
     del train["valid"]
     artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
-    assert inference.read_split(paths, chosen, "train", "mask")["valid"].all()
+    assert prediction.read_split(paths, chosen, "train", "mask")["valid"].all()
 
 
 def test_a_history_whose_first_epochs_tell_less_is_written_whole(tmp_path):
@@ -755,11 +991,16 @@ def test_a_history_whose_first_epochs_tell_less_is_written_whole(tmp_path):
     chosen = tiny()
     task, paths = chosen.tasks()[0], Paths(tmp_path, tmp_path)
     old, new = {"epoch": 1, "loss": "0.5"}, {"epoch": 2, "loss": "0.4", "device": "a CPU"}
-    training.Fit(chosen, task, paths, {}, CPU).write_history([old, new])
+    loop.Fit(chosen, task, paths, {}, CPU).write_history([old, new])
     with paths.history(chosen, task).open() as file:
-        assert list(csv.DictReader(file)) == [{"epoch": "1", "loss": "0.5", "device": ""}, {"epoch": "2", "loss": "0.4", "device": "a CPU"}]
+        assert list(csv.DictReader(file)) == [
+            {"epoch": "1", "loss": "0.5", "device": ""},
+            {"epoch": "2", "loss": "0.4", "device": "a CPU"},
+        ]
 
 
 def test_an_epoch_tells_on_what_it_was_trained(tmp_path):
     fit(tiny(), wells(8, 2), tmp_path)
-    assert all("threads" in line["device"] for line in csv.DictReader(only(tmp_path, "history.csv").open()))
+    assert all(
+        "threads" in line["device"] for line in csv.DictReader(only(tmp_path, "history.csv").open())
+    )

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ["00_prepare_data.py", "01_train_folds.py", "02_predict.py", "03_ensemble.py", "04_postprocess.py"]
+STAGES = [
+    "00_prepare_data.py",
+    "01_train_folds.py",
+    "02_predict.py",
+    "03_ensemble.py",
+    "04_postprocess.py",
+]
 RECIPE = """
 competition = "demo"
 [generate]
@@ -40,25 +46,41 @@ class Workplace:
             self.recipe.write_text(recipe)
 
     def command(self, stage: str, *more: str) -> list[str]:
-        folders = ["--data-dir", str(self.folder / "data"), "--submissions-dir", str(self.folder / "submissions")]
+        folders = [
+            "--data-dir",
+            str(self.folder / "data"),
+            "--submissions-dir",
+            str(self.folder / "submissions"),
+        ]
         return [str(ROOT / stage), str(self.recipe), *folders, "--device", "cpu", *more]
 
     def start(self, stage: str, *more: str) -> subprocess.Popen:
-        """The stage in a process of its own, which leads a group with its workers, two tasks at a time."""
+        """The stage in a process of its own, which leads a group with its workers, two tasks at
+        a time.
+        """
         command = [sys.executable, *self.command(stage, "--jobs", "2", *more)]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
+        return subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+        )
 
     def start_all(self, said: Path) -> subprocess.Popen:
         """All five stages one after the other in one process, which loads torch once."""
-        code = "import runpy, sys\nfor command in eval(sys.argv[1]):\n sys.argv = command\n runpy.run_path(command[0], run_name='__main__')"
+        code = (
+            "import runpy, sys\nfor command in eval(sys.argv[1]):\n sys.argv = command\n "
+            "runpy.run_path(command[0], run_name='__main__')"
+        )
         commands = [self.command(stage, "--jobs", "1") for stage in STAGES]
         with open(said, "w") as file:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
             command = [sys.executable, "-c", code, repr(commands)]
-            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
+            return subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            )
 
     def call(self, stage: str, *more: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of the stage, run inside this process to save the time that torch takes to load."""
+        """Exit code, stdout and stderr of the stage, run inside this process to save the time
+        that torch takes to load.
+        """
         out, err = io.StringIO(), io.StringIO()
         script, *arguments = self.command(stage, "--jobs", "1", *more)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -84,12 +106,18 @@ class Workplace:
 
     def files(self, pattern: str) -> dict[str, bytes]:
         """What the stages made: all files but the logs, which tell of every run."""
-        found = [path for path in sorted(self.folder.glob(pattern)) if path.is_file() and path.name != "log.txt"]
+        found = [
+            path
+            for path in sorted(self.folder.glob(pattern))
+            if path.is_file() and path.name != "log.txt"
+        ]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
 
 def without_times(name: str, content: bytes) -> bytes:
-    """A file but for how long training took: histories tell it, the page does, and the scores hold the page's checksum and their own."""
+    """A file but for how long training took: histories tell it, the page does, and the scores
+    hold the page's checksum and their own.
+    """
     if name.endswith("history.csv"):
         rows = [line.split(b",") for line in content.splitlines()]
         place = rows[0].index(b"seconds")

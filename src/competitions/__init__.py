@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError, did_you_mean
-from src.masks import PackedMasks
+from src.competitions.formats.masks import PackedMasks
+from src.competitions.formats.rle import Order
 from src.recipe import Data, Generate
-from src.rle import Order
+from src.terminal.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """The organisers' patches in natural order of their names, values untouched, read a few at a time: a set may be larger than memory."""
+    """The organisers' patches in natural order of their names, values untouched, read a few at a
+    time: a set may be larger than memory.
+    """
 
     name: np.ndarray  # (N,) str
     read: Callable[[np.ndarray], np.ndarray]  # those in some rows (n,), (n, H, W) float32
@@ -39,9 +41,10 @@ class Raw:
 class Competition:
     """What the pipeline asks of a competition.
 
-    `source` says where the raw files come from; `files` lists those that `read` will read; `score` gives (N,) scores of masks against
-    truth; `write_masks` and `read_masks` are the organisers' own mask layout; `generate` makes raw files and the test set's truth where
-    there are none to download.
+    `source` says where the raw files come from; `files` lists those that `read` will read; `score`
+    gives (N,) scores of masks against truth; `write_masks` and `read_masks` are the organisers' own
+    mask layout; `generate` makes raw files and the test set's truth where there are none to
+    download.
     """
 
     name: str
@@ -58,19 +61,26 @@ class Competition:
 
 @dataclass(frozen=True)
 class PhotoSplit:
-    """Photographs in natural order of their names, read one at a time: a set may be larger than memory."""
+    """Photographs in natural order of their names, read one at a time: a set may be larger than
+    memory.
+    """
 
     name: np.ndarray  # (N,) str
     size: np.ndarray  # (N, 2) int32, rows and columns
     read_image: Callable[[int], np.ndarray]  # the i-th, (H, W, C) of `Photographs.dtype`
-    read_mask: Callable[[int], np.ndarray] | None = None  # the i-th, (K, H, W) uint8 of 0 and 1; classes may overlap
-    group: np.ndarray | None = None  # (N,) int32, never split across folds; None: near-duplicates are looked for (src.duplicates)
-    frame: np.ndarray | None = None  # (N,) int32, where photographs are frames of one video: their position along it
+    # the i-th, (K, H, W) uint8 of 0 and 1; classes may overlap
+    read_mask: Callable[[int], np.ndarray] | None = None
+    # (N,) int32, never split across folds; None: near-duplicates are looked for (src.duplicates)
+    group: np.ndarray | None = None
+    # (N,) int32, where photographs are frames of one video: their position along it
+    frame: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """What the organisers handed out: `classes` names the K kinds of defects, `dtype` is uint8, uint16 or float32."""
+    """What the organisers handed out: `classes` names the K kinds of defects, `dtype` is uint8,
+    uint16 or float32.
+    """
 
     train: PhotoSplit
     test: PhotoSplit
@@ -84,9 +94,10 @@ class Photographs:
 class PhotoCompetition:
     """What the pipeline asks of a competition of photographs.
 
-    `source` says where the raw files come from; `files` lists those that `read` will read. `write_submission(path, folder, names, codes)`
-    writes the organisers' file: from the raw folder, the names of the test photographs and, for each, its K run-length codes
-    (column-major, 1-based; "" where nothing was found).
+    `source` says where the raw files come from; `files` lists those that `read` will read.
+    `write_submission(path, folder, names, codes)` writes the organisers' file: from the raw folder,
+    the names of the test photographs and, for each, its K run-length codes (column-major, 1-based;
+    "" where nothing was found).
     """
 
     name: str
@@ -103,8 +114,13 @@ def get(name: str) -> Competition | PhotoCompetition:
     Raises:
         UserError: there is none.
     """
-    modules = {module.name: import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)}
-    known = {key: module.COMPETITION for key, module in modules.items() if hasattr(module, "COMPETITION")}
+    modules = {
+        module.name: import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    }
+    known = {
+        key: module.COMPETITION for key, module in modules.items() if hasattr(module, "COMPETITION")
+    }
     if name not in known:
         raise UserError(f"no competition '{name}' in src/competitions: {did_you_mean(name, known)}")
     return known[name]

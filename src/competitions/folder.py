@@ -1,12 +1,15 @@
 """Anyone's own images, in a folder of data/raw that the recipe names (`data.folder`).
 
-train/images/     PNG, JPEG, TIFF or NPY; sizes may differ (`src.competitions.image_files`)
-train/masks/      a PNG for every image under the same name: 0 = no defect, 1..K = class; or 0 and 255 only, which is one class
-train/masks.csv   instead of masks/: run-length codes, column-major and 1-based, as Kaggle writes them, in the columns
-                  ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels or ImageId,EncodedPixels (one class); an empty
-                  code, or no row, means no defect
+train/images/     PNG, JPEG, TIFF or NPY; sizes may differ (`src.competitions.formats.image_files`)
+train/masks/      a PNG for every image under the same name: 0 = no defect, 1..K = class; or 0 and
+255 only, which is one class
+train/masks.csv   instead of masks/: run-length codes, column-major and 1-based, as Kaggle writes
+them, in the columns
+                  ImageId,ClassId,EncodedPixels or ImageId_ClassId,EncodedPixels or
+                  ImageId,EncodedPixels (one class); an empty code, or no row, means no defect
 test/images/      what the submission is for
-groups.csv        optional, name,group: training images that show the same thing, which folds must not part
+groups.csv        optional, name,group: training images that show the same thing, which folds must
+not part
 """
 
 import csv
@@ -17,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src import rle
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
-from src.competitions.image_files import ENDINGS, Header, decode, decode_labels, header
-from src.competitions.image_pairs import has_ending, listed, matched, visible
-from src.errors import UserError
+from src.competitions.formats import rle
+from src.competitions.formats.image_files import ENDINGS, Header, decode, decode_labels, header
+from src.competitions.formats.image_pairs import has_ending, listed, matched, visible
 from src.recipe import Data
+from src.terminal.errors import UserError
 
 MOST_CLASSES = 64  # larger labels are grey values of a picture rather than numbers of classes
 LARGEST_CSV = 1 << 27  # bytes
@@ -40,17 +43,24 @@ def files(folder: Path, data: Data) -> list[Path]:
     images = [path for part in ("train", "test") for path in _images(folder / part / "images")]
     masks = _masks_at(folder)
     groups = folder / "groups.csv"
-    return [*images, *([masks] if masks.is_file() else listed(masks, (".png",))), *([groups] if groups.is_file() else [])]
+    return [
+        *images,
+        *([masks] if masks.is_file() else listed(masks, (".png",))),
+        *([groups] if groups.is_file() else []),
+    ]
 
 
 def read(folder: Path, data: Data) -> Photographs:
-    """The images of a folder and the masks of its training images; images are decoded when they are asked for.
+    """The images of a folder and the masks of its training images; images are decoded when they are
+    asked for.
 
-    Integers are kept: uint8, or uint16 if any image has 16 bit (others times 257). If any image is of floating point all are float32,
-    integers as 0..1. All have one channel if every image has, and three otherwise.
+    Integers are kept: uint8, or uint16 if any image has 16 bit (others times 257). If any image is
+    of floating point all are float32, integers as 0..1. All have one channel if every image has,
+    and three otherwise.
 
     Raises:
-        UserError: the recipe names no folder; a file is missing, damaged, too large, of another size than its image, or belongs to none.
+        UserError: the recipe names no folder; a file is missing, damaged, too large, of another
+            size than its image, or belongs to none.
     """
     _check_folder(folder, data)
     paths = {part: _images(folder / part / "images") for part in ("train", "test")}
@@ -64,33 +74,62 @@ def read(folder: Path, data: Data) -> Photographs:
     classes, read_mask = read_coded_or_drawn(at, paths["train"], splits["train"].size)
     groups = folder / "groups.csv"
     group = _read_groups(groups, paths["train"]) if groups.is_file() else None
-    train = PhotoSplit(splits["train"].name, splits["train"].size, splits["train"].read_image, read_mask, group)
-    return Photographs(train, splits["test"], [str(k + 1) for k in range(classes)], channels, dtype, _notes(folder, at))
+    train = PhotoSplit(
+        splits["train"].name, splits["train"].size, splits["train"].read_image, read_mask, group
+    )
+    return Photographs(
+        train,
+        splits["test"],
+        [str(k + 1) for k in range(classes)],
+        channels,
+        dtype,
+        _notes(folder, at),
+    )
 
 
-def write_submission(path: Path, folder: Path, names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
-    """Write `ImageId,ClassId,EncodedPixels`, a row for each of the K classes of each test image, and read it back.
+def write_submission(
+    path: Path, folder: Path, names: Sequence[str], codes: Sequence[Sequence[str]]
+) -> None:
+    """Write `ImageId,ClassId,EncodedPixels`, a row for each of the K classes of each test image,
+    and read it back.
 
     Args:
         names: (N,) every file name in test/images, once.
         codes: (N, K) run-length codes, "" where nothing was found.
 
     Raises:
-        UserError: the names are not those of test/images, or the file does not read back as it was meant.
+        UserError: the names are not those of test/images, or the file does not read back as it was
+            meant.
     """
     write_codes(path, _images(folder / "test" / "images"), names, codes)
 
 
-def write_codes(path: Path, images: list[Path], names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
+def write_codes(
+    path: Path, images: list[Path], names: Sequence[str], codes: Sequence[Sequence[str]]
+) -> None:
     """As `write_submission`, for the test images at these paths."""
     expected = {image.name for image in images}
-    if len(names) != len(expected) or set(names) != expected or len({len(own) for own in codes}) != 1:
-        raise UserError(f"{path}: not every one of the {len(expected)} test images is predicted once; nothing was written")
-    rows = [[name, str(k + 1), code] for name, own in zip(names, codes, strict=True) for k, code in enumerate(own)]
+    if (
+        len(names) != len(expected)
+        or set(names) != expected
+        or len({len(own) for own in codes}) != 1
+    ):
+        raise UserError(
+            f"{path}: not every one of the {len(expected)} test images is predicted "
+            "once; nothing was written"
+        )
+    rows = [
+        [name, str(k + 1), code]
+        for name, own in zip(names, codes, strict=True)
+        for k, code in enumerate(own)
+    ]
     with open(path, "w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, lineterminator="\n").writerows([BY_CLASS, *rows])
     if read_csv(path, [BY_CLASS]) != (BY_CLASS, rows):
-        raise UserError(f"{path}: the submission does not read back as it was written: see whether the disk is full")
+        raise UserError(
+            f"{path}: the submission does not read back as it was written: see "
+            "whether the disk is full"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +146,9 @@ class ReadImage:
             pixels = pixels * np.uint16(257)  # 255 becomes 65535
         elif pixels.dtype != self.dtype:
             pixels = pixels / np.float32(np.iinfo(pixels.dtype).max)
-        return pixels if pixels.shape[2] == self.channels else np.repeat(pixels, self.channels, axis=2)
+        return (
+            pixels if pixels.shape[2] == self.channels else np.repeat(pixels, self.channels, axis=2)
+        )
 
 
 @dataclass(frozen=True)
@@ -136,21 +177,31 @@ class ReadCodedMask:
             return rle.decode(self.codes[index], *self.sizes[index].tolist(), order="column")
         except ValueError as error:
             place = f"{self.path}: {self.names[index]}"
-            raise UserError(f"{place}: {error}: write runs as 'start length', counted from 1 down the columns") from None
+            raise UserError(
+                f"{place}: {error}: write runs as 'start length', counted from 1 down the columns"
+            ) from None
 
 
 def _check_folder(folder: Path, data: Data) -> None:
     if data.folder is None:
-        raise UserError('the recipe does not say where the images are: add folder = "my_images" under [data], for data/raw/my_images/')
+        raise UserError(
+            'the recipe does not say where the images are: add folder = "my_images" '
+            "under [data], for data/raw/my_images/"
+        )
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing: put train/images/, train/masks/ and test/images/ there, or mend data.folder in the recipe")
+        raise UserError(
+            f"{folder} is missing: put train/images/, train/masks/ and test/images/ "
+            "there, or mend data.folder in the recipe"
+        )
 
 
 def _images(folder: Path) -> list[Path]:
     """The images of a folder in natural order of their names."""
     found = listed(folder, ENDINGS)
     if not found:
-        raise UserError(f"{folder} holds no images: put files there that end in {', '.join(ENDINGS)}")
+        raise UserError(
+            f"{folder} holds no images: put files there that end in {', '.join(ENDINGS)}"
+        )
     return found
 
 
@@ -161,7 +212,12 @@ def _notes(folder: Path, masks: Path) -> list[str]:
     for place, endings in [*places, *([] if masks.is_file() else [(masks, (".png",))])]:
         others = [path for path in visible(place) if not has_ending(path, endings)]
         if others:
-            kinds = sorted({"folders" if path.is_dir() else path.suffix.lower() or "no ending" for path in others})
+            kinds = sorted(
+                {
+                    "folders" if path.is_dir() else path.suffix.lower() or "no ending"
+                    for path in others
+                }
+            )
             notes.append(f"{place}: {len(others)} other files ignored ({', '.join(kinds)})")
     return notes
 
@@ -181,19 +237,31 @@ def _masks_at(folder: Path) -> Path:
     """The folder or the table with the masks."""
     drawn, coded = folder / "train" / "masks", folder / "train" / "masks.csv"
     if drawn.is_dir() == coded.is_file():
-        problem = "holds both masks/ and masks.csv: keep the one that counts" if drawn.is_dir() else "holds neither masks/ nor masks.csv"
-        raise UserError(f"{drawn.parent} {problem}" + ("" if drawn.is_dir() else ": put a PNG for every image into masks/"))
+        problem = (
+            "holds both masks/ and masks.csv: keep the one that counts"
+            if drawn.is_dir()
+            else "holds neither masks/ nor masks.csv"
+        )
+        raise UserError(
+            f"{drawn.parent} {problem}"
+            + ("" if drawn.is_dir() else ": put a PNG for every image into masks/")
+        )
     return drawn if drawn.is_dir() else coded
 
 
 def _drawn_masks(folder: Path, images: list[Path], sizes: np.ndarray) -> tuple[int, ReadDrawnMask]:
-    """The number of classes and the reader of label maps; every one is decoded once, to see which labels there are."""
+    """The number of classes and the reader of label maps; every one is decoded once, to see
+    which labels there are.
+    """
     masks = matched(images, folder, (".png",))
     first: dict[int, Path] = {}  # the first file with each label
     for mask, image, size in zip(masks, images, sizes.tolist(), strict=True):
         drawn = decode_labels(mask)
         if list(drawn.shape) != size:
-            raise UserError(f"{mask} is {drawn.shape[0]} x {drawn.shape[1]}, but {image} {size[0]} x {size[1]} (rows x columns): mend one")
+            raise UserError(
+                f"{mask} is {drawn.shape[0]} x {drawn.shape[1]}, but {image} "
+                f"{size[0]} x {size[1]} (rows x columns): mend one"
+            )
         for label in np.flatnonzero(np.bincount(drawn.ravel())).tolist():
             first.setdefault(label, mask)
     labels = _class_labels(first, folder)
@@ -204,11 +272,17 @@ def _class_labels(first: dict[int, Path], folder: Path) -> list[int]:
     """The label of each class: 1..K, or 255 alone where no other is seen."""
     largest = max(first)
     if largest == 0:
-        raise UserError(f"{folder}: no mask shows any defect, so there is nothing to learn: check how the masks were saved")
+        raise UserError(
+            f"{folder}: no mask shows any defect, so there is nothing to learn: check "
+            "how the masks were saved"
+        )
     if first.keys() <= {0, 255}:
         return [255]
     if largest > MOST_CLASSES:
-        advice = f"draw classes as 1 to at most {MOST_CLASSES}, or a single class as 0 and 255 only in every mask"
+        advice = (
+            f"draw classes as 1 to at most {MOST_CLASSES}, or a single class as 0 and 255 "
+            "only in every mask"
+        )
         raise UserError(f"{first[largest]} holds the label {largest}: {advice}")
     return list(range(1, largest + 1))
 
@@ -219,18 +293,36 @@ def _coded_masks(path: Path, images: list[Path], sizes: np.ndarray) -> tuple[int
     index_of = _index_of(images)
     codes: dict[tuple[int, int], str] = {}
     for row in rows:
-        name, number = (row[0].rpartition("_")[::2]) if columns == JOINED else (row[0], row[1] if columns == BY_CLASS else "1")
+        name, number = (
+            (row[0].rpartition("_")[::2])
+            if columns == JOINED
+            else (row[0], row[1] if columns == BY_CLASS else "1")
+        )
         if not re.fullmatch(r"[1-9][0-9]?", number) or int(number) > MOST_CLASSES:
-            raise UserError(f"{path}: {row[0][:80]} has the class '{number[:20]}': number classes from 1 to at most {MOST_CLASSES}")
+            raise UserError(
+                f"{path}: {row[0][:80]} has the class '{number[:20]}': number classes "
+                f"from 1 to at most {MOST_CLASSES}"
+            )
         if name not in index_of:
-            raise UserError(f"{path}: {name[:80]} is no image in {images[0].parent}: take its row away, or put the image there")
+            raise UserError(
+                f"{path}: {name[:80]} is no image in {images[0].parent}: take its row "
+                "away, or put the image there"
+            )
         if (index_of[name], int(number)) in codes:
-            raise UserError(f"{path}: {name}, class {number}, stands in it twice: join the runs in one row")
+            raise UserError(
+                f"{path}: {name}, class {number}, stands in it twice: join the runs in one row"
+            )
         codes[index_of[name], int(number)] = row[-1]
     if not any(code.strip() for code in codes.values()):
-        raise UserError(f"{path}: no row shows any defect, so there is nothing to learn: check how the codes were written")
-    classes = max(number for _, number in codes)  # also one that is listed and never found: the submission has it
-    ordered = [[codes.get((index, k + 1), "") for k in range(classes)] for index in range(len(images))]
+        raise UserError(
+            f"{path}: no row shows any defect, so there is nothing to learn: check "
+            "how the codes were written"
+        )
+    # also one that is listed and never found: the submission has it
+    classes = max(number for _, number in codes)
+    ordered = [
+        [codes.get((index, k + 1), "") for k in range(classes)] for index in range(len(images))
+    ]
     return classes, ReadCodedMask(path, [image.name for image in images], sizes, ordered)
 
 
@@ -240,47 +332,74 @@ def _read_groups(path: Path, images: list[Path]) -> np.ndarray:
     texts = [""] * len(images)
     for name, text in read_csv(path, [GROUPS])[1]:
         if name not in index_of:
-            raise UserError(f"{path}: {name[:80]} is no image in {images[0].parent}: list training images only")
+            raise UserError(
+                f"{path}: {name[:80]} is no image in {images[0].parent}: list training images only"
+            )
         if not text or texts[index_of[name]]:
-            problem = "stands in it twice: keep one row" if text else "has no group: write any name, one of its own if it is like no other"
+            problem = (
+                "stands in it twice: keep one row"
+                if text
+                else ("has no group: write any name, one of its own if it is like no other")
+            )
             raise UserError(f"{path}: {name} {problem}")
         texts[index_of[name]] = text
     if "" in texts:
         lacking = images[texts.index("")].name
-        raise UserError(f"{path}: {texts.count('')} training images have no group, first {lacking}: list every one, or remove groups.csv")
+        raise UserError(
+            f"{path}: {texts.count('')} training images have no group, first "
+            f"{lacking}: list every one, or remove groups.csv"
+        )
     return np.unique(texts, return_inverse=True)[1].astype(np.int32)
 
 
 def _index_of(images: list[Path]) -> dict[str, int]:
     """The number of each image by its name, with and without the ending."""
-    return {image.stem: index for index, image in enumerate(images)} | {image.name: index for index, image in enumerate(images)}
+    return {image.stem: index for index, image in enumerate(images)} | {
+        image.name: index for index, image in enumerate(images)
+    }
 
 
 def read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[str]]]:
     """The header of a CSV, one of `headers`, and the rows below it, each as long as the header.
 
     Raises:
-        UserError: the file cannot be read, is larger than `LARGEST_CSV`, or has another header or a row of another length.
+        UserError: the file cannot be read, is larger than `LARGEST_CSV`, or has another header or a
+            row of another length.
     """
-    csv.field_size_limit(LARGEST_CSV)  # the code of one large mask may be longer than the default of 128 KiB
+    # the code of one large mask may be longer than the default of 128 KiB
+    csv.field_size_limit(LARGEST_CSV)
     rows = []
     try:
         if path.stat().st_size > LARGEST_CSV:
-            raise UserError(f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into train/masks/ instead")
+            raise UserError(
+                f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into "
+                "train/masks/ instead"
+            )
         with open(path, encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream, strict=True)
             columns = tuple(word.strip() for word in next(lines, []))
             if columns not in headers:
-                raise UserError(f"{path}: the first line must be {' or '.join(','.join(wanted) for wanted in headers)}")
+                raise UserError(
+                    f"{path}: the first line must be "
+                    f"{' or '.join(','.join(wanted) for wanted in headers)}"
+                )
             for number, row in enumerate(lines, start=2):
                 if number > MOST_LINES:
-                    raise UserError(f"{path} has more than {MOST_LINES:,} lines: put PNG masks into train/masks/ instead")
+                    raise UserError(
+                        f"{path} has more than {MOST_LINES:,} lines: put PNG masks "
+                        "into train/masks/ instead"
+                    )
                 if row and len(row) != len(columns):
-                    raise UserError(f"{path}: line {number} has {len(row)} values instead of {len(columns)}: mend that line")
+                    raise UserError(
+                        f"{path}: line {number} has {len(row)} values instead of "
+                        f"{len(columns)}: mend that line"
+                    )
                 if row:
                     rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}): save it again as CSV in UTF-8") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}): save it again as CSV in UTF-8"
+        ) from None
     return columns, rows
 
 

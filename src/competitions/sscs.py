@@ -1,16 +1,21 @@
-"""SSCS, steel structure condition states (Bianchi and Hebdon 2021): photographs of bridge steel, every pixel good, fair, poor or severe.
+"""SSCS, steel structure condition states (Bianchi and Hebdon 2021): photographs of bridge steel,
+every pixel good, fair, poor or severe.
 
 data/raw/sscs/ holds the images of 512x512 as published; the case of folders' names does not matter:
     Train/Images, Train/Masks   396 JPEGs, and a PNG for each under the same name
     Test/Images, Test/Masks     44
 
-A mask is coloured by condition state. "good" is whatever is none of the others, background included, and so no class here.
-    good (0, 0, 0)   fair (128, 0, 0) red   poor (0, 128, 0) green   severe (128, 128, 0) yellow   in red, green, blue
-The colours are those of the authors' reader (github.com/beric7/corrosion_cs_classification, README), which lists them as blue, green, red.
-A mask of any other colour was shrunk with interpolation, saved as JPEG or drawn for another set, and is refused. The reader was tried on
-generated images (`src.competitions.sscs_images`) only: the real ones were not at hand.
+A mask is coloured by condition state. "good" is whatever is none of the others, background
+included, and so no class here.
+    good (0, 0, 0)   fair (128, 0, 0) red   poor (0, 128, 0) green   severe (128, 128, 0) yellow
+    in red, green, blue
+The colours are those of the authors' reader (github.com/beric7/corrosion_cs_classification,
+README), which lists them as blue, green, red. A mask of any other colour was shrunk with
+interpolation, saved as JPEG or drawn for another set, and is refused. The reader was tried on
+generated images (`src.cli.sscs_images`) only: the real ones were not at hand.
 
-Source: E. Bianchi, M. Hebdon, Corrosion Condition State Semantic Segmentation Dataset, 2021, doi.org/10.7294/16624663.
+Source: E. Bianchi, M. Hebdon, Corrosion Condition State Semantic Segmentation Dataset, 2021,
+doi.org/10.7294/16624663.
 """
 
 from collections.abc import Sequence
@@ -21,12 +26,13 @@ import numpy as np
 
 from src.competitions import PhotoCompetition, Photographs, PhotoSplit
 from src.competitions.folder import write_codes
-from src.competitions.image_files import ENDINGS, decode
-from src.competitions.image_pairs import ReadColour, find, listed, visible
-from src.errors import UserError
+from src.competitions.formats.image_files import ENDINGS, decode
+from src.competitions.formats.image_pairs import ReadColour, find, listed, visible
 from src.recipe import Data
+from src.terminal.errors import UserError
 
-COLOURS = {"good": (0, 0, 0), "fair": (128, 0, 0), "poor": (0, 128, 0), "severe": (128, 128, 0)}  # red, green, blue
+# red, green, blue
+COLOURS = {"good": (0, 0, 0), "fair": (128, 0, 0), "poor": (0, 128, 0), "severe": (128, 128, 0)}
 CLASSES = [state for state in COLOURS if state != "good"]
 
 
@@ -45,7 +51,8 @@ def files(folder: Path, data: Data) -> list[Path]:
 
 
 def read(folder: Path, data: Data) -> Photographs:
-    """The photographs with their masks (3, H, W): fair, poor and severe. The test photographs have theirs too.
+    """The photographs with their masks (3, H, W): fair, poor and severe. The test photographs have
+    theirs too.
 
     Raises:
         UserError: a file is missing, damaged or of another size than its image.
@@ -53,15 +60,19 @@ def read(folder: Path, data: Data) -> Photographs:
     return Photographs(_split(folder, "train"), _split(folder, "test"), CLASSES, 3, np.uint8, [])
 
 
-def write_submission(path: Path, folder: Path, names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
-    """Write `ImageId,ClassId,EncodedPixels`, rows 1 fair, 2 poor and 3 severe for each test photograph, and read it back.
+def write_submission(
+    path: Path, folder: Path, names: Sequence[str], codes: Sequence[Sequence[str]]
+) -> None:
+    """Write `ImageId,ClassId,EncodedPixels`, rows 1 fair, 2 poor and 3 severe for each test
+    photograph, and read it back.
 
     Args:
         names: (N,) every file name of the test images, once.
         codes: (N, 3) run-length codes, "" where nothing was found.
 
     Raises:
-        UserError: the names are not those of the test images, or the file does not read back as it was meant.
+        UserError: the names are not those of the test images, or the file does not read back as it
+            was meant.
     """
     write_codes(path, listed(_part(folder, "test", "images"), ENDINGS), names, codes)
 
@@ -83,9 +94,15 @@ class ReadStates:
         if unknown.any():
             row, column = np.argwhere(unknown)[0].tolist()
             colour = tuple(np.broadcast_to(pixels[row, column], 3).tolist())
-            place = f"{self.paths[index]} holds the colour {colour} in row {row}, column {column} ({unknown.sum()} such pixels)"
+            place = (
+                f"{self.paths[index]} holds the colour {colour} in row {row}, column {column} "
+                f"({unknown.sum()} such pixels)"
+            )
             known = ", ".join(f"{state} {wanted}" for state, wanted in COLOURS.items())
-            raise UserError(f"{place}, but a mask holds only {known}: get the mask as published, or resize it without interpolation")
+            raise UserError(
+                f"{place}, but a mask holds only {known}: get the mask as published, "
+                "or resize it without interpolation"
+            )
         return states[1:].astype(np.uint8)
 
 
@@ -97,10 +114,25 @@ def _split(folder: Path, split: str) -> PhotoSplit:
 def _part(folder: Path, *names: str) -> Path:
     """The folder of these names in turn, in upper or lower case."""
     for name in names:
-        found = [path for path in visible(folder) if path.name.lower() == name] if folder.is_dir() else []
+        found = (
+            [path for path in visible(folder) if path.name.lower() == name]
+            if folder.is_dir()
+            else []
+        )
         if len(found) != 1:
-            problem = f"holds both {found[0].name} and {found[1].name}: keep the one that counts" if found else f"holds no {name}/"
-            advice = "" if found else ": put Train/ and Test/ of the data set into data/raw/sscs/, each with Images/ and Masks/"
+            problem = (
+                f"holds both {found[0].name} and {found[1].name}: keep the one that counts"
+                if found
+                else f"holds no {name}/"
+            )
+            advice = (
+                ""
+                if found
+                else (
+                    ": put Train/ and Test/ of the data set into "
+                    "data/raw/sscs/, each with Images/ and Masks/"
+                )
+            )
             raise UserError(f"{folder} {problem}{advice}")
         folder = found[0]
     return folder

@@ -1,7 +1,8 @@
 """Networks by name. Each takes windows (B, 1, H, W) and returns logits (B, 1, H, W).
 
-Those with the options `classes` and `channels` take photographs: (B, channels, H, W) to (B, classes, H, W), or (B, classes, 1, 1) from
-a classifier. Adding one is a function decorated with `register` in a file of this folder that is imported below.
+Those with the options `classes` and `channels` take photographs: (B, channels, H, W) to (B,
+classes, H, W), or (B, classes, 1, 1) from a classifier. Adding one is a function decorated with
+`register` in a file of this folder that is imported below.
 """
 
 import inspect
@@ -12,14 +13,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.errors import UserError, did_you_mean
 from src.recipe import Member
+from src.terminal.errors import UserError, did_you_mean
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Make a network available to recipes under the function's name; its keyword arguments are the recipe's keys."""
+    """Make a network available to recipes under the function's name; its keyword arguments are
+    the recipe's keys.
+    """
     REGISTRY[build.__name__] = build
     return build
 
@@ -32,12 +35,16 @@ def create(network: dict[str, Any]) -> nn.Module:
     """
     options = {key: value for key, value in network.items() if key != "name"}
     if network["name"] not in REGISTRY:
-        raise UserError(f"no network '{network['name']}': {did_you_mean(str(network['name']), REGISTRY)}")
+        raise UserError(
+            f"no network '{network['name']}': {did_you_mean(str(network['name']), REGISTRY)}"
+        )
     build = REGISTRY[network["name"]]
     known = inspect.signature(build).parameters
     for key in options:
         if key not in known:
-            raise UserError(f"network '{network['name']}' has no option '{key}': {did_you_mean(key, known)}")
+            raise UserError(
+                f"network '{network['name']}' has no option '{key}': {did_you_mean(key, known)}"
+            )
     try:
         return build(**options)
     except UserError:
@@ -47,12 +54,16 @@ def create(network: dict[str, Any]) -> nn.Module:
 
 
 def takes_photographs(name: str) -> bool:
-    """Whether a network wants to be told the `classes` to segment and the `channels` of the photographs."""
+    """Whether a network wants to be told the `classes` to segment and the `channels` of the
+    photographs.
+    """
     return {"classes", "channels"} <= inspect.signature(REGISTRY[name]).parameters.keys()
 
 
 def sketch(network: dict[str, Any]) -> nn.Module:
-    """The network without memory, on torch's meta device: shapes and names, weights neither drawn nor fetched."""
+    """The network without memory, on torch's meta device: shapes and names, weights neither
+    drawn nor fetched.
+    """
     with torch.device("meta"):
         return create(untrained(network))
 
@@ -63,7 +74,8 @@ def untrained(network: dict[str, Any]) -> dict[str, Any]:
 
 
 def for_photographs(member: Member, classes: int, channels: int) -> dict[str, Any]:
-    """A member's `network` table with what the data say: photographs of so many channels and K classes of defects.
+    """A member's `network` table with what the data say: photographs of so many channels and K
+    classes of defects.
 
     A gate has one output; softmax has one more than there are classes, for the background.
 
@@ -71,17 +83,26 @@ def for_photographs(member: Member, classes: int, channels: int) -> dict[str, An
         UserError: the network is one for pipes.
     """
     if member.network["name"] in REGISTRY and not takes_photographs(str(member.network["name"])):
-        raise UserError(f"member '{member.name}': network '{member.network['name']}' is for pipes, not for photographs")
+        raise UserError(
+            f"member '{member.name}': network '{member.network['name']}' is for "
+            "pipes, not for photographs"
+        )
     outputs = 1 if member.role == "gate" else classes + (member.activation == "softmax")
     return {**member.network, "classes": outputs, "channels": channels}
 
 
-def operations(network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False) -> float:
-    """Floating-point operations for one window of a recipe's network, by torch's counter: forward, or in training forward and back."""
+def operations(
+    network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False
+) -> float:
+    """Floating-point operations for one window of a recipe's network, by torch's counter:
+    forward, or in training forward and back.
+    """
     sketched = sketch(network).train(training)
     windows = 2 if training else 1  # batch norm will not train on a single value
     with FlopCounterMode(display=False) as counter:
-        logits = sketched(torch.empty(windows, network.get("inputs", 1), height, width, device="meta"))
+        logits = sketched(
+            torch.empty(windows, network.get("inputs", 1), height, width, device="meta")
+        )
         if training:
             logits.sum().backward()
     return counter.get_total_flops() / windows

@@ -1,4 +1,6 @@
-"""Classifiers: whole photographs (B, channels, H, W) of any size to one logit for each class, (B, classes, 1, 1)."""
+"""Classifiers: whole photographs (B, channels, H, W) of any size to one logit for each class,
+(B, classes, 1, 1).
+"""
 
 import torch
 from torch import nn
@@ -20,8 +22,11 @@ class Classifier(nn.Module):
 
 
 @register
-def classifier(encoder: str = "resnet50", pretrained: Pretrained = False, classes: int = 1, channels: int = 1) -> nn.Module:
-    """The two-stage report's classifier on Severstal (section 3.2); with one class, whether the photograph shows any defect.
+def classifier(
+    encoder: str = "resnet50", pretrained: Pretrained = False, classes: int = 1, channels: int = 1
+) -> nn.Module:
+    """The two-stage report's classifier on Severstal (section 3.2); with one class, whether the
+    photograph shows any defect.
 
     `encoder` is a timm model; `pretrained` is as in `src.networks.encoders`.
     """

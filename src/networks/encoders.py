@@ -1,7 +1,8 @@
 """Encoders from timm, with weights from timm, from a file, or none.
 
-Here and in the files of other libraries' networks these are imported where they are used: that takes seconds, which the stages would
-spend again and again for networks that most recipes do not have.
+Here and in the files of other libraries' networks these are imported where they are used: that
+takes seconds, which the stages would spend again and again for networks that most recipes do not
+have.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from src.errors import UserError, did_you_mean
+from src.terminal.errors import UserError, did_you_mean
 
 Pretrained = bool | str
 
@@ -24,11 +25,14 @@ class Encoder(nn.Module):
 
     Args:
         name: a timm model.
-        pretrained: False for random weights, True for timm's own, or the path of a .safetensors file of them.
-        copies: the input's one channel is repeated this many times; 3 is what photographs have (CorroSeg paper).
+        pretrained: False for random weights, True for timm's own, or the path of a .safetensors
+            file of them.
+        copies: the input's one channel is repeated this many times; 3 is what photographs have
+            (CorroSeg paper).
 
     Raises:
-        UserError: an unknown name, or weights that cannot be had or do not fit; never a random start instead.
+        UserError: an unknown name, or weights that cannot be had or do not fit; never a random
+            start instead.
     """
 
     def __init__(self, name: str, pretrained: Pretrained, copies: int) -> None:
@@ -39,7 +43,9 @@ class Encoder(nn.Module):
         self.drops = nn.ModuleList()
 
     def drop_after(self, rates: list[float]) -> None:
-        """Drop whole channels of each stage's output, for the stages after it and for the skips alike."""
+        """Drop whole channels of each stage's output, for the stages after it and for the skips
+        alike.
+        """
         self.drops = nn.ModuleList(nn.Dropout2d(rate) for rate in rates)
         for drop, name in zip(self.drops, self.features.feature_info.module_name(), strict=True):
             module = self.features.get_submodule(name.replace(".", "_"))
@@ -49,11 +55,15 @@ class Encoder(nn.Module):
         return self.features(x.expand(-1, self.copies, -1, -1) if self.copies > 1 else x)
 
 
-def features(name: str, pretrained: Pretrained, channels: int, output_stride: int = 32) -> nn.Module:
-    """timm's network for features: (B, channels, H, W) to a list of them, finest first, the last at 1 / output_stride of the size.
+def features(
+    name: str, pretrained: Pretrained, channels: int, output_stride: int = 32
+) -> nn.Module:
+    """timm's network for features: (B, channels, H, W) to a list of them, finest first, the last at
+    1 / output_stride of the size.
 
     Raises:
-        UserError: an unknown name, or weights that cannot be had or do not fit; never a random start instead.
+        UserError: an unknown name, or weights that cannot be had or do not fit; never a random
+            start instead.
     """
     check_name(name)
     dilated = output_stride != 32
@@ -72,11 +82,15 @@ def check_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        raise UserError(f"no encoder '{name}' in timm: {did_you_mean(name, timm.list_models())[:200]}")
+        raise UserError(
+            f"no encoder '{name}' in timm: {did_you_mean(name, timm.list_models())[:200]}"
+        )
 
 
 def _dilate_densenet(network: nn.Module) -> None:
-    """Leave out the last halving; the 3x3 convolutions behind it then look at every second pixel, as far as before."""
+    """Leave out the last halving; the 3x3 convolutions behind it then look at every second
+    pixel, as far as before.
+    """
     network.features_transition3.pool = nn.Identity()
     for layer in network.features_denseblock4.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
@@ -98,21 +112,36 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     import timm
 
     if not path.is_file():
-        raise UserError(f"pretrained weights {path} are missing: put them there, or set pretrained = false")
+        raise UserError(
+            f"pretrained weights {path} are missing: put them there, or set pretrained = false"
+        )
     try:
         held = {_plain(key) for key in load_file(path)}
-        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
+        network = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
+        )
     except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
-        raise UserError(f"pretrained weights {path} do not fit encoder '{name}' ({str(error)[:120]})") from None
+        raise UserError(
+            f"pretrained weights {path} do not fit encoder '{name}' ({str(error)[:120]})"
+        ) from None
     # timm leaves random what a file lacks, and says nothing.
-    lacking = [key for key in network.state_dict() if _plain(key) not in held and not key.endswith("num_batches_tracked")]
+    lacking = [
+        key
+        for key in network.state_dict()
+        if _plain(key) not in held and not key.endswith("num_batches_tracked")
+    ]
     if lacking:
-        raise UserError(f"pretrained weights {path} do not fit encoder '{name}' (they lack {len(lacking)} arrays, as {lacking[0]})")
+        raise UserError(
+            f"pretrained weights {path} do not fit encoder '{name}' (they lack "
+            f"{len(lacking)} arrays, as {lacking[0]})"
+        )
     return network
 
 
 def _plain(key: str) -> str:
-    """A weight's name without the dots and underscores in which timm's networks and files of one encoder differ."""
+    """A weight's name without the dots and underscores in which timm's networks and files of one
+    encoder differ.
+    """
     return key.replace(".", "").replace("_", "")
 
 

@@ -1,4 +1,5 @@
-"""Two published designs for the CorroSeg challenge, written from their descriptions; the third is Cat-CorroSeg (`corroseg.py`).
+"""Two published designs for the CorroSeg challenge, written from their descriptions; the third is
+Cat-CorroSeg (`corroseg.py`).
 
 Where a description gives no number, the docstrings say which one was chosen.
 """
@@ -14,16 +15,24 @@ from src.networks import register
 
 
 class PlainUNet(nn.Module):
-    """Three 3x3 convolutions a level, strided convolutions downwards, transposed ones upwards, concatenated skips; no batch norm.
+    """Three 3x3 convolutions a level, strided convolutions downwards, transposed ones upwards,
+    concatenated skips; no batch norm.
 
-    Padding is with zeros at all four borders. Heights and widths must be multiples of 2 ** (levels - 1): of 4 with three levels.
+    Padding is with zeros at all four borders. Heights and widths must be multiples of 2 ** (levels
+    - 1): of 4 with three levels.
     """
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(_three_convs(1 if level == 0 else o, o) for level, o in enumerate(channels))
-        self.down = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(channels))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for o, i in pairwise(channels))
+        self.encoder = nn.ModuleList(
+            _three_convs(1 if level == 0 else o, o) for level, o in enumerate(channels)
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairwise(channels)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(i, o, 2, stride=2) for o, i in pairwise(channels)
+        )
         self.decoder = nn.ModuleList(_three_convs(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
         for layer in (*self.encoder.modules(), *self.down, *self.decoder.modules()):
@@ -51,33 +60,47 @@ def _three_convs(inputs: int, outputs: int) -> nn.Sequential:
 def plain_unet(channels: Sequence[int] = (24, 48, 80)) -> nn.Module:
     """perkan's plain U-Net, (B, 1, H, W) to logits (B, 1, H, W); 0.415 M parameters.
 
-    Not described and so chosen here: three levels, because 36 halves twice; the channels, to reach the 0.4 M that are described; the
-    initial weights of He et al. 2015, because nothing else keeps the scale of so many layers without normalisation.
+    Not described and so chosen here: three levels, because 36 halves twice; the channels, to reach
+    the 0.4 M that are described; the initial weights of He et al. 2015, because nothing else keeps
+    the scale of so many layers without normalisation.
     """
     return PlainUNet(list(channels))
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention (Woo et al. 2018): x (B, C, H, W) times a factor for each channel, then one for each pixel.
+    """Convolutional block attention (Woo et al. 2018): x (B, C, H, W) times a factor for each
+    channel, then one for each pixel.
 
-    Equation 2: the channels' factors come from their means and maxima over the image, through one shared two-layer network; equation
-    3: the pixels' from the mean and maximum over the channels, through a 7x7 convolution. The hidden layer has C / 4 units, not the
-    paper's C / 16, which leaves nothing of 8 channels.
+    Equation 2: the channels' factors come from their means and maxima over the image, through one
+    shared two-layer network; equation 3: the pixels' from the mean and maximum over the channels,
+    through a 7x7 convolution. The hidden layer has C / 4 units, not the paper's C / 16, which
+    leaves nothing of 8 channels.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 4, 1)
-        self.channels = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
+        self.channels = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
+        )
         self.pixels = nn.Conv2d(2, 1, 7, padding=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x * torch.sigmoid(self.channels(x.mean((2, 3))) + self.channels(x.amax((2, 3))))[:, :, None, None]
-        return x * torch.sigmoid(self.pixels(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)))
+        x = (
+            x
+            * torch.sigmoid(self.channels(x.mean((2, 3))) + self.channels(x.amax((2, 3))))[
+                :, :, None, None
+            ]
+        )
+        return x * torch.sigmoid(
+            self.pixels(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1))
+        )
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with batch norm, then CBAM, added to the input (He et al. 2016; Woo et al. 2018, Figure 3)."""
+    """Two convolutions with batch norm, then CBAM, added to the input (He et al. 2016; Woo et
+    al. 2018, Figure 3).
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -96,10 +119,11 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Additive attention on a skip (Oktay et al. 2018, equations 1 and 2): skip (B, C, H, W) times a factor from 0 to 1 for each pixel.
+    """Additive attention on a skip (Oktay et al. 2018, equations 1 and 2): skip (B, C, H, W) times
+    a factor from 0 to 1 for each pixel.
 
-    Args of `forward`: the skip, and the decoder's features `gating` (B, C, H, W), here already doubled to the skip's size, where the
-    paper resamples the skip's factors instead.
+    Args of `forward`: the skip, and the decoder's features `gating` (B, C, H, W), here already
+    doubled to the skip's size, where the paper resamples the skip's factors instead.
     """
 
     def __init__(self, channels: int) -> None:
@@ -110,11 +134,15 @@ class AttentionGate(nn.Module):
         self.factor = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
-        return skip * torch.sigmoid(self.factor((self.of_skip(skip) + self.of_gating(gating)).relu()))
+        return skip * torch.sigmoid(
+            self.factor((self.of_skip(skip) + self.of_gating(gating)).relu())
+        )
 
 
 class GatedStep(nn.Module):
-    """Doubles the size, crops it to the skip's, concatenates the gated skip, then a residual block."""
+    """Doubles the size, crops it to the skip's, concatenates the gated skip, then a residual
+    block.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -123,12 +151,15 @@ class GatedStep(nn.Module):
         self.block = ResidualBlock(2 * outputs, outputs)
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        y = self.up(y)[:, :, : skip.shape[2], : skip.shape[3]]  # larger where an odd size was halved
+        # larger where an odd size was halved
+        y = self.up(y)[:, :, : skip.shape[2], : skip.shape[3]]
         return self.block(torch.cat([self.gate(skip, y), y], dim=1))
 
 
 class AttentionUNet(nn.Module):
-    """A residual U-Net with CBAM in every block and attention gates on the skips; any height and width, padded with zeros."""
+    """A residual U-Net with CBAM in every block and attention gates on the skips; any height and
+    width, padded with zeros.
+    """
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
@@ -148,11 +179,13 @@ class AttentionUNet(nn.Module):
 
 
 class Doubled(nn.Module):
-    """Shows a network the ring twice, so that no groove is cut at the seam: half of it to either side, then takes the middle.
+    """Shows a network the ring twice, so that no groove is cut at the seam: half of it to either
+    side, then takes the middle.
 
-    (B, C, H, W) becomes (B, C, H, 2 W), the strip beside itself. Of the two logits for each column the middle ones are kept and not
-    averaged with the others: they lie at least W / 2 columns from the zeros beyond the borders, the others at most that. So they are
-    those of a closed ring, as far as the network looks no further than W / 2 columns.
+    (B, C, H, W) becomes (B, C, H, 2 W), the strip beside itself. Of the two logits for each column
+    the middle ones are kept and not averaged with the others: they lie at least W / 2 columns from
+    the zeros beyond the borders, the others at most that. So they are those of a closed ring, as
+    far as the network looks no further than W / 2 columns.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -167,10 +200,12 @@ class Doubled(nn.Module):
 
 @register
 def attention_unet(channels: Sequence[int] = (8, 16, 32, 64), doubled: bool = True) -> nn.Module:
-    """The first place's network (tamontealegrep), (B, 1, H, W) to logits (B, 1, H, W); 0.132 M parameters.
+    """The first place's network (tamontealegrep), (B, 1, H, W) to logits (B, 1, H, W); 0.132 M
+    parameters.
 
-    Not described and so chosen here: four levels, because 72 columns halve three times, and channels that double from level to level.
-    `doubled = false` leaves the width as it is: for sections of 36 columns that begin at any azimuth, which are rolls.
+    Not described and so chosen here: four levels, because 72 columns halve three times, and
+    channels that double from level to level. `doubled = false` leaves the width as it is: for
+    sections of 36 columns that begin at any azimuth, which are rolls.
     """
     network = AttentionUNet(list(channels))
     return Doubled(network) if doubled else network

@@ -7,16 +7,18 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from src.errors import UserError
 from src.networks import register
 from src.networks.layers import double_ring_conv
 from src.networks.products import BlockUpsampling
+from src.terminal.errors import UserError
 
 Pool = tuple[int, int]  # rows, columns
 
 
 class Recurrence(nn.Module):
-    """Features (B, C, h, w), plus what a bidirectional GRU (Cho et al. 2014) reads in each column of them, downwards and upwards."""
+    """Features (B, C, h, w), plus what a bidirectional GRU (Cho et al. 2014) reads in each
+    column of them, downwards and upwards.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,35 +33,51 @@ class Recurrence(nn.Module):
 class Presence(nn.Module):
     """Logits (B, 1, H, W) of pixels, made smaller where the rows around show no corrosion at all.
 
-    From the deepest features (B, C, h, w) a second head gives each row the chance that about a patch around it holds any corrosion; a
-    pixel's chance is multiplied with it.
+    From the deepest features (B, C, h, w) a second head gives each row the chance that about a
+    patch around it holds any corrosion; a pixel's chance is multiplied with it.
     """
 
     def __init__(self, channels: int, rows: int) -> None:
         super().__init__()
         self.rows = rows
         self.head = nn.Conv1d(channels, 1, kernel_size=9, padding=4)
-        nn.init.constant_(self.head.bias, 3.0)  # at first every row may hold some, so that pixels learn too
+        # at first every row may hold some, so that pixels learn too
+        nn.init.constant_(self.head.bias, 3.0)
 
     def forward(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         row = self.head(features.amax(dim=3)).repeat_interleave(self.rows, dim=2)[..., None]
         pixel, row = torch.broadcast_tensors(logits.float(), row.float())
-        return -torch.logsumexp(torch.stack([-pixel, -row, -pixel - row]), dim=0)  # the logit of the product of two sigmoids
+        # the logit of the product of two sigmoids
+        return -torch.logsumexp(torch.stack([-pixel, -row, -pixel - row]), dim=0)
 
 
 class RingUNet(nn.Module):
-    """Ring convolutions at every level, with concatenated skips; between two levels the map is pooled along depth and azimuth.
+    """Ring convolutions at every level, with concatenated skips; between two levels the map is
+    pooled along depth and azimuth.
 
-    Every layer commutes with rolling the azimuth by a multiple of the product of the column pools. Heights must be multiples of the
-    product of the row pools; any such height will do, so that the network may see the pipe above and below a patch.
+    Every layer commutes with rolling the azimuth by a multiple of the product of the column pools.
+    Heights must be multiples of the product of the row pools; any such height will do, so that the
+    network may see the pipe above and below a patch.
     """
 
-    def __init__(self, inputs: int, channels: list[int], pools: list[Pool], recurrent: bool = False, presence: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: list[int],
+        pools: list[Pool],
+        recurrent: bool = False,
+        presence: bool = False,
+    ) -> None:
         super().__init__()
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
-        self.encoder = nn.ModuleList(double_ring_conv(i, o) for i, o in pairwise([inputs, *channels]))
-        self.up = nn.ModuleList(BlockUpsampling(i, o, pool) for (o, i), pool in zip(pairwise(channels), pools, strict=True))
+        self.encoder = nn.ModuleList(
+            double_ring_conv(i, o) for i, o in pairwise([inputs, *channels])
+        )
+        self.up = nn.ModuleList(
+            BlockUpsampling(i, o, pool)
+            for (o, i), pool in zip(pairwise(channels), pools, strict=True)
+        )
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
         self.along = Recurrence(channels[-1]) if recurrent else nn.Identity()
@@ -67,7 +85,9 @@ class RingUNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, columns = self.factor
-        assert x.shape[2] % rows == 0 and x.shape[3] % columns == 0, f"{tuple(x.shape)} is no multiple of {rows} rows, {columns} columns"
+        assert x.shape[2] % rows == 0 and x.shape[3] % columns == 0, (
+            f"{tuple(x.shape)} is no multiple of {rows} rows, {columns} columns"
+        )
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(nn.functional.max_pool2d(x, self.pools[level - 1]) if level else x)
@@ -87,17 +107,25 @@ def ring_unet(
     recurrent: bool = False,
     presence: bool = False,
 ) -> nn.Module:
-    """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the number of channels that it is given.
+    """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the
+    number of channels that it is given.
 
-    `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much it shrinks depth and azimuth. A
-    groove runs through hundreds of rows at nearly constant azimuth: deep levels that shrink depth alone see it as a whole.
+    `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much
+    it shrinks depth and azimuth. A groove runs through hundreds of rows at nearly constant azimuth:
+    deep levels that shrink depth alone see it as a whole.
 
-    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole window; `presence` a
-    second head, which makes pixels smaller where the rows around show no corrosion at all.
+    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole
+    window; `presence` a second head, which makes pixels smaller where the rows around show no
+    corrosion at all.
     """
     steps = len(channels) - 1
     rows, columns = list(pool_rows) or [2] * steps, list(pool_columns) or [2] * steps
     if not channels or not len(rows) == len(columns) == steps:
         found = f"{len(channels)}, {len(rows)} and {len(columns)}"
-        raise UserError(f"network 'ring_unet' needs channels, and one number fewer of pool_rows and of pool_columns, not {found}")
-    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent, presence)
+        raise UserError(
+            "network 'ring_unet' needs channels, and one number fewer of pool_rows "
+            f"and of pool_columns, not {found}"
+        )
+    return RingUNet(
+        inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent, presence
+    )

@@ -1,1 +1,3 @@
-"""Photographs on their way through the stages: the counterpart of what windows, inference, refine and postprocessing are for pipes."""
+"""Photographs on their way through the stages: the counterpart of what windows, inference,
+refine and postprocessing are for pipes.
+"""

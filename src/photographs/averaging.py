@@ -9,8 +9,8 @@ import numpy as np
 
 from src import artifacts
 from src.artifacts import Paths
-from src.errors import UserError
 from src.recipe import Recipe, Task
+from src.terminal.errors import UserError
 
 
 @dataclass
@@ -19,7 +19,8 @@ class Average:
 
     Args:
         sources: to be averaged, each a list of files that together hold every name once.
-        within: the group of the arrays in a file: "" in those of a task, "oof/" or "test/" in an ensemble's.
+        within: the group of the arrays in a file: "" in those of a task, "oof/" or "test/" in an
+            ensemble's.
     """
 
     sources: list[list[Path]]
@@ -30,17 +31,29 @@ class Average:
     def __post_init__(self) -> None:
         self.place = []
         for files in self.sources:
-            named = [(file, artifacts.read_arrays(file, [f"{self.within}name"])[f"{self.within}name"]) for file in files]
-            self.place.append({name: (file, row) for file, names in named for row, name in enumerate(names)})
-            if len(self.place[-1]) < sum(len(names) for _, names in named) or self.place[-1].keys() != self.place[0].keys():
-                raise UserError(f"{files[0]}: holds other photographs than {self.sources[0][0]}: run the stage that makes it with --force")
+            named = [
+                (file, artifacts.read_arrays(file, [f"{self.within}name"])[f"{self.within}name"])
+                for file in files
+            ]
+            self.place.append(
+                {name: (file, row) for file, names in named for row, name in enumerate(names)}
+            )
+            if (
+                len(self.place[-1]) < sum(len(names) for _, names in named)
+                or self.place[-1].keys() != self.place[0].keys()
+            ):
+                raise UserError(
+                    f"{files[0]}: holds other photographs than {self.sources[0][0]}: "
+                    "run the stage that makes it with --force"
+                )
 
     @property
     def names(self) -> set[str]:
         return set(self.place[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_files": {}}  # an open HDF5 file does not travel to another process
+        # an open HDF5 file does not travel to another process
+        return self.__dict__ | {"_files": {}}
 
     def of(self, name: str) -> np.ndarray:
         """(K, H, W) float32, a gate's (1, 1, 1)."""

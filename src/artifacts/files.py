@@ -1,0 +1,173 @@
+"""Files that are whole or absent, know when they are damaged, and have one writer at a time."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors
+
+from src.terminal import console
+from src.terminal.errors import UserError
+
+# what a file holds, near its beginning, where its checksum is to be
+CHECKSUM = "sha256:" + 64 * "0"
+_SUM = re.compile(rb"sha256:([0-9a-f]{64})")
+_HEAD, _BLOCK = 1 << 16, 1 << 20  # bytes: where the checksum lies, and what is read at a time
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to it, flushed to disk, when the block ends well,
+    removed when it does not.
+    """
+    partial = _partial(path)
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except Exception as error:
+        if _no_space(error):
+            raise UserError(
+                f"{path}: no space left on the device; free some and run the same command again"
+            ) from None
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            raise UserError(
+                f"{path}: cannot be written ({error}); mend that and run the same command again"
+            ) from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """A temporary name of this process's own beside `path`; what processes that are gone left
+    under such names is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".partial")
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
+
+def _no_space(error: Exception) -> bool:
+    """Whether a write failed for lack of space; HDF5 and safetensors put the system's error
+    number into errors of their own.
+    """
+    named = re.search(r"errno = (\d+)|os error (\d+)", str(error))
+    number = int(named[1] or named[2]) if named else getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a whole folder; an existing one gives way only when the new one is
+    complete.
+    """
+    partial, old = _partial(path), path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def seal(path: Path) -> None:
+    """Put into a file that holds `CHECKSUM` the SHA-256 of all its bytes, zeros standing where
+    the checksum is to be.
+    """
+    with open(path, "rb+") as file:
+        place, _, computed = _checksums(file)
+        file.seek(place)
+        file.write(computed)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file carries the checksum of its bytes. It is read whole, once a process for as
+    long as nobody writes to it.
+    """
+    stat = path.stat()
+    return _is_sound(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _is_sound(path: Path, *version: int) -> bool:
+    with open(path, "rb") as file:
+        place, stored, computed = _checksums(file)
+    return place >= 0 and stored == computed
+
+
+def _checksums(file: BinaryIO) -> tuple[int, bytes, bytes]:
+    """Where a file's checksum lies (-1: nowhere), what it is, and what it should be."""
+    head = file.read(_HEAD)
+    found = _SUM.search(head)
+    if not found:
+        return -1, b"", b""
+    state = hashlib.sha256(head[: found.start()] + CHECKSUM.encode() + head[found.end() :])
+    while block := file.read(_BLOCK):
+        state.update(block)
+    return found.start(1), found[1], state.hexdigest().encode()
+
+
+@contextmanager
+def locked(lock: Path, what: Path, shared: bool = False) -> Iterator[None]:
+    """One process at a time at `what`, or several that share it; who has to wait says so, and for
+    whom.
+
+    The lock goes with its process, however that ends.
+
+    Args:
+        lock: a file for this purpose alone; in it stands the name of a process that has the lock.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    # reading is enough, where nothing may be written
+    with os.fdopen(os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)) as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say(f"waiting until {_holder(lock)} is done with {what}")
+            fcntl.flock(file, kind)
+        _sign(lock, f"{os.getpid()} {' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])}")
+        try:
+            yield
+        finally:
+            _sign(lock, "")
+
+
+def _sign(lock: Path, name: str) -> None:
+    with suppress(OSError):  # a courtesy to those who wait
+        lock.write_text(name, encoding="utf-8")
+
+
+def _holder(lock: Path) -> str:
+    pid, _, command = lock.read_text(encoding="utf-8").partition(" ")
+    return (
+        f"process {pid} ({command})" if pid.isdecimal() and _alive(int(pid)) else "another process"
+    )

@@ -1,0 +1,144 @@
+"""Line charts as SVG inside the page: they take its colours, light or dark, and stay sharp on
+paper.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 420, 250
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with, where there is one, the range around it; `style` is the name of its CSS
+    class.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    style: str = "main"
+
+
+def lines(
+    series: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    says: str,
+    marks: Sequence[tuple[float, str]] = (),
+) -> Markup:
+    """A chart of curves.
+
+    Args:
+        says: what the chart shows, in a sentence, for those who do not see it.
+        marks: places on the x axis that get a vertical line, with a word on each.
+    """
+    x_range = _range(np.concatenate([line.x for line in series]), pad=0)
+    y_range = _range(
+        np.concatenate(
+            [part for line in series for part in (line.y, line.low, line.high) if part is not None]
+        ),
+        pad=0.06,
+    )
+    svg = ET.Element(
+        "svg",
+        {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": says, "class": "chart"},
+    )
+
+    def across(x: np.ndarray | float) -> np.ndarray:
+        return LEFT + (np.asarray(x) - x_range[0]) / (x_range[1] - x_range[0]) * (
+            WIDTH - LEFT - RIGHT
+        )
+
+    def down(y: np.ndarray | float) -> np.ndarray:
+        return (
+            HEIGHT
+            - BOTTOM
+            - (np.asarray(y) - y_range[0]) / (y_range[1] - y_range[0]) * (HEIGHT - TOP - BOTTOM)
+        )
+
+    for tick in _ticks(*y_range):
+        _add(svg, "line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=down(tick), y2=down(tick))
+        _add(svg, "text", "tick end", _label(tick), x=LEFT - 6, y=down(tick) + 4)
+    whole = all((line.x % 1 == 0).all() for line in series)
+    for tick in _ticks(*x_range, least=1 if whole else 0):
+        _add(svg, "text", "tick middle", _label(tick), x=across(tick), y=HEIGHT - BOTTOM + 16)
+    for place, word in marks:
+        _add(svg, "line", "at", x1=across(place), x2=across(place), y1=TOP, y2=HEIGHT - BOTTOM)
+        end = across(place) > WIDTH / 2
+        _add(
+            svg,
+            "text",
+            "tick end" if end else "tick",
+            word,
+            x=across(place) + (-5 if end else 5),
+            y=TOP + 10,
+        )
+    for line in series:
+        if line.low is not None and line.high is not None:
+            around = [
+                *zip(across(line.x), down(line.high), strict=True),
+                *reversed([*zip(across(line.x), down(line.low), strict=True)]),
+            ]
+            _add(svg, "polygon", f"range {line.style}", points=_points(around))
+    for line in series:
+        _add(
+            svg,
+            "polyline",
+            f"line {line.style}",
+            points=_points(zip(across(line.x), down(line.y), strict=True)),
+        )
+    _add(svg, "line", "axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)
+    _add(svg, "text", "title middle", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6)
+    _add(
+        svg,
+        "text",
+        "title middle",
+        y_title,
+        transform=f"translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)",
+    )
+    return Markup(ET.tostring(svg, encoding="unicode"))  # ElementTree has escaped every text
+
+
+def _range(values: np.ndarray, pad: float) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    return low - pad * (high - low), high + pad * (high - low)
+
+
+def _ticks(low: float, high: float, least: float = 0) -> list[float]:
+    """Round numbers within a range, three to seven of them, or fewer where they would be less
+    than `least` apart.
+    """
+    step = 10.0 ** np.floor(np.log10((high - low) / 3))
+    step = max(
+        least, next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) < 7)
+    )
+    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    # adding 0 makes 0 of -0
+    return [round(float(number * step), 10) + 0.0 for number in np.arange(first, last + 1)]
+
+
+def _label(value: float) -> str:
+    return f"{value:,.10g}".replace("-", "\u2212")
+
+
+def _points(pairs: object) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
+
+
+def _add(
+    parent: ET.Element, tag: str, style: str, text: str | None = None, **where: object
+) -> None:
+    numbers = {
+        name: value if isinstance(value, str) else f"{float(value):.1f}"
+        for name, value in where.items()
+    }
+    ET.SubElement(parent, tag, {"class": style, **numbers}).text = text

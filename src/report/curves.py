@@ -1,0 +1,118 @@
+"""What training tells of each member, and what a threshold does to the score, as charts."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src import artifacts
+from src.artifacts import Paths
+from src.recipe import Recipe
+from src.report.charts import Line, lines
+
+# What a history may tell of an epoch, and what the chart says that it is.
+TOLD = {
+    "loss": "training loss",
+    "held_out_soft_iou": "soft IoU on the held-out fold",
+    "held_out_score": "score on the held-out fold, at one half",
+    "weights": "weights left",
+}
+
+
+def histories(recipe: Recipe, paths: Paths) -> dict[str, pd.DataFrame]:
+    """By member, the histories of its tasks below each other with `fold` and `seed`; tasks
+    without one are left out.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {member.name: [] for member in recipe.members}
+    for task in recipe.tasks():
+        path = paths.history(recipe, task)
+        if path.is_file():
+            with artifacts.reading(path):
+                parts[task.member].append(pd.read_csv(path).assign(fold=task.fold, seed=task.seed))
+    return {name: pd.concat(own, ignore_index=True) for name, own in parts.items() if own}
+
+
+def learning(recipe: Recipe, told: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """For each member its charts: mean over the tasks, and the range from the lowest to the
+    highest.
+    """
+    return [
+        {"name": member.name, "charts": _charts(recipe, member.name, told[member.name])}
+        for member in recipe.members
+        if member.name in told
+    ]
+
+
+def _charts(recipe: Recipe, name: str, history: pd.DataFrame) -> list[Any]:
+    ends = np.cumsum([phase.epochs for phase in recipe.member(name).phases])[:-1]
+    marks = [(float(end) + 0.5, f"phase {number + 2}") for number, end in enumerate(ends)]
+    tasks, result = len(history[["fold", "seed"]].drop_duplicates()), []
+    for column, title in TOLD.items():
+        if column in history:
+            epochs = history.groupby("epoch")[column].agg(["mean", "min", "max"])
+            curve = Line(
+                *(
+                    part.to_numpy(float)
+                    for part in (epochs.index, epochs["mean"], epochs["min"], epochs["max"])
+                )
+            )
+            says = (
+                f"{name}: {title}, mean of {tasks} tasks, {epochs['mean'].iloc[0]:.4g} after "
+                "the first epoch, "
+            )
+            result.append(
+                lines(
+                    [curve],
+                    "epoch",
+                    title,
+                    says + f"{epochs['mean'].iloc[-1]:.4g} after the last",
+                    marks,
+                )
+            )
+    return result
+
+
+def threshold_chart(levels: np.ndarray, scores: np.ndarray, chosen: float) -> Any:
+    """Mean score (F + 1, T) against the threshold: each fold thin and, the last, all patches in
+    bold.
+    """
+    best = int(scores[-1].argmax())
+    says = (
+        f"mean score against the threshold: highest, {scores[-1][best]:.4f}, at {levels[best]:.2f}"
+    )
+    folds = [Line(levels, own, style="minor") for own in scores[:-1]]
+    return lines(
+        [*folds, Line(levels, scores[-1])],
+        "threshold",
+        "mean score",
+        says,
+        [(chosen, f"chosen {chosen:.2f}")],
+    )
+
+
+def spread_chart(score: np.ndarray) -> Any:
+    """The share of patches (N,) that score at most so much."""
+    levels = np.linspace(0, 1, 101)
+    below = np.searchsorted(np.sort(score), levels, side="right") / max(1, len(score))
+    says = (
+        f"share of corroded patches against the score that they reach at most: {below[0]:.0%} "
+        f"score 0, {below[50]:.0%} at most one half"
+    )
+    return lines([Line(levels, below)], "score", "share of patches", says)
+
+
+def gate_chart(gate: np.ndarray, real: np.ndarray, chosen: float) -> Any:
+    """What a gate with probabilities (N,) of a defect does at every threshold to photographs
+    with and without one (N,).
+    """
+    levels = np.linspace(0, 1, 101)
+    clean, missed = (
+        np.searchsorted(np.sort(gate[own]), levels) / max(1, own.sum()) for own in (~real, real)
+    )
+    at = int(np.searchsorted(levels, chosen))
+    says = (
+        f"at the gate's threshold {chosen:.2f}, {clean[at]:.0%} of the clean photographs are told "
+        f"so, {missed[at]:.0%} of the others missed"
+    )
+    series = [Line(levels, missed, style="minor"), Line(levels, clean)]
+    return lines(series, "threshold of the gate", "share", says, [(chosen, f"chosen {chosen:.2f}")])

@@ -1,0 +1,239 @@
+"""Wells and patches as small pictures: greys for the pipe, sixteen steps of probability, four
+kinds of pixels.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from src.artifacts import Arrays
+from src.report.rendering import data_uri
+
+TILE_ROWS = 16_000  # browsers and WebP take no picture of more than 16,383
+STEPS = 16  # of probability: 4 bits
+OVERVIEW = 900  # columns of a whole well at a glance
+MASK, TRUTH, REPAIRED, MISSING = 1, 2, 4, 8  # bits of a pixel's label
+
+# Told apart by the colour-blind too (Okabe and Ito 2008).
+COLOURS = {
+    "found": "#00a879",
+    "missed": "#e0651a",
+    "false": "#56b4e9",
+    "marked": "#f2f2f2",
+    "repaired": "#7d6bb0",
+    "sound": "#101014",
+}
+CLASSES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#3d85c6", "#d55e00", "#cc79a7"]
+INFERNO = [
+    matplotlib.colors.to_hex(colour)
+    for colour in matplotlib.colormaps["inferno"](np.linspace(0, 1, STEPS))
+]
+
+# Of pictures that show all of it: greys, then the steps of probability, then the kinds of pixels.
+GREYS = 128
+KINDS = ["sound", "found", "missed", "false", "marked", "repaired"]
+PALETTE = [
+    f"#{grey:02x}{grey:02x}{grey:02x}" for grey in np.linspace(0, 255, GREYS).round().astype(int)
+] + INFERNO
+PALETTE += [COLOURS[kind] for kind in KINDS]
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A well as one map, depth downwards and once around the pipe: `index` (D, P) is the row of the
+    patch at each depth, -1 where one is missing; the P patches of a depth hold every P-th column
+    each.
+    """
+
+    index: np.ndarray
+
+    @staticmethod
+    def of(arrays: Arrays, well: int) -> "Unrolled":
+        own = np.flatnonzero(arrays["group"] == well)
+        depth, phase = arrays["depth"][own], arrays["phase"][own].clip(min=0)
+        loose = depth < 0  # without a place: below all others
+        place = depth - depth[~loose].min(initial=depth.max())
+        place[loose] = place.max() + np.arange(1, loose.sum() + 1)
+        index = np.full((place.max() + 1, phase.max() + 1), -1)
+        index[place, phase] = own
+        return Unrolled(index)
+
+    def stack(self, patches: np.ndarray) -> np.ndarray:
+        """The map (D H, W P) of patches (N, H, W); a missing patch is zeros."""
+        found = np.where(
+            (self.index < 0)[:, :, None, None], np.zeros_like(patches[:1]), patches[self.index]
+        )
+        return found.transpose(0, 2, 3, 1).reshape(len(found) * patches.shape[1], -1)
+
+
+def labels(arrays: Arrays) -> np.ndarray:
+    """(N, H, W) uint8 of `MASK`, `TRUTH` (where it is known) and `REPAIRED` bits."""
+    result = MASK * (arrays["prediction"] > 0).astype(np.uint8) | REPAIRED * (
+        ~arrays["valid"]
+    ).astype(np.uint8)
+    return result | TRUTH * (arrays["mask"] > 0).astype(np.uint8) if "mask" in arrays else result
+
+
+def well(arrays: Arrays, number: int, label: np.ndarray) -> dict[str, Any]:
+    """What the viewer of a page needs of a well: its map in tiles, the patches' names and, where
+    there are any, their scores.
+
+    Args:
+        arrays: `name`, `image`, `valid`, `group`, `depth`, `phase`, `probability`, perhaps `score`
+            and `mask`, of a split.
+        label: as `labels` gives them.
+    """
+    own, height = Unrolled.of(arrays, number), arrays["image"].shape[1]
+    image, (low, high) = own.stack(arrays["image"]), limits(arrays, number)
+    label = np.where(own.stack(np.ones_like(label)), own.stack(label), np.uint8(MISSING))
+    grey, step = (
+        _steps(image, low, high, 256),
+        _steps(own.stack(arrays["probability"]), 0, 1, STEPS),
+    )
+    rows = TILE_ROWS // height * height
+    tiles = [
+        [
+            data_uri("webp", _saved(Image.fromarray(grey[part]), "WEBP", quality=45, method=4)),
+            data_uri("png", _png(step[part])),
+            data_uri("png", _png(label[part])),
+        ]
+        for part in (slice(first, first + rows) for first in range(0, len(image), rows))
+    ]
+    return {
+        "rows": len(image),
+        "columns": image.shape[1],
+        "patch": height,
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "truth": "mask" in arrays,
+        "tiles": tiles,
+        "names": [["" if row < 0 else str(arrays["name"][row]) for row in at] for at in own.index],
+        "scores": [
+            [-1 if row < 0 else round(float(arrays["score"][row]), 3) for row in at]
+            for at in own.index
+        ]
+        if "score" in arrays
+        else None,
+    }
+
+
+def limits(arrays: Arrays, number: int) -> tuple[float, float]:
+    """What is shown black and white of a well: all but the lowest and highest half percent of
+    its measured values.
+    """
+    own = arrays["group"] == number
+    values = arrays["image"][own][arrays["valid"][own]]
+    low, high = np.percentile(values if len(values) else arrays["image"][own], [0.5, 99.5]).tolist()
+    return low, high if high > low else low + 1
+
+
+def overview(arrays: Arrays, number: int, label: np.ndarray) -> str:
+    """A whole well at a glance, depth to the right: its mean thickness, and below whatever is
+    marked in a stretch of depth.
+    """
+    own = Unrolled.of(arrays, number)
+    image, label = own.stack(arrays["image"]), own.stack(label)
+    first = np.unique(
+        np.linspace(0, len(image), min(OVERVIEW, len(image)), endpoint=False).astype(int)
+    )
+    mean = (
+        np.add.reduceat(image, first, axis=0, dtype=np.float64)
+        / np.diff(np.append(first, len(image)))[:, None]
+    )
+    low, high = limits(arrays, number)
+    kinds = _kinds(np.bitwise_or.reduceat(label, first, axis=0), "mask" in arrays)
+    gap = np.full((len(first), 2), _place("sound"), np.uint8)
+    return data_uri("png", _coloured(np.hstack([_steps(mean, low, high, GREYS), gap, kinds]).T))
+
+
+def patch(arrays: Arrays, row: int, label: np.ndarray) -> str:
+    """A patch as it stands in the submission, depth downwards: thickness, truth, probability and
+    mask beside each other.
+    """
+    low, high = limits(arrays, arrays["group"][row])
+    truth = np.where(label[row] & TRUTH, _place("marked"), _place("sound"))
+    panels = [
+        _steps(arrays["image"][row], low, high, GREYS),
+        truth,
+        _steps(arrays["probability"][row], 0, 1, STEPS) + GREYS,
+        _kinds(label[row], known=True),
+    ]
+    gap = np.full((len(truth), 2), GREYS - 1)
+    return data_uri(
+        "png", _coloured(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))
+    )
+
+
+def classes(masks: np.ndarray) -> str:
+    """Masks (K, H, W) in a colour for each class; where classes overlap the last one shows."""
+    shown = (masks > 0) * np.arange(1, len(masks) + 1)[:, None, None]
+    return data_uri(
+        "png", _coloured(shown.max(0, initial=0), [COLOURS["sound"], *class_colours(len(masks))])
+    )
+
+
+def class_colours(number: int) -> list[str]:
+    """As many colours as there are classes; after seven they come again."""
+    return [CLASSES[k % len(CLASSES)] for k in range(number)]
+
+
+def probability(values: np.ndarray) -> str:
+    """Probabilities (H, W) in sixteen steps."""
+    return data_uri("png", _coloured(_steps(values, 0, 1, STEPS) + GREYS))
+
+
+def photograph(image: np.ndarray, step: int) -> str:
+    """A photograph (H, W, C), white being 1, shrunk by a whole number."""
+    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[:, :, :3])
+    return data_uri("webp", _saved(picture.reduce(step), "WEBP", quality=70, method=4))
+
+
+def _kinds(label: np.ndarray, known: bool) -> np.ndarray:
+    """The place in the palette of each pixel's kind; where the truth is not known, what is
+    marked is only that.
+    """
+    marked, true = (label & MASK) > 0, (label & TRUTH) > 0
+    kinds = (
+        [("found", marked & true), ("missed", true), ("false", marked)]
+        if known
+        else [("marked", marked)]
+    )
+    return np.select(
+        [where for _, where in kinds], [_place(kind) for kind, _ in kinds], _place("sound")
+    ).astype(np.uint8)
+
+
+def _place(kind: str) -> int:
+    return GREYS + STEPS + KINDS.index(kind)
+
+
+def _steps(values: np.ndarray, low: float, high: float, number: int) -> np.ndarray:
+    return (
+        (((values.astype(np.float32) - low) / (high - low)).clip(0, 1) * (number - 1))
+        .round()
+        .astype(np.uint8)
+    )
+
+
+def _coloured(places: np.ndarray, palette: list[str] = PALETTE) -> bytes:
+    picture = Image.fromarray(places.astype(np.uint8), "P")
+    picture.putpalette(b"".join(bytes.fromhex(colour[1:]) for colour in palette))
+    return _saved(picture, "PNG")
+
+
+def _png(numbers: np.ndarray) -> bytes:
+    """Numbers 0 to 15 as greys of 17 times that, four bits a pixel."""
+    picture = Image.fromarray(numbers, "P")
+    picture.putpalette(bytes(17 * number for number in range(16) for _ in "rgb"))
+    return _saved(picture, "PNG", bits=4, compress_level=6)
+
+
+def _saved(picture: Image.Image, kind: str, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **how)
+    return buffer.getvalue()

@@ -1,0 +1,180 @@
+"""Figures of a study of pruning: scores against sparsity, held-out scores through the phases,
+and masks beside the truth.
+"""
+
+from itertools import accumulate
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.artifacts import Paths
+from src.photographs.averaging import Average, oof_average
+from src.photographs.confusion import labels
+from src.photographs.dataset import Gallery
+from src.recipe import Recipe
+from src.studies.pruned import MEAN, MICRO
+
+FRAMES = 2  # held-out photographs in a figure of masks
+SHOWN = 320  # pixels, about: the width of a photograph in a figure
+
+
+def by_sparsity(table: pd.DataFrame) -> Figure:
+    """Scores against sparsity, a panel a network and a line a pruner, as in the pruning study's
+    Figures 7 and 8; dense is sparsity 0.
+
+    Dashed: on the test set, where its truth is known.
+    """
+    names = list(dict.fromkeys(table["network"]))
+    figure, panels = plt.subplots(
+        2, len(names), figsize=(1 + 3 * len(names), 6), sharex=True, sharey="row", squeeze=False
+    )
+    for column, name in enumerate(names):
+        own = table[table["network"] == name]
+        dense = own[own["pruner"] == "dense"]
+        for number, pruner in enumerate(dict.fromkeys(own["pruner"][own["pruner"] != "dense"])):
+            line = pd.concat([dense, own[own["pruner"] == pruner]]).sort_values(
+                "sparsity", kind="stable"
+            )
+            for panel, score in zip(panels[:, column], (MICRO, MEAN), strict=True):
+                panel.plot(
+                    line["sparsity"], line[score], marker="o", color=f"C{number}", label=pruner
+                )
+                if f"test {score}" in line:
+                    panel.plot(
+                        line["sparsity"],
+                        line[f"test {score}"],
+                        marker=".",
+                        color=f"C{number}",
+                        linestyle="--",
+                        alpha=0.6,
+                    )
+        panels[0, column].set(title=name)
+        panels[1, column].set(xlabel="sparsity")
+    panels[0, 0].set(ylabel=MICRO)
+    panels[1, 0].set(ylabel="mean IoU of the classes")
+    if panels[0, 0].lines:
+        panels[0, 0].legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def through_phases(
+    table: pd.DataFrame, histories: dict[str, pd.DataFrame], recipes: dict[str, Recipe]
+) -> Figure | None:
+    """The held-out mean IoU of the classes over training, pruning and fine-tuning, as in the
+    pruning study's Figure 6.
+
+    A row a network, a column a pruner, a line a variation (mean over its tasks); dotted: where a
+    phase begins. None if no history has held-out scores (`watch` in src.recipe).
+    """
+    watched = {name: history for name, history in histories.items() if "held_out_iou" in history}
+    names = list(dict.fromkeys(table["network"]))
+    pruners = [pruner for pruner in dict.fromkeys(table["pruner"]) if pruner != "dense"]
+    if not watched or not pruners:
+        return None
+    size = (4.2 * len(pruners), 0.6 + 2.4 * len(names))
+    figure, panels = plt.subplots(
+        len(names),
+        len(pruners),
+        figsize=size,
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        constrained_layout=True,
+    )
+    for (name, pruner), panel in zip(
+        [(name, pruner) for name in names for pruner in pruners], panels.flat, strict=True
+    ):
+        own = table[
+            (table["network"] == name)
+            & table["pruner"].isin(["dense", pruner])
+            & table["variation"].isin(watched)
+        ]
+        for variation, kind in zip(own["variation"], own["pruner"], strict=True):
+            scores = watched[variation].groupby("epoch")["held_out_iou"].mean().dropna()
+            style = {"color": "black", "linestyle": ":", "zorder": 3} if kind == "dense" else {}
+            panel.plot(scores.index, scores, linewidth=1.2, label=variation, **style)
+        for begin in _phases(recipes, own["variation"]):
+            panel.axvline(begin, color="grey", linewidth=0.6, linestyle=":")
+        panel.set_title(f"{name}: {pruner}", fontsize=9)
+        panel.tick_params(labelsize=8)
+        if panel.lines:
+            panel.legend(fontsize=6)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("mean IoU of the classes, held out", fontsize=9)
+    return figure
+
+
+def _phases(recipes: dict[str, Recipe], variations: pd.Series) -> set[int]:
+    """After which epochs a phase of these variations begins."""
+    members = [
+        next(member for member in recipes[name].members if member.role == "segment")
+        for name in variations
+    ]
+    return {
+        end
+        for member in members
+        for end in list(accumulate(phase.epochs for phase in member.phases))[:-1]
+    }
+
+
+def masks(table: pd.DataFrame, network: str, recipes: dict[str, Recipe], paths: Paths) -> Figure:
+    """What a network marks on two held-out photographs, dense and at each sparsity, beside the
+    truth (Figures 9 and 10).
+
+    Two rows a pruner; the photographs are those a third and two thirds through the held-out ones.
+    """
+    own = table[table["network"] == network]
+    dense = own["variation"][own["pruner"] == "dense"].tolist()
+    pruned = own[own["pruner"] != "dense"].sort_values("sparsity", kind="stable")
+    names = dict.fromkeys(own["pruner"][own["pruner"] != "dense"])
+    lines = {name: dense + pruned["variation"][pruned["pruner"] == name].tolist() for name in names}
+    lines = lines or {"dense": dense}
+    first = recipes[own["variation"].iloc[0]]
+    train, averages = (
+        Gallery.open(paths, first, "train"),
+        {name: oof_average(recipes[name], paths, "segment") for name in own["variation"]},
+    )
+    held_out = [
+        row
+        for row, name in enumerate(train.name)
+        if name in averages[own["variation"].iloc[0]].names
+    ]
+    rows = [held_out[(number + 1) * len(held_out) // (FRAMES + 1)] for number in range(FRAMES)]
+    columns = 2 + max(map(len, lines.values()))
+    size = (2 * columns, 0.3 + 1.35 * FRAMES * len(lines))
+    figure, axes = plt.subplots(
+        FRAMES * len(lines), columns, figsize=size, squeeze=False, constrained_layout=True
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    pairs = [(variations, row) for variations in lines.values() for row in rows]
+    for line, (variations, row) in zip(axes, pairs, strict=True):
+        _mask_row(line, train, row, {name: (recipes[name], averages[name]) for name in variations})
+    return figure
+
+
+def _mask_row(
+    axes: np.ndarray, train: Gallery, row: int, variations: dict[str, tuple[Recipe, Average]]
+) -> None:
+    every = max(train.size[row][1] // SHOWN, 1)
+    image = train.image(row)[::every, ::every] / train.white
+    axes[0].imshow(image.squeeze(2) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title("photograph", fontsize=7)
+    _show(
+        axes[1], labels(train.mask(row), "sigmoid")[::every, ::every], len(train.classes), "truth"
+    )
+    for axis, (name, (recipe, average)) in zip(axes[2:], variations.items(), strict=False):
+        activation = next(
+            member.activation for member in recipe.members if member.role == "segment"
+        )
+        marked = labels(average.of(str(train.name[row])), activation)[::every, ::every]
+        _show(axis, marked, len(train.classes), name)
+
+
+def _show(axis: Axes, marked: np.ndarray, classes: int, title: str) -> None:
+    axis.imshow(marked, cmap="inferno", vmin=0, vmax=classes, interpolation="nearest")
+    axis.set_title(title, fontsize=7)
