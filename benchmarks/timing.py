@@ -122,8 +122,10 @@ class Run:
 # A process counts as its own the memory of the one that started it, as it was then: so a small one
 # starts the script and counts.
 WATCH = """import json, os, sys
-_, status, used = os.wait4(os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ), 0)
-print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))"""
+script = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ)
+_, status, used = os.wait4(script, 0)
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss]))"""
 
 
 def run(script: str, *arguments: str) -> Run:

@@ -128,9 +128,10 @@ def corroseg(folder: Path, form: str) -> None:
 def severstal(folder: Path, zipped: bool) -> None:
     images = {
         split: {f"{name}.jpg": packed(smooth((256, 1600)), "JPEG") for name in names}
-        for split, names in
-        # fmt: skip
-        (("train_images", ("0aa", "1bb", "2cc")), ("test_images", ("3dd", "4ee")))
+        for split, names in (
+            ("train_images", ("0aa", "1bb", "2cc")),
+            ("test_images", ("3dd", "4ee")),
+        )
     }
     codes = {("0aa.jpg", 1): "1 3 257 2", ("0aa.jpg", 3): "2 1", ("1bb.jpg", 4): "409599 2"}
     classes = (1, 2, 3, 4)
@@ -172,13 +173,19 @@ def severstal(folder: Path, zipped: bool) -> None:
 
 def folder_drawn(folder: Path) -> None:
     labels = smooth((24, 40), largest=3)
-    lay(folder, {
-        "train/images/a.png": packed(smooth((24, 40)), "PNG"), "train/masks/a.png": packed(labels, "PNG"),
-        "train/images/b.jpg": packed(smooth((24, 40, 3)), "JPEG"), "train/masks/b.png": packed(labels // 2, "PNG"),
-        "train/images/c10.tif": tiff(smooth((32, 24), np.uint16, 65535)), "train/masks/c10.png": packed(smooth((32, 24), largest=3), "PNG"),
-        "test/images/t.png": packed(smooth((24, 40), np.uint16, 65535), "PNG"),
-        "test/images/u.tif": tiff(smooth((16, 16, 3), np.uint16, 65535), compression="deflate"),
-    })  # fmt: skip
+    lay(
+        folder,
+        {
+            "train/images/a.png": packed(smooth((24, 40)), "PNG"),
+            "train/masks/a.png": packed(labels, "PNG"),
+            "train/images/b.jpg": packed(smooth((24, 40, 3)), "JPEG"),
+            "train/masks/b.png": packed(labels // 2, "PNG"),
+            "train/images/c10.tif": tiff(smooth((32, 24), np.uint16, 65535)),
+            "train/masks/c10.png": packed(smooth((32, 24), largest=3), "PNG"),
+            "test/images/t.png": packed(smooth((24, 40), np.uint16, 65535), "PNG"),
+            "test/images/u.tif": tiff(smooth((16, 16, 3), np.uint16, 65535), compression="deflate"),
+        },
+    )
 
 
 def folder_coded(folder: Path) -> None:
@@ -188,12 +195,19 @@ def folder_coded(folder: Path) -> None:
         ("b", 2, "900 61"),
         ("c.png", 1, ""),
     ]
-    lay(folder, {
-        "train/images/a.npy": npy(smooth((24, 40)) / 7), "train/images/b.npy": npy(np.asfortranarray(smooth((24, 40, 3), np.float32))),
-        "train/images/c.png": packed(smooth((24, 40)), "PNG"), "test/images/t.npy": npy(smooth((8, 9)).astype(np.uint16)),
-        "train/masks.csv": as_csv(masks),
-        "groups.csv": as_csv([("name", "group"), ("a", "left"), ("b.npy", "right"), ("c", "left")]),
-    })  # fmt: skip
+    lay(
+        folder,
+        {
+            "train/images/a.npy": npy(smooth((24, 40)) / 7),
+            "train/images/b.npy": npy(np.asfortranarray(smooth((24, 40, 3), np.float32))),
+            "train/images/c.png": packed(smooth((24, 40)), "PNG"),
+            "test/images/t.npy": npy(smooth((8, 9)).astype(np.uint16)),
+            "train/masks.csv": as_csv(masks),
+            "groups.csv": as_csv(
+                [("name", "group"), ("a", "left"), ("b.npy", "right"), ("c", "left")]
+            ),
+        },
+    )
 
 
 # NEA, SSCS, magnetic tiles

@@ -154,8 +154,10 @@ for _kind, _edit in (
 
     mutation(_kind)(_as_it_lies)
     mutation(f"{_kind}, unpacked")(
-        lambda rng, job, edit=_edit: change(rng, job, (*IMAGES, ".csv"), lambda content: edit(rng, content))
-    )  # fmt: skip
+        lambda rng, job, edit=_edit: change(
+            rng, job, (*IMAGES, ".csv"), lambda content: edit(rng, content)
+        )
+    )
 
 
 @mutation("other content")
@@ -182,8 +184,9 @@ def missing(rng: Rng, job: Job) -> str:
     return path.name
 
 
-ODD_NAMES = ["²1{}", "٣1{}", "a b{}", "line\nend{}", "\x1b[31mred{}", "{}.bak", ".hidden{}", "x" * 200 + "{}", "\udcff{}", "a.b{}", "-{}",
-             "{}\udcff", "CON{}", "é{}", "e\u0301{}", "a\u202eb{}", "0{}", "well_1_patch_٣{}", "well_1_patch_99999{}", "'{}",
+ODD_NAMES = ["²1{}", "٣1{}", "a b{}", "line\nend{}", "\x1b[31mred{}", "{}.bak", ".hidden{}",
+             "x" * 200 + "{}", "\udcff{}", "a.b{}", "-{}", "{}\udcff", "CON{}", "é{}", "e\u0301{}",
+             "a\u202eb{}", "0{}", "well_1_patch_٣{}", "well_1_patch_99999{}", "'{}",
              '",{}']  # fmt: skip
 
 
@@ -269,7 +272,6 @@ def array_of(array: np.ndarray) -> list[bytes]:
         ("'<f4'", False, "(True, 36)"),
         ("'m8'", False, shape),
         ("'<f4, <i4'", False, shape),
-        # fmt: skip
         ("'<f16'", False, shape),
         ("'<c8'", False, shape),
         ("'<f4'", False, "(2147483648, 2147483648, 4)"),
@@ -375,8 +377,9 @@ def zip_entries(rng: Rng, job: Job) -> str | None:
     with zipfile.ZipFile(path) as archive:
         old = pick(rng, archive.namelist())
     base = old.rpartition("/")[2]
-    names = [f"/{old}", f"../{old}", f"a/../../{old}", f"C:\\{base}", f"..\\{base}", f"{old}/", old, f"other/{base}", f"\x1b]0;x\x07{base}",
-             f"a\nb/{base}", f"{'d/' * 2000}{base}", f"é/{base}", f"./{old}", f"//{old}", f"{base}\0hidden", f"\u202e{base}",
+    names = [f"/{old}", f"../{old}", f"a/../../{old}", f"C:\\{base}", f"..\\{base}", f"{old}/", old,
+             f"other/{base}", f"\x1b]0;x\x07{base}", f"a\nb/{base}", f"{'d/' * 2000}{base}",
+             f"é/{base}", f"./{old}", f"//{old}", f"{base}\0hidden", f"\u202e{base}",
              ""]  # fmt: skip
     name = pick(rng, names)
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
@@ -403,7 +406,8 @@ def zip_headers(rng: Rng, job: Job) -> str | None:
     if path is None:
         return None
     content = bytearray(path.read_bytes())
-    signature, fields = pick(rng, [(b"PK\1\2", (6, 8, 10, 16, 20, 24, 28, 30, 32, 34, 38, 42)), (b"PK\3\4", (6, 8, 14, 18, 22, 26, 28)),
+    signature, fields = pick(rng, [(b"PK\1\2", (6, 8, 10, 16, 20, 24, 28, 30, 32, 34, 38, 42)),
+                                   (b"PK\3\4", (6, 8, 14, 18, 22, 26, 28)),
                                    (b"PK\5\6", (4, 8, 10, 12, 16, 20))])  # fmt: skip
     starts = [at for at in range(len(content)) if content[at : at + 4] == signature]
     at, value = (
@@ -554,9 +558,11 @@ def image_bomb(rng: Rng, job: Job) -> str | None:
     """Headers that claim more than any memory holds."""
     largest = (1 << 31) - 1
     claimed = "{{'descr': '<f4', 'fortran_order': False, 'shape': {}, }}"
-    bombs = [png_of(largest, largest), png_of(largest, 1), png_of(60_000, 60_000, 16, 6), png_of(0, 9), png_of(20_000, 20_000, 1),
-             jpeg_of(65_500, 65_500), jpeg_of(65_500, 9999), tiff_of(width=largest, height=largest), tiff_of(width=1 << 20, height=1 << 20),
-             tiff_of(samples=60_000), tiff_of(bits=1 << 30), claims(claimed.format((1 << 20, 1 << 20))),
+    bombs = [png_of(largest, largest), png_of(largest, 1), png_of(60_000, 60_000, 16, 6),
+             png_of(0, 9), png_of(20_000, 20_000, 1), jpeg_of(65_500, 65_500),
+             jpeg_of(65_500, 9999), tiff_of(width=largest, height=largest),
+             tiff_of(width=1 << 20, height=1 << 20), tiff_of(samples=60_000), tiff_of(bits=1 << 30),
+             claims(claimed.format((1 << 20, 1 << 20))),
              claims(claimed.format((1 << 40, 1 << 40)))]  # fmt: skip
     return change(rng, job, IMAGES[:-1], lambda content: pick(rng, bombs))
 
@@ -662,11 +668,11 @@ def image_kind(rng: Rng, job: Job) -> str | None:
 # Tables
 
 
-ODD_CELLS = ['"', '"" "', "\0", "nan", "inf", "-inf", "1e999", "-1", "0x10", "", " ", "1,1", "1\r1", "٣", "9" * 5000, "x" * 200_000, "=1+1",
-             "True", "1_000", "\u2028", "1e-400", "2024-01-01", "../a", "1;1", "'", "\\", "1 1 1 1", "3 5 4 5", "-3 5", "0 5", "1 0",
-             "409600 2",
-             "9223372036854775807 1", "1 9223372036854775807", "1 1 " * 200_000, "99999999999999999999 1", "1", "1.5 2",
-             "nan 3"]  # fmt: skip
+ODD_CELLS = ['"', '"" "', "\0", "nan", "inf", "-inf", "1e999", "-1", "0x10", "", " ", "1,1", "1\r1",
+             "٣", "9" * 5000, "x" * 200_000, "=1+1", "True", "1_000", "\u2028", "1e-400",
+             "2024-01-01", "../a", "1;1", "'", "\\", "1 1 1 1", "3 5 4 5", "-3 5", "0 5", "1 0",
+             "409600 2", "9223372036854775807 1", "1 9223372036854775807", "1 1 " * 200_000,
+             "99999999999999999999 1", "1", "1.5 2", "nan 3"]  # fmt: skip
 
 
 def edit_cells(rng: Rng, content: bytes) -> bytes:
@@ -697,15 +703,16 @@ def table_cells(rng: Rng, job: Job) -> str | None:
 
 @mutation("table encodings")
 def table_encodings(rng: Rng, job: Job) -> str | None:
-    edits = [lambda text: text.encode("utf-16"), lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.replace("\n",
-             "\r").encode(),
-             lambda text: text.replace("\n", "\r\n").encode(), lambda text: text.replace(",", ";").encode(),
-             lambda text: text.encode("cp037"),
-             lambda text: text.replace(",", "\xff,").encode("latin-1"), lambda text: text.encode() + b"\x1a",
-             lambda text: ("\n" + text).encode(),
-             lambda text: text.replace("\n", "\n\n").encode(), lambda text: text.replace(",", ",\0").encode(),
-             lambda text: text.lower().encode(),
-             lambda text: text.encode() + b"\n" * 100_000, lambda text: text.encode() + text.encode(),
+    edits = [lambda text: text.encode("utf-16"), lambda text: b"\xef\xbb\xbf" + text.encode(),
+             lambda text: text.replace("\n", "\r").encode(),
+             lambda text: text.replace("\n", "\r\n").encode(),
+             lambda text: text.replace(",", ";").encode(), lambda text: text.encode("cp037"),
+             lambda text: text.replace(",", "\xff,").encode("latin-1"),
+             lambda text: text.encode() + b"\x1a", lambda text: ("\n" + text).encode(),
+             lambda text: text.replace("\n", "\n\n").encode(),
+             lambda text: text.replace(",", ",\0").encode(), lambda text: text.lower().encode(),
+             lambda text: text.encode() + b"\n" * 100_000,
+             lambda text: text.encode() + text.encode(),
              lambda text: b"sep=,\n" + text.encode()]  # fmt: skip
     return change(
         rng, job, (".csv",), lambda content: pick(rng, edits)(content.decode("utf-8", "replace"))
@@ -737,8 +744,16 @@ def far_names(rng: Rng, job: Job) -> str | None:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 inside = {name: archive.read(name) for name in archive.namelist()}
-            path.write_bytes(as_zip({name.replace("well_2_patch_5", new): own.replace(b"well_2_patch_5,", new.encode() + b",")
-                                     for name, own in inside.items()}))  # fmt: skip
+            path.write_bytes(
+                as_zip(
+                    {
+                        name.replace("well_2_patch_5", new): own.replace(
+                            b"well_2_patch_5,", new.encode() + b","
+                        )
+                        for name, own in inside.items()
+                    }
+                )
+            )
         else:
             opened = gzip.open if path.suffix == ".gz" else open
             with opened(path, "rb") as stream:
@@ -782,12 +797,13 @@ def nested(depth: int) -> Any:
     return value
 
 
-ODD_VALUES = [-1, 0, 1, 2, 3, 101, 2**31, 2**63 - 1, 2**63, 10**30, -(10**30), Raw("0x" + "f" * 5000), Raw("9" * 5000), math.nan, math.inf,
-              -math.inf, 1e308, 5e-324, -0.0, 0.5, True, False, "", "x", "../up", "a" * 300, "corroseg", "demo", "group", "random",
-              "blocks",
-              "per_well", "per_pixel", "é\u202e", Raw('"\\u0000"'), Raw('"a\\nb"'), Raw("2024-01-01"), Raw("07:32:00"), [], [1], [[1]],
-              [[1, 2], [10]], [[1], [2], [10]], {}, {"a": 1}, [{}], [{"a": [1]}], nested(50), ["x"] * 3, [10**30], [[10**30], [1]],
-              "mine"]  # fmt: skip
+ODD_VALUES = [-1, 0, 1, 2, 3, 101, 2**31, 2**63 - 1, 2**63, 10**30, -(10**30),
+              Raw("0x" + "f" * 5000), Raw("9" * 5000), math.nan, math.inf, -math.inf, 1e308, 5e-324,
+              -0.0, 0.5, True, False, "", "x", "../up", "a" * 300, "corroseg", "demo", "group",
+              "random", "blocks", "per_well", "per_pixel", "é\u202e", Raw('"\\u0000"'),
+              Raw('"a\\nb"'), Raw("2024-01-01"), Raw("07:32:00"), [], [1], [[1]], [[1, 2], [10]],
+              [[1], [2], [10]], {}, {"a": 1}, [{}], [{"a": [1]}], nested(50), ["x"] * 3, [10**30],
+              [[10**30], [1]], "mine"]  # fmt: skip
 
 
 def branches(value: Any) -> list[dict | list]:
@@ -846,11 +862,12 @@ def recipe_text(rng: Rng, job: Job) -> str | None:
 def recipe_bomb(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    bombs = ["a = " + "[" * 20_000, "a = " + "[" * 500 + "]" * 500, "a = " + "{a=" * 20_000, ".".join(["a"] * 5_000) + " = 1",
-             "a = " + "9" * 10_000,
+    bombs = ["a = " + "[" * 20_000, "a = " + "[" * 500 + "]" * 500, "a = " + "{a=" * 20_000,
+             ".".join(["a"] * 5_000) + " = 1", "a = " + "9" * 10_000,
              "\n".join(f"[a{'.a' * n}]" for n in range(300)), "a = '" + "x" * (5 << 20) + "'",
              "\n".join(f"a{n} = 1" for n in range(50_000)),
-             "\n".join("[[member.phase]]" for _ in range(20_000)), "seeds = [" + "0x" + "f" * 5_000 + "]", "a = 1e" + "9" * 5_000,
+             "\n".join("[[member.phase]]" for _ in range(20_000)),
+             "seeds = [" + "0x" + "f" * 5_000 + "]", "a = 1e" + "9" * 5_000,
              "a = 0b" + "1" * 99]  # fmt: skip
     job.recipe = (
         pick(rng, bombs) + "\n" + job.recipe
@@ -896,7 +913,6 @@ def overrides(rng: Rng, job: Job) -> str | None:
         "generate.seed",
         "data",
         "member.network",
-        # fmt: skip
         "postprocess.betas",
         "inference.rolls",
         "folds.gap",

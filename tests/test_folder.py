@@ -371,7 +371,10 @@ CODED = {
     "by class": f"ImageId,ClassId,EncodedPixels\nb.png,1,\na.png,2,{CODE_2}\na.png,1,{CODE_1}\n",
     "without endings": f"ImageId,ClassId,EncodedPixels\na,2,{CODE_2}\na,1,{CODE_1}\n",
     "joined": f"ImageId_ClassId,EncodedPixels\na.png_2,{CODE_2}\na.png_1,{CODE_1}\nb_2,\n",
-    "as a spreadsheet saves it": f'\ufeffImageId,ClassId,EncodedPixels\r\n"a.png","1","{CODE_1}"\r\n"a.png","2","{CODE_2}"\r\n',
+    "as a spreadsheet saves it": (
+        f'\ufeffImageId,ClassId,EncodedPixels\r\n"a.png","1","{CODE_1}"\r\n'
+        f'"a.png","2","{CODE_2}"\r\n'
+    ),
 }
 
 

@@ -243,7 +243,7 @@ def test_cross_entropy_is_torchs_over_the_weighted_pixels():
     )
 
 
-def test_where_classes_overlap_cross_entropy_takes_the_first_and_where_none_is_sure_the_background():
+def test_cross_entropy_takes_the_first_of_overlapping_classes_and_background_where_none_is_sure():
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
     everywhere = torch.ones(1, 1, 1, 1)
     for truth, label in (

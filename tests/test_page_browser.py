@@ -48,8 +48,12 @@ def state(one: browser.Browser) -> tuple[float, float]:
 
 def pixels(one: browser.Browser, panel: int) -> np.ndarray:
     """What a panel's canvas holds, (height, width, 4)."""
-    script = f"(() => {{ const c = {PANEL}[{panel}]; const d = c.getContext('2d').getImageData(0, 0, c.width, c.height); "
-    width, height, data = one.value(script + "return [c.width, c.height, Array.from(d.data)]; })()")
+    script = (
+        f"(() => {{ const c = {PANEL}[{panel}]; "
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height); "
+        "return [c.width, c.height, Array.from(d.data)]; })()"
+    )
+    width, height, data = one.value(script)
     return np.array(data, np.uint8).reshape(height, width, 4)
 
 
@@ -80,7 +84,8 @@ def test_it_opens_without_complaint_and_every_picture_is_there(page, width, dark
 def test_a_hostile_name_is_shown_and_not_run(page):
     one = show(page, "well=train-1&row=0&zoom=8")
     x, y = one.value(
-        f"(() => {{ const box = {PANEL}[0].getBoundingClientRect(); return [box.left + 20, box.top + 20]; }})()"
+        f"(() => {{ const box = {PANEL}[0].getBoundingClientRect(); "
+        "return [box.left + 20, box.top + 20]; })()"
     )
     one.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert one.value("document.querySelector('[data-part=pixel]').textContent").startswith(HOSTILE)
@@ -123,8 +128,11 @@ def test_an_interleaved_well_is_one_ring_and_its_missing_patch_a_gap(page):
 
 def test_wheel_keys_slider_drag_and_map_move_through_a_well(page):
     one = show(page, "well=train-7&row=500&zoom=2")
-    box = one.value(f"(() => {{ {PANEL}[0].scrollIntoView({{block: 'center'}}); const b = {PANEL}[0].getBoundingClientRect(); "
-                    "return [b.left + b.width / 2, b.top + 30]; })()")  # fmt: skip
+    box = one.value(
+        f"(() => {{ {PANEL}[0].scrollIntoView({{block: 'center'}}); "
+        f"const b = {PANEL}[0].getBoundingClientRect(); "
+        "return [b.left + b.width / 2, b.top + 30]; })()"
+    )
     where = {"x": box[0], "y": box[1]}
 
     def after(method: str, **given) -> tuple[float, float]:

@@ -109,9 +109,13 @@ def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
     )
     assert len(drawn) == 30
     for first in range(0, 28, 4):
-        assert sorted((sample.wanted is None, sample.wanted) for sample in drawn[first : first + 4]) == [
-            (False, 0), (False, 1), (False, 2), (True, None)
-        ]  # fmt: skip
+        batch = drawn[first : first + 4]
+        assert sorted((sample.wanted is None, sample.wanted) for sample in batch) == [
+            (False, 0),
+            (False, 1),
+            (False, 2),
+            (True, None),
+        ]
     for sample in drawn:
         assert (
             not gallery.shows[sample.row].any()

@@ -25,9 +25,11 @@ option = [{{ name = "U-Net" }}]
 [[axis]]
 option = [
   {{ name = "dense", set = ['member.phase=[{phase}]'] }},
-  {{ name = "agp", set = ['member.phase=[{phase}, {{ epochs = 1, pruning = {{ method = "agp", sparsity = 0.9 }} }}, {phase}]'] }},
-  {{ name = "few", set = [
-    'member.phase=[{phase}, {{ epochs = 1, pruning = {{ method = "linear", sparsity = 0.5, steps = 1, channels = true }} }}, {phase}]'] }},
+  {{ name = "agp", set = ['''member.phase=[{phase},
+    {{ epochs = 1, pruning = {{ method = "agp", sparsity = 0.9 }} }}, {phase}]'''] }},
+  {{ name = "few", set = ['''member.phase=[{phase},
+    {{ epochs = 1, pruning = {{ method = "linear", sparsity = 0.5, steps = 1, channels = true }} }},
+    {phase}]'''] }},
 ]
 """
 

@@ -849,9 +849,7 @@ def test_a_window_lets_the_network_see_the_pipe_above_and_below():
 
 
 @pytest.mark.parametrize("dropped", [0.0, 0.4])
-def test_averages_reach_the_network_and_are_left_out_of_half_of_the_views_if_they_were_dropped_in_training(
-    dropped,
-):
+def test_averages_reach_the_network_and_half_of_the_views_leave_dropped_ones_out(dropped):
     train = wells(3, 1)
     torch.manual_seed(0)
     network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
@@ -925,7 +923,7 @@ def test_an_adapted_prediction_does_not_depend_on_a_wells_gain_and_offset():
         assert np.allclose(plain[5:], changed[5:], atol=2e-3) == (adapt == 1)
 
 
-def test_adapted_and_plain_predictions_are_averaged_by_their_weight_and_the_network_stays_as_it_is():
+def test_adapted_and_plain_predictions_are_averaged_by_weight_and_the_network_stays_as_it_is():
     train = wells(5, 2)
     plain, half, full = (
         predict(train, {"adapt": adapt}).astype(np.float32) for adapt in (0.0, 0.25, 1.0)
