@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from src.terminal import console
+from tests import moments
 
 # the same examples every time, however slow
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
@@ -23,6 +25,13 @@ Patches = dict[str, np.ndarray]
 def lines_are_shown() -> None:
     """What is said goes to the standard output, as in a stage."""
     console.start(quiet=False)
+
+
+@pytest.fixture
+def moment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[moments.Moment]:
+    """After a checkpoint was saved: see tests/moments.py."""
+    with moments.after_saving("checkpoint.pt", tmp_path_factory.mktemp("moment")) as one:
+        yield one
 
 
 @dataclass

@@ -2,28 +2,22 @@
 on several.
 """
 
+import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from distributed import Client
 
 from src.tasks import cluster
+from tests.moments import LIMIT, children, ending, runs, wait_for
 from tests.workplace import ROOT, Workplace
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 600
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 class Place(Workplace):
@@ -39,36 +33,59 @@ class Place(Workplace):
             "folds.count=2",
         )
 
+    def start_on(self, address: str) -> subprocess.Popen:
+        """Stage 01 on a cluster, as from a terminal: it heeds Ctrl-C, which a program does not by
+        itself if the one that started it was put into the background by a shell.
+        """
+        code = (
+            "import runpy, signal, sys\nfrom src.tasks import cluster\n"
+            f"cluster.PATIENCE = {LIMIT}\nsys.argv = sys.argv[1:]\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        command = self.command("01_train_folds.py", "", "", "--cluster", address)
+        return subprocess.Popen([sys.executable, "-c", code, *command], cwd=ROOT)
+
 
 class Machines:
-    """A scheduler on a free port of the loopback interface, and workers of one slot each."""
+    """A scheduler on a port of the loopback interface that it finds itself, and workers of one slot
+    each.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.workers = folder, []
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{port}"
-        self.scheduler = self.start(
-            "dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--no-dashboard",
-            "--no-show",
-        )
+        self.folder, self.workers, self.file = folder, [], folder / "scheduler.json"
+        where = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(self.file))
+        self.scheduler = self.start("dask_scheduler", *where, "--no-dashboard", "--no-show")
+        wait_for(self.read, self.scheduler)
+        self.address = self.read()["address"]
+        self.client = Client(self.address, timeout=LIMIT, set_as_default=False)
 
-    def start(self, program: str, *more: str, cwd: Path = ROOT) -> subprocess.Popen:
+    def read(self) -> dict[str, Any]:
+        """What the scheduler says of itself, once it has said it all."""
+        try:
+            return json.loads(self.file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def start(
+        self,
+        program: str,
+        *more: str,
+        cwd: Path = ROOT,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.Popen:
         with open(self.folder / f"{program}.log", "a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.{program}", *more],
                 stdout=log,
                 stderr=log,
                 cwd=cwd,
+                env=environment,
             )
 
-    def hire(self, count: int = 1, cwd: Path = ROOT) -> subprocess.Popen:
+    def hire(
+        self, count: int = 1, cwd: Path = ROOT, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen:
         """Start workers and wait until the scheduler knows them; returns the last."""
         more = (
             "--nthreads",
@@ -78,30 +95,46 @@ class Machines:
             "--local-directory",
             str(self.folder),
         )
-        known = self.registered() + count
         self.workers += [
-            self.start("dask_worker", self.address, *more, cwd=cwd) for _ in range(count)
+            self.start("dask_worker", self.address, *more, cwd=cwd, environment=environment)
+            for _ in range(count)
         ]
-        wait_for(lambda: self.registered() == known)
+        self.wait_for_known(len(self.workers))
         return self.workers[-1]
 
-    def registered(self) -> int:
-        log = self.folder / "dask_worker.log"
-        return log.read_text().count("Registered to") if log.exists() else 0
+    def wait_for_known(self, count: int) -> None:
+        """Wait until the scheduler knows so many workers."""
+
+        def known(dask_scheduler: Any) -> int:
+            return len(dask_scheduler.workers)
+
+        wait_for(lambda: self.client.run_on_scheduler(known) == count, *self.workers)
 
     def dismiss(self) -> None:
+        """Kill all workers and wait until the scheduler has noticed."""
         while self.workers:
             worker = self.workers.pop()
             worker.kill()
             worker.wait()
+        self.wait_for_known(0)
+
+    def close(self) -> None:
+        self.client.close()
+        self.scheduler.kill()
+        self.scheduler.wait()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """However busy the machine is: a scheduler that is there, and has workers, is found."""
+    monkeypatch.setattr(cluster, "PATIENCE", LIMIT)
 
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
     machines = Machines(tmp_path_factory.mktemp("machines"))
     yield machines
-    machines.scheduler.kill()
-    machines.scheduler.wait()
+    machines.close()
 
 
 @pytest.fixture
@@ -133,58 +166,41 @@ def there(here, tmp_path):
     return Place(tmp_path)
 
 
-def tasks_of(worker: subprocess.Popen) -> list[int]:
-    threads = Path(f"/proc/{worker.pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-
-
-def trains(place: Place) -> Callable[[], bool]:
-    return lambda: bool(list(place.folder.glob("data/runs/**/checkpoint.pt")))
-
-
-def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(machines, here, there):
-    """Of two workers one is killed: its task ends with it, and another one goes on from the
+def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(
+    machines, here, there, moment
+):
+    """Of two workers one is killed: its task ends with it, and the other one goes on from the
     checkpoint.
     """
-    on_cluster = ("--cluster", machines.address)
-    machines.hire(2)
-    with ThreadPoolExecutor() as pool:
-        stage = pool.submit(there.run, "01_train_folds.py", *on_cluster)
-        wait_for(lambda: stage.done() or trains(there)())
-        worker = next(worker for worker in machines.workers if tasks_of(worker))
-        (task,) = tasks_of(worker)
+    machines.hire(2, environment=moment.environment)
+    with ending(there.start_on(machines.address)) as stage:
+        wait_for(moment.stopped, stage)  # one of the two tasks, after an epoch
+        task, checkpoint = next(iter(moment.stopped().items()))
+        (worker,) = [one for one in machines.workers if task in children(one.pid)]
         worker.kill()
         worker.wait()
-        wait_for(lambda: not Path(f"/proc/{task}").exists())
-        assert trains(there)(), "training ended before its worker could be killed"
-        stage.result()
-    there.run("02_predict.py", *on_cluster)
-    for stage in ("03_ensemble.py", "04_postprocess.py"):
-        there.run(stage)
+        machines.workers.remove(worker)
+        wait_for(lambda: not runs(task))
+        assert checkpoint.is_file()
+        assert not there.files("data/runs/**/*.safetensors")
+        moment.let_go()
+        assert stage.wait(LIMIT) == 0
+    there.run("02_predict.py", "--cluster", machines.address)
+    for name in ("03_ensemble.py", "04_postprocess.py"):
+        there.run(name)
     for pattern in ("data/runs/**/*.safetensors", "data/runs/**/*.h5", "submissions/*.csv"):
         assert here.files(pattern) and there.files(pattern) == here.files(pattern)
 
 
-def heed_ctrl_c() -> None:
-    """Which a program does not if the one that started it was put into the background by a
-    shell.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_ctrl_c_ends_the_tasks_on_the_cluster(machines, there):
-    worker = machines.hire()
-    command = [
-        sys.executable,
-        *there.command("01_train_folds.py", "", "", "--cluster", machines.address),
-    ]
-    stage = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_ctrl_c)
-    wait_for(trains(there))
-    (task,) = tasks_of(worker)
-    stage.send_signal(signal.SIGINT)
-    assert stage.wait() == 130
-    wait_for(lambda: not Path(f"/proc/{task}").exists())
-    assert worker.poll() is None and not tasks_of(worker)
+def test_ctrl_c_ends_the_tasks_on_the_cluster(machines, there, moment):
+    worker = machines.hire(environment=moment.environment)
+    with ending(there.start_on(str(machines.file))) as stage:
+        wait_for(moment.stopped, stage, worker)
+        (task,) = moment.stopped()
+        stage.send_signal(signal.SIGINT)
+        assert stage.wait(LIMIT) == 130
+    wait_for(lambda: not runs(task) and not children(worker.pid), worker)
+    assert moment.stopped().keys() == {task}
     assert not list(there.folder.glob("data/.shared-*"))
 
 
@@ -239,19 +255,27 @@ def last_line(place: Place, machines: Machines) -> str:
 def test_a_cluster_that_cannot_work_is_refused_before_anything_is_trained(
     machines, there, monkeypatch
 ):
-    monkeypatch.setattr(cluster, "PATIENCE", 3)
-    assert "no workers" in there.refused("01_train_folds.py", "--cluster", machines.address)
+    wait_for_workers = Client.wait_for_workers
+    with monkeypatch.context() as soon:  # to wait for workers, not to connect
+        soon.setattr(
+            Client,
+            "wait_for_workers",
+            lambda client, count, timeout: wait_for_workers(client, count, 0.1),
+        )
+        assert "no workers" in there.refused("01_train_folds.py", "--cluster", machines.address)
     assert "no such scheduler file" in there.refused(
         "01_train_folds.py", "--cluster", "missing.json"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    assert "no Dask scheduler answers" in there.refused("01_train_folds.py", "--cluster", nobody)
+    with monkeypatch.context() as soon, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # nobody listens there, nor can while this is open
+        nobody = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        soon.setattr(cluster, "PATIENCE", 1)
+        assert "no Dask scheduler answers" in there.refused(
+            "01_train_folds.py", "--cluster", nobody
+        )
     assert "--jobs has no meaning" in there.refused(
         "01_train_folds.py", "--cluster", nobody, "--jobs", "2"
     )
-    monkeypatch.setattr(cluster, "PATIENCE", 60)
     machines.hire()
     for more, number in ((["--device", "cuda"], 1), (["--gpus-per-task", "2"], 2)):
         assert f"--resources GPU={number}" in there.refused(

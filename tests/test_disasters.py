@@ -4,10 +4,8 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from tests import workplace
+from tests.moments import LIMIT, ending, wait_for
 from tests.workplace import STAGES, Workplace
 
 RECIPE = workplace.RECIPE.replace("epochs = 30", "epochs = 2").replace("count = 3", "count = 2")
@@ -240,32 +239,19 @@ def test_a_full_or_read_only_disk_stops_each_stage_in_one_line(
     )
 
 
-def _await(condition, process: subprocess.Popen) -> None:
-    begun = time.monotonic()
-    while not condition():
-        assert process.poll() is None, "ended too soon"
-        assert time.monotonic() < begun + 300, "it never came, however busy the machine"
-        time.sleep(0.01)
-
-
-def test_a_second_run_of_a_recipe_waits_and_another_recipe_does_not(finished, tmp_path):
-    place = Workplace(tmp_path, RECIPE)
-    first = place.start_all(tmp_path / "first.txt")
-    _await(lambda: list(tmp_path.glob("data/runs/tiny/net/*/recipe.toml")), first)
-    os.kill(first.pid, signal.SIGSTOP)  # in the midst of training
-    try:
-        second = place.start_all(tmp_path / "second.txt")
-        _await(lambda: "waiting" in (tmp_path / "second.txt").read_text(), second)
-        (line,) = [
-            line for line in (tmp_path / "second.txt").read_text().splitlines() if "waiting" in line
-        ]
-        assert f"process {first.pid} (01_train_folds.py " in line and "data/runs/tiny" in line
-        assert "up to date" in place.run("00_prepare_data.py", "--set", "name=other")
-        place.run("01_train_folds.py", "--set", "name=other")
-        assert not list(tmp_path.glob("data/runs/tiny/net/*/weights.safetensors"))
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-    assert first.wait() == 0 and second.wait() == 0
+def test_a_second_run_of_a_recipe_waits_and_another_recipe_does_not(finished, tmp_path, moment):
+    place, said = Workplace(tmp_path, RECIPE), tmp_path / "second.txt"
+    with ending(place.start_all(tmp_path / "first.txt", moment.environment)) as first:
+        wait_for(moment.stopped, first)  # in the midst of training
+        with ending(place.start_all(said)) as second:
+            wait_for(lambda: "waiting" in said.read_text(), first, second)
+            (line,) = [line for line in said.read_text().splitlines() if "waiting" in line]
+            assert f"process {first.pid} (01_train_folds.py " in line and "data/runs/tiny" in line
+            assert "up to date" in place.run("00_prepare_data.py", "--set", "name=other")
+            place.run("01_train_folds.py", "--set", "name=other")
+            assert not list(tmp_path.glob("data/runs/tiny/net/*/weights.safetensors"))
+            moment.let_go()
+            assert first.wait(LIMIT) == 0 and second.wait(LIMIT) == 0
     found = {
         name: content
         for name, content in contents(place).items()

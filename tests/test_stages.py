@@ -5,8 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 
 from src.competitions import corroseg
 from src.competitions.formats import rle
+from tests.moments import LIMIT, children, ending, runs, wait_for
 from tests.workplace import ROOT, STAGES, Workplace
 
 
@@ -21,7 +20,7 @@ from tests.workplace import ROOT, STAGES, Workplace
 def finished(tmp_path_factory):
     place = Workplace(tmp_path_factory.mktemp("finished"))
     place.run(STAGES[0])
-    assert place.start(STAGES[1]).wait() == 0
+    assert place.start(STAGES[1]).wait(LIMIT) == 0
     place.output = {stage: place.run(stage) for stage in STAGES[2:]}
     return place
 
@@ -198,35 +197,18 @@ def test_a_recipe_that_cannot_work_is_refused_in_one_line(finished, more, hint):
     assert finished.files("**/*.*") == before
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path):
+def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path, moment):
     place = Workplace(tmp_path)
     place.run("00_prepare_data.py")
-    process = place.start("01_train_folds.py")
-    while process.poll() is None and not list(place.folder.glob("data/runs/**/checkpoint.pt")):
-        time.sleep(0.01)
-    assert process.poll() is None, "training ended before it could be killed"
-    workers = [
-        int(pid)
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ]
-    assert workers
-    process.kill()  # the stage alone, without a chance to tell its workers
-    process.wait()
-    for _ in range(300):
-        if not any(map(_runs, workers)):
-            break
-        time.sleep(0.1)
-    assert not any(map(_runs, workers)), "workers outlive the stage that started them"
-    assert list(place.folder.glob("data/runs/**/checkpoint.pt"))
-    assert place.start("01_train_folds.py").wait() == 0
+    with ending(place.start("01_train_folds.py", environment=moment.environment)) as process:
+        wait_for(lambda: len(moment.stopped()) == 2, process)  # both workers, after an epoch each
+        assert set(moment.stopped()) <= set(children(process.pid))
+        process.kill()  # the stage alone, without a chance to tell its workers
+        process.wait()
+    wait_for(lambda: not any(map(runs, moment.stopped())))  # workers do not outlive their stage
+    assert all(checkpoint.is_file() for checkpoint in moment.stopped().values())
+    assert not place.files("data/runs/**/weights.safetensors")
+    assert place.start("01_train_folds.py").wait(LIMIT) == 0
     for stage in STAGES[2:]:
         place.run(stage)
     assert place.files("data/runs/**/weights.safetensors") == finished.files(

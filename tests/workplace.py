@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -54,24 +53,29 @@ class Workplace:
         ]
         return [str(ROOT / stage), str(self.recipe), *folders, "--device", "cpu", *more]
 
-    def start(self, stage: str, *more: str) -> subprocess.Popen:
+    def start(
+        self, stage: str, *more: str, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen:
         """The stage in a process of its own, which leads a group with its workers, two tasks at
         a time.
         """
         command = [sys.executable, *self.command(stage, "--jobs", "2", *more)]
         return subprocess.Popen(
-            command, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+            command,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,
+            env=environment,
         )
 
-    def start_all(self, said: Path) -> subprocess.Popen:
+    def start_all(self, said: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
         """All five stages one after the other in one process, which loads torch once."""
         code = (
             "import runpy, sys\nfor command in eval(sys.argv[1]):\n sys.argv = command\n "
             "runpy.run_path(command[0], run_name='__main__')"
         )
         commands = [self.command(stage, "--jobs", "1") for stage in STAGES]
-        with open(said, "w") as file:
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with open(said, "w") as file:  # in ROOT, where Python finds what it imports
             command = [sys.executable, "-c", code, repr(commands)]
             return subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
