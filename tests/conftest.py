@@ -1,10 +1,15 @@
 """A tiny challenge to write to disk, and the real files where they lie beside the repository."""
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+# One thread a process, before any library starts its own: tests run side by side, tiny networks
+# gain nothing from more, and their number decides the order of sums and so the bytes.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}
 
 import numpy as np
 import pytest

@@ -11,24 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests import workplace
 from tests.moments import LIMIT, ending, wait_for
 from tests.workplace import STAGES, Workplace
 
 RECIPE = workplace.RECIPE.replace("epochs = 30", "epochs = 2").replace("count = 3", "count = 2")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """However many cores there are: the number of threads decides the order of sums."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,15 +28,6 @@ WITH_AVERAGES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks gain nothing from more threads, and lose much when the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def wells(patches: int, groups: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A split of `groups` contiguous wells with grooves that any network can learn."""
     rng = np.random.default_rng(seed)
