@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.moments import LIMIT
+
 FOUND = next(
     (
         path
@@ -108,7 +110,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> None:
+    def until(self, script: str, seconds: float = LIMIT) -> None:
         """Wait until a JavaScript condition holds."""
         late = f"setTimeout(() => late(Error('after {seconds} s')), {1000 * seconds})"
         look = f"const look = () => ({script}) ? done() : setTimeout(look, 20)"

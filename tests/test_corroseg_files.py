@@ -19,6 +19,7 @@ from src.competitions import Raw, RawSplit, corroseg
 from src.competitions.formats.masks import PackedMasks, pack
 from src.terminal.errors import UserError
 from src.wells import cleaning, geometry
+from tests.moments import LIMIT
 
 REPOSITORY = Path(__file__).parents[1]
 HEADER = "," + ",".join(map(str, range(1296)))
@@ -683,7 +684,7 @@ def test_hidden_files_in_a_folder_are_ignored(tmp_path: Path, challenge: Challen
 
 def prepare(recipe: Path, data: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "00_prepare_data.py", str(recipe), "--data-dir", str(data)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_the_command_line_tells_of_a_bad_file_in_one_line_and_keeps_what_was_prepared(

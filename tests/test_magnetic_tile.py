@@ -14,6 +14,7 @@ from src.cli import magnetic_tile
 from src.competitions import folder
 from src.recipe import Data
 from src.terminal.errors import UserError
+from tests.moments import LIMIT
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Data(folder="magnetic_tile")
@@ -71,9 +72,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory, magnetic_tile_folder: Path) 
         str(magnetic_tile_folder),
         str(target),
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 2
     assert again.stderr == f"error: {target} is there already: remove it, or name another folder\n"
     return target

@@ -23,6 +23,7 @@ from src.competitions import Photographs, severstal
 from src.competitions.formats import rle
 from src.recipe import Data
 from src.terminal.errors import UserError
+from tests.moments import LIMIT
 
 REPOSITORY = Path(__file__).parents[1]
 STRICT, EMPTY = Data(), Data(missing_test="empty")
@@ -786,10 +787,10 @@ def test_the_command_line_generates_once(tmp_path: Path) -> None:
         "--seed",
         "3",
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "train_images").iterdir())) == 2
-    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 2
     assert again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
 
