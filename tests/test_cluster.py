@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 
 from src.tasks import cluster
-from tests.moments import LIMIT, children, ending, runs, wait_for
+from tests.moments import LIMIT, children, ending, parent, runs, wait_for
 from tests.workplace import ROOT, Workplace
 
 
@@ -176,7 +176,7 @@ def test_a_worker_killed_in_mid_task_changes_no_byte_of_the_submission(
     with ending(there.start_on(machines.address)) as stage:
         wait_for(moment.stopped, stage)  # one of the two tasks, after an epoch
         task, checkpoint = next(iter(moment.stopped().items()))
-        (worker,) = [one for one in machines.workers if task in children(one.pid)]
+        (worker,) = [one for one in machines.workers if one.pid == parent(task)]
         worker.kill()
         worker.wait()
         machines.workers.remove(worker)

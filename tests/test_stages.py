@@ -12,7 +12,7 @@ import pytest
 
 from src.competitions import corroseg
 from src.competitions.formats import rle
-from tests.moments import LIMIT, children, ending, runs, wait_for
+from tests.moments import LIMIT, ending, parent, runs, wait_for
 from tests.workplace import ROOT, STAGES, Workplace
 
 
@@ -202,7 +202,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
     place.run("00_prepare_data.py")
     with ending(place.start("01_train_folds.py", environment=moment.environment)) as process:
         wait_for(lambda: len(moment.stopped()) == 2, process)  # both workers, after an epoch each
-        assert set(moment.stopped()) <= set(children(process.pid))
+        assert {parent(worker) for worker in moment.stopped()} == {process.pid}
         process.kill()  # the stage alone, without a chance to tell its workers
         process.wait()
     wait_for(lambda: not any(map(runs, moment.stopped())))  # workers do not outlive their stage
