@@ -109,9 +109,7 @@ def _predict(
         done = 0
         for batch in batches(gallery, rows, member.batch_size):
             images = np.stack([gallery.image(row) for row in batch])
-            own = predict(
-                network, images, gallery.white, scaling, member, recipe.inference, device
-            )
+            own = predict(network, images, gallery.white, scaling, member, recipe.inference, device)
             check_finite(own, paths.weights(recipe, task))
             for p in own:
                 stream.write("probability", done, p)
