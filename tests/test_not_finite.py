@@ -54,9 +54,9 @@ def test_probabilities_that_are_not_finite_are_not_written(tmp_path, monkeypatch
     loaded = network, Scaling(np.zeros(()), np.ones(()))
     for module in (loop, prediction):
         monkeypatch.setattr(module, "load_network", lambda *_: loaded)
-    with pytest.raises(UserError, match="weights.safetensors: the network predicts"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: the network predicts"):
         loop._predict_held_out(chosen, TASK, paths, {}, torch.device("cpu"))
     artifacts.write_splits(paths.prepared(chosen), {"test": wells(4, 2)}, {})
-    with pytest.raises(UserError, match="weights.safetensors: the network predicts"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: the network predicts"):
         prediction.predict_test(chosen, TASK, paths, {}, torch.device("cpu"), 1)
     assert not list(tmp_path.glob("runs/**/*.h5"))
