@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import plain, timing
-from src import networks
+from benchmarks import cases, plain, stages, timing
+from src import competitions, networks, recipe
 from src.competitions.formats import rle
 from src.photographs import selection
 from src.recipe import Inference, Member
 from src.terminal.errors import UserError
-from src.wells import prediction
+from src.wells import prediction, preparation
+from src.wells.batches import PipeSource
 from src.wells.windows import Windows
 
 CPU = torch.device("cpu")
@@ -78,3 +79,16 @@ def test_the_memory_of_a_process_and_the_last_words_of_one_that_fails():
     assert 200 < used.memory < 260 and used.cpu > 0
     with pytest.raises(UserError, match="no such thing"):
         timing.run("-c", "raise SystemExit('no such thing')")
+
+
+def test_every_fold_of_the_quick_challenge_has_texture_to_lay_over(corroseg_folder, tmp_path):
+    """`far` takes it from windows without corrosion, and stops where its wells have none."""
+    paths = stages.paths_of(tmp_path, corroseg_folder)
+    bench = cases.Bench(paths, recipe.load("corroseg"), quick=True)
+    chosen = recipe.load("corroseg_quick", stages._overrides(bench))
+    competition, member = competitions.get("corroseg"), chosen.member("far")
+    list(preparation.prepare(competition, chosen, paths, {}))
+    train = prediction.read_split(paths, chosen, "train", "mask", "fold")
+    assert member.augment.texture > 0 and len(train["name"]) < 1300
+    for fold in range(chosen.folds.number):
+        assert len(PipeSource.of(train, fold, member, False, CPU).windows.sound()) > 0

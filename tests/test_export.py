@@ -1,6 +1,10 @@
 """Exported networks: they say the same as torch's, and the table of what they cost is measured."""
 
 import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +18,7 @@ from src import artifacts, networks, recipe
 from src.artifacts import Paths
 from src.cli import export
 from src.recipe import Task
+from src.terminal import command
 from src.training import loop
 
 
@@ -161,6 +166,54 @@ def test_calibration_sees_other_windows_than_the_held_out_ones(folder):
     np.testing.assert_allclose(images[-1][0, 0], strip[-72:])
 
 
-def test_what_is_not_a_run_is_refused_in_one_line(tmp_path):
-    with pytest.raises(export.UserError, match="not the folder of a run"):
-        export.Run.open(tmp_path)
+BROKEN = {
+    "no recipe": lambda run: (run / "recipe.toml").unlink(),
+    "no TOML": lambda run: (run / "recipe.toml").write_text("name = ["),
+    "no text": lambda run: (run / "recipe.toml").write_bytes(b"\xff\xfe"),
+    "no competition": lambda run: (run / "recipe.toml").write_text("name = 1"),
+    "another recipe": lambda run: edit(run / "recipe.toml", 'name = "tiny"', 'name = "other"'),
+    "another member": lambda run: run.parent.rename(run.parents[1] / "other"),
+    "no such fold": lambda run: run.rename(run.with_name("fold2_seed0")),
+    "no such seed": lambda run: run.rename(run.with_name("fold0_seed1")),
+    "a seed of 40 digits": lambda run: run.rename(run.with_name("fold0_seed" + 40 * "9")),
+    "another form": lambda run: run.rename(run.with_name("fold0")),
+    "no weights": lambda run: (run / "weights.safetensors").unlink(),
+    "other bytes as weights": lambda run: (run / "weights.safetensors").write_bytes(b"weights"),
+    "no prepared data": lambda run: next(run.parents[3].glob("prepared/*")).unlink(),
+    "another height": lambda run: edit(run / "recipe.toml", "height = 72", "height = 35"),
+}
+
+
+def edit(path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_run_is_refused_in_one_line(folder, tmp_path, capsys, monkeypatch, change):
+    shutil.copytree(folder.parents[3], tmp_path / "data", ignore=shutil.ignore_patterns("*.onnx"))
+    run = tmp_path / "data" / folder.relative_to(folder.parents[3])
+    change(run)
+    found = next((tmp_path / "data/runs").glob("*/*/fold*"))
+    refused(found, tmp_path, capsys, monkeypatch)
+
+
+def test_a_folder_beside_no_data_is_refused_in_one_line(folder, tmp_path, capsys, monkeypatch):
+    refused(tmp_path, tmp_path, capsys, monkeypatch)
+    refused(tmp_path / "gone" / "fold0_seed0", tmp_path, capsys, monkeypatch)
+    with tempfile.TemporaryDirectory() as shallow:
+        lone = Path(shallow) / "fold0_seed0"
+        lone.mkdir()
+        shutil.copy(folder / "recipe.toml", lone)
+        refused(lone, Path(shallow), capsys, monkeypatch)
+
+
+def refused(run: Path, place: Path, capsys, monkeypatch) -> None:
+    """Exit code 2, one line that names a file of the place, and nothing written."""
+    monkeypatch.setattr(sys, "argv", ["export", str(run), "--onnx"])
+    with pytest.raises(SystemExit) as caught:
+        command.run(export.main, export.parser())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and line.startswith(f"error: {place}")
+    assert not list(place.rglob("*.onnx"))

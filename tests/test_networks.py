@@ -317,3 +317,27 @@ def test_ring_padding_and_its_gradient_are_those_of_concatenation(shape, layout)
     (gradient,), (plain,) = (torch.autograd.grad((y * weight).sum(), x) for y in (padded, expected))
     torch.testing.assert_close(gradient, plain)
     assert torch.autograd.gradcheck(RingPad.apply, x)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("channels", [4, "8"], "Input should be a valid integer, not [4, '8']"),
+        ("channels", [4, 8.5], "Input should be a valid integer, not [4, 8.5]"),
+        ("channels", [4, True], "Input should be a valid integer, not [4, True]"),
+        ("channels", [0, 8], "0 is less than 1"),
+        ("channels", 4, "Input should be an instance of Sequence, not 4"),
+        ("pool_rows", [-2], "-2 is less than 1"),
+        ("inputs", "1", "Input should be a valid integer, not '1'"),
+    ],
+)
+def test_an_option_of_another_type_is_named(option, value, told):
+    with pytest.raises(UserError) as caught:
+        networks.sketch({"name": "ring_unet", option: value})
+    assert str(caught.value) == f"network 'ring_unet', option '{option}': {told}"
+
+
+@pytest.mark.parametrize("name", [["ring_unet"], {"ring_unet": 1}, 5, "ring_unett"])
+def test_a_name_that_no_network_has_is_refused_whatever_it_is(name):
+    with pytest.raises(UserError, match="no network '"):
+        networks.create({"name": name})

@@ -661,9 +661,8 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, capsys, place):
     network = torch.nn.Conv2d(1, 1, 3)
     checkpoint = tmp_path / "checkpoint.pt"
-    checkpoints.save(
-        {"network": network.state_dict(), "created_from": {"made": "here"}}, checkpoint
-    )
+    state = {"epoch": 0, "history": [], "created_from": {"made": "here"}}
+    checkpoints.save({**state, "network": network.state_dict()}, checkpoint)
     assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU)
     content = bytearray(checkpoint.read_bytes())
     content[int(place * len(content))] ^= 4

@@ -56,15 +56,16 @@ def _partial(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
         pid = leftover.name.removeprefix(f".{path.name}.").removesuffix(".partial")
-        if pid.isdecimal() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if pid.isdecimal() and (pid == str(os.getpid()) or not _alive(pid)):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: str) -> bool:
+    """Whether a process of this number runs; a text that cannot be a number of one says no."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError, ValueError):
         return False
     except PermissionError:
         pass  # somebody else's
@@ -167,7 +168,6 @@ def _sign(lock: Path, name: str) -> None:
 
 
 def _holder(lock: Path) -> str:
-    pid, _, command = lock.read_text(encoding="utf-8").partition(" ")
-    return (
-        f"process {pid} ({command})" if pid.isdecimal() and _alive(int(pid)) else "another process"
-    )
+    name = lock.read_bytes().decode("utf-8", "replace")
+    pid, _, command = name.partition(" ")
+    return f"process {pid} ({command})" if name.isprintable() and _alive(pid) else "another process"

@@ -68,14 +68,18 @@ class Run:
             UserError: not the folder of a task, or not trained to its end, or the prepared
                 photographs are missing.
         """
-        named = re.fullmatch(r"fold(\d+)_seed(\d+)", folder.resolve().name)
-        if not named or not (folder / "recipe.toml").is_file():
-            raise UserError(
-                f"{folder}: not the folder of a run, as in data/runs/<recipe>/<member>/fold0_seed0"
-            )
+        no_run = UserError(
+            f"{folder}: not the folder of a run, as in data/runs/<recipe>/<member>/fold0_seed0"
+        )
+        full = folder.resolve()
+        named = re.fullmatch(r"fold(\d{1,9})_seed(\d{1,19})", full.name)
+        if not named or not (folder / "recipe.toml").is_file() or len(full.parents) < 4:
+            raise no_run
         chosen = recipe.load(str(folder / "recipe.toml"))
-        task = Task(folder.resolve().parent.name, *map(int, named.groups()))
-        paths = Paths(folder.resolve().parents[3], Path("submissions"))
+        task = Task(full.parent.name, *map(int, named.groups()))
+        paths = Paths(full.parents[3], Path("submissions"))
+        if task not in chosen.tasks() or paths.task(chosen, task) != full:
+            raise no_run
         train = (
             Gallery.open(paths, chosen, "train")
             if isinstance(competitions.get(chosen.competition), PhotoCompetition)
@@ -118,7 +122,7 @@ class Run:
             train["image"][(train["fold"] >= 0) & (train["fold"] != self.task.fold)]
         )
         strip = strip.reshape(1, -1, strip.shape[2])
-        starts = np.linspace(0, strip.shape[1] - self.member.height, count).astype(int)
+        starts = np.linspace(0, max(0, strip.shape[1] - self.member.height), count).astype(int)
         for start in sorted(set(starts.tolist())):
             yield torch.from_numpy(strip[:, start : start + self.member.height].copy())[None]
 
@@ -294,6 +298,14 @@ def export(run: Run, int8: bool) -> dict[str, Path]:
     """
     files = {"onnx": run.folder / "network.onnx", "int8": run.folder / "network_int8.onnx"}
     image = next(run.images(1))
+    try:
+        with torch.inference_mode():
+            run.network(image)
+    except Exception as error:
+        size = "x".join(map(str, image.shape[1:]))
+        raise UserError(
+            f"{run.folder}: its network cannot take images of {size} ({error})"
+        ) from None
     notes = {
         "center": json.dumps(run.scaling.center.tolist()),
         "scale": json.dumps(run.scaling.scale.tolist()),

@@ -7,9 +7,10 @@ classes, H, W), or (B, classes, 1, 1) from a classifier. Adding one is a functio
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,23 +35,38 @@ def create(network: dict[str, Any]) -> nn.Module:
         UserError: an unknown network or option, or an option of the wrong kind.
     """
     options = {key: value for key, value in network.items() if key != "name"}
-    if network["name"] not in REGISTRY:
+    if str(network["name"]) not in REGISTRY:
         raise UserError(
             f"no network '{network['name']}': {did_you_mean(str(network['name']), REGISTRY)}"
         )
-    build = REGISTRY[network["name"]]
+    build = REGISTRY[str(network["name"])]
     known = inspect.signature(build).parameters
-    for key in options:
+    for key, value in options.items():
         if key not in known:
             raise UserError(
                 f"network '{network['name']}' has no option '{key}': {did_you_mean(key, known)}"
             )
+        _check_option(f"network '{network['name']}', option '{key}'", value, build, key)
     try:
         return build(**options)
     except UserError:
         raise
     except Exception as error:  # whatever layers raise about sizes that make no sense
         raise UserError(f"network '{network['name']}': {error}") from None
+
+
+def _check_option(where: str, value: Any, build: Callable[..., nn.Module], key: str) -> None:
+    """Refuse a value of another type than the network's argument has, and integers below 1: all
+    of them count something.
+    """
+    try:
+        TypeAdapter(get_type_hints(build).get(key, Any)).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UserError(f"{where}: {problem['msg']}, not {value!r}") from None
+    for number in value if isinstance(value, list) else [value]:
+        if type(number) is int and number < 1:
+            raise UserError(f"{where}: {number} is less than 1")
 
 
 def takes_photographs(name: str) -> bool:

@@ -17,7 +17,14 @@ from src.photographs.dataset import Gallery
 from src.photographs.selection import open_rows
 from src.recipe import Inference, Member, Recipe, Task
 from src.wells.cleaning import Scaling
-from src.wells.prediction import LAYOUT, autocast, load_network, predictions_from, set_up_torch
+from src.wells.prediction import (
+    LAYOUT,
+    autocast,
+    check_finite,
+    load_network,
+    predictions_from,
+    set_up_torch,
+)
 
 # pixels: what a network sees at once of a photograph larger than `WHOLE`, and how much of it is
 # context only
@@ -102,9 +109,9 @@ def _predict(
         done = 0
         for batch in batches(gallery, rows, member.batch_size):
             images = np.stack([gallery.image(row) for row in batch])
-            for p in predict(
-                network, images, gallery.white, scaling, member, recipe.inference, device
-            ):
+            own = predict(network, images, gallery.white, scaling, member, recipe.inference, device)
+            check_finite(own, paths.weights(recipe, task))
+            for p in own:
                 stream.write("probability", done, p)
                 done += 1
             paths.progress(recipe, task).write_text(f"{done / len(rows):.4f}", encoding="utf-8")

@@ -2,9 +2,11 @@
 their pruning.
 """
 
+import copy
 import hashlib
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,46 @@ def load(
             "its first epoch"
         )
         return None
-    state = torch.load(io.BytesIO(content[:-DIGEST]), map_location=device, weights_only=True)
-    if state["created_from"] != created_from:
+    try:
+        state = torch.load(io.BytesIO(content[:-DIGEST]), map_location=device, weights_only=True)
+        whole = isinstance(state, dict)
+        if whole and state["created_from"] != created_from:
+            return None
+        whole = whole and _is_whole(state) and _fits(network, state["network"], prunes)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:  # whatever torch and the checks make of something else
+        whole = False
+    if not whole:
+        console.say(
+            f"{path} holds something else than a checkpoint of this task: it starts again from "
+            "its first epoch"
+        )
         return None
     if prunes:
         pruning.fit_state(network, state["network"])
-    if _shapes(state["network"]) != _shapes(network.state_dict()):
-        return None
     network.load_state_dict(state["network"])
     return state
+
+
+def _is_whole(state: State) -> bool:
+    """Whether a state has what `save_checkpoint` or `save_dense` of a training put into one."""
+    kinds = {"most": int, "best_score": float, "best_epoch": int, "best": dict, "average": dict}
+    kinds |= {"scores": dict, "optimiser": dict}
+    return (
+        len(state["history"]) == state["epoch"]
+        and all(math.isfinite(float(line["loss"])) for line in state["history"])
+        and all(isinstance(state[key], kind) for key, kind in kinds.items() if key in state)
+        and ("optimiser" in state) == ("scores" in state)
+    )
+
+
+def _fits(network: nn.Module, weights: dict[str, torch.Tensor], prunes: bool) -> bool:
+    """Whether weights are those of a network, in pruning of what becomes of it."""
+    if prunes:
+        network = copy.deepcopy(network)
+        pruning.fit_state(network, weights)
+    return _shapes(weights) == _shapes(network.state_dict())
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

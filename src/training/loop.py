@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -212,6 +213,7 @@ def _predict_held_out(
     name, probability = predict_held_out(
         network, scaling, train, task.fold, recipe, recipe.member(task.member), device
     )
+    prediction.check_finite(probability, paths.weights(recipe, task))
     artifacts.write_arrays(
         paths.oof(recipe, task), {"name": name, "probability": probability}, inputs
     )
@@ -288,6 +290,7 @@ class Fit:
                 pruner,
                 average,
             )
+            self.check_finite(network, loss, epoch)
             line = {
                 "epoch": epoch + 1,
                 "loss": f"{loss:.6f}",
@@ -383,6 +386,28 @@ class Fit:
             if step % 10 == 0:
                 report((epoch + share) / member.epochs)
         return float(total) / seen
+
+    def check_finite(self, network: nn.Module, loss: float, epoch: int) -> None:
+        """
+        Raises:
+            UserError: an epoch ended with a loss or with weights that are no finite numbers;
+                nothing of it has been written.
+        """
+        numbers = [
+            tensor.isfinite().all()
+            for tensor in network.state_dict().values()
+            if tensor.is_floating_point()
+        ]
+        if math.isfinite(loss) and bool(torch.stack(numbers).all()):
+            return
+        phases = self.recipe.member(self.task.member).phases
+        phase, _ = _phase_at(phases, epoch)
+        number = next(place for place, own in enumerate(phases, 1) if own is phase)
+        what = "the weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        raise UserError(
+            f"{self.paths.task(self.recipe, self.task)}: {what} after epoch {epoch + 1}, in "
+            f"phase {number} of {len(phases)}: lower its learning_rate ({phase.learning_rate:g})"
+        )
 
     def seed_of(self, epoch: int) -> int:
         """A seed for this member, fold, seed and epoch (-1: the initial weights)."""

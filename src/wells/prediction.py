@@ -156,6 +156,18 @@ def predict_well(
     return patches[:, None].astype(np.float16)
 
 
+def check_finite(probability: np.ndarray, weights: Path) -> None:
+    """
+    Raises:
+        UserError: a network with these weights predicts what is no number.
+    """
+    if not np.isfinite(probability).all():
+        raise UserError(
+            f"{weights}: the network predicts probabilities that are not finite: train it again "
+            "with a lower learning_rate"
+        )
+
+
 def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.device) -> nn.Module:
     """A copy of the network whose batch norm holds the statistics of these images (AdaBN, Li et al.
     2018), which need no labels.
@@ -330,6 +342,7 @@ def predict_test(
         for block in wells:
             block["image"] = scaling.apply(block["image"])
             own = predict(network, block, recipe.member(task.member), recipe.inference, device)
+            check_finite(own, paths.weights(recipe, task))
             file.write("probability", int(block["place"][0]), own)
 
 
