@@ -6,6 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export STARTED_BY := make
 
+# A command that Ctrl-C has ended says so itself, with exit code 130: make ends too, without a line.
+quietly = @trap : INT; $(1) || { code=$$?; [ $$code -eq 130 ] || exit $$code; kill -INT $$PPID; }
+
 .PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test chaos fuzz lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -50,30 +53,30 @@ all: export STARTED_BY := make all
 all: prepare train predict ensemble submit ## all five, one after the other; what is up to date stays
 
 prepare: setup ## 00: raw images -> data/prepared/
-	@$(BIN)/python 00_prepare_data.py $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python 00_prepare_data.py $(RECIPE) $(ARGS))
 
 train: setup ## 01: folds x seeds -> data/runs/
-	@$(BIN)/python 01_train_folds.py $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python 01_train_folds.py $(RECIPE) $(ARGS))
 
 predict: setup ## 02: test predictions of every task
-	@$(BIN)/python 02_predict.py $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python 02_predict.py $(RECIPE) $(ARGS))
 
 ensemble: setup ## 03: averages and threshold -> data/ensembles/
-	@$(BIN)/python 03_ensemble.py $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python 03_ensemble.py $(RECIPE) $(ARGS))
 
 submit: setup ## 04: refined masks -> submissions/
-	@$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS))
 
 ##@ Studies
 
 study: setup ## compare variations of a recipe, with a table and a plot: STUDY=name
-	@$(BIN)/python -m src.studies.study $(STUDY) $(ARGS)
+	$(call quietly,$(BIN)/python -m src.studies.study $(STUDY) $(ARGS))
 
 trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
-	@$(BIN)/python -m src.studies.trial $(RECIPE) $(ARGS)
+	$(call quietly,$(BIN)/python -m src.studies.trial $(RECIPE) $(ARGS))
 
 bench: setup ## how fast it is, beside named baselines: ARGS="--only training", --quick or gpu
-	@$(BIN)/python -m benchmarks $(ARGS)
+	$(call quietly,$(BIN)/python -m benchmarks $(ARGS))
 
 networks: setup ## every network with its parameters and operations
 	@$(BIN)/python -m src.cli.networks

@@ -13,9 +13,10 @@ import torch
 
 from benchmarks import cases, gpu, stages
 from benchmarks.timing import HEADER, load, machine
-from src import artifacts, recipe
+from src import modality, recipe
+from src.artifacts.files import write_text
+from src.networks.devices import choose_device
 from src.terminal import command
-from src.wells import prediction
 
 PARTS = {
     "prepare": cases.prepare,
@@ -32,22 +33,23 @@ GENERATED = [*stages.GENERATED, "generate.train_patches=4000", "generate.test_pa
 
 
 def main(options: argparse.Namespace) -> None:
-    paths = stages.paths_of(options.work_dir, options.data_dir / "raw" / "corroseg")
+    folder = stages.folder_of(options.work_dir, options.data_dir / "raw" / "corroseg")
     if options.where == "gpu":
         return write(
             options.work_dir / "gpu.md",
-            gpu.measure(prediction.choose_device("cuda"), paths, options.quick),
+            gpu.measure(choose_device("cuda"), folder, options.quick),
         )
-    real = (paths.data / "raw" / "corroseg").is_dir()
+    real = (folder / "raw" / "corroseg").is_dir()
     chosen = recipe.load("corroseg", [] if real else GENERATED)
-    bench = cases.Bench(paths, chosen, options.quick)
+    run = modality.open_run(chosen, folder, folder / "submissions")
+    bench = cases.Bench(run, options.quick)
     # as stage 01 gives each of its tasks a core; on a busy machine threads wait for each other
     torch.set_num_threads(1)
     print(f"{machine(torch.device('cpu'))}; {'the challenge' if real else 'generated wells'}")
     wanted = options.only or [*PARTS, *WHOLE]
     if set(wanted) & {*PARTS}:
         prepared = stages.run(
-            stages.SCRIPTS[0], "corroseg", *stages.as_options(paths, [] if real else GENERATED)
+            stages.SCRIPTS[0], "corroseg", *stages.as_options(folder, [] if real else GENERATED)
         )
         print(f"(prepared in {prepared.wall:.1f} s)")
     lines = []
@@ -69,7 +71,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def write(path: Path, lines: list[str]) -> None:
-    artifacts.write_text(path, "\n".join(lines))
+    write_text(path, "\n".join(lines))
     print(f"\n{path} written")
 
 

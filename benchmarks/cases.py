@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,15 +16,18 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import plain
 from benchmarks.timing import Comparison, compare
-from src import competitions, networks
-from src.artifacts import Arrays, Paths
+from src import networks
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
 from src.competitions.formats import rle
+from src.networks import devices
 from src.photographs import selection
 from src.recipe import Augment, Inference, Member, Recipe, Task, load
+from src.training.data import Batch
 from src.training.loop import OPTIMISERS, Fit
 from src.training.losses import of_phase
-from src.wells import prediction, preparation, refinement
-from src.wells.batches import Batch, PipeSource
+from src.wells import blocks, prediction, refinement
+from src.wells.batches import WellTrainingSet
 from src.wells.windows import Windows
 
 CPU = torch.device("cpu")
@@ -33,31 +38,32 @@ WINDOWS = {"near": 4, "far": 4, "cat": 1}  # batches of a repetition
 class Bench:
     """Where it works, on what, and how much of it."""
 
-    paths: Paths
-    recipe: Recipe
+    run: Run
     quick: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
 
     @property
     def repeats(self) -> int:
         return 2 if self.quick else 5
 
     def train(self) -> Arrays:
-        return self.some(prediction.read_split(self.paths, self.recipe, "train", "mask", "fold"))
+        return self.some(blocks.read_split(self.run, "train", "mask", "fold"))
 
     def some(self, arrays: Arrays) -> Arrays:
         """Whole wells; a quick benchmark has the smaller ones."""
         wells, patches = np.unique(arrays["group"], return_counts=True)
         few = wells[patches <= np.median(patches)]
-        return prediction.rows_of(arrays, np.isin(arrays["group"], few)) if self.quick else arrays
+        return blocks.rows_of(arrays, np.isin(arrays["group"], few)) if self.quick else arrays
 
 
 def prepare(bench: Bench) -> list[Comparison]:
     """The whole of stage 00's work, in this process; the baseline's .npy files are unpacked
     before.
     """
-    competition = competitions.get(bench.recipe.competition)
-    folder, unpacked = bench.paths.raw(competition.name), bench.paths.data / "unpacked"
-    inputs = preparation.created_from(competition, bench.recipe, bench.paths)
+    folder, unpacked = bench.run.raw, bench.run.data / "unpacked"
     for split in ("train", "test"):
         for archive in folder.glob(f"X_{split}*.zip"):
             with zipfile.ZipFile(archive) as opened:
@@ -78,14 +84,14 @@ def prepare(bench: Bench) -> list[Comparison]:
             "written",
             patches,
             "patches",
-            lambda: list(preparation.prepare(competition, bench.recipe, bench.paths, inputs)),
+            lambda: list(bench.run.modality.prepare(bench.run, ["train", "test"])),
             lambda: plain.prepare(unpacked / "train", unpacked / "test", masks),
             bench.repeats,
         )
     ]
 
 
-def batches(source: PipeSource) -> Iterator[Batch]:
+def batches(source: WellTrainingSet) -> Iterator[Batch]:
     """Epoch after epoch."""
     return chain.from_iterable(source.epoch(epoch, epoch)[1] for epoch in count())
 
@@ -98,8 +104,8 @@ def pipeline(bench: Bench) -> list[Comparison]:
     member = bench.recipe.members[0].model_copy(
         update={"height": 36, "margin": 0, "batch_size": 128, "augment": Augment(depth_shift=False)}
     )
-    source = PipeSource.of(train, 0, member, False, CPU)
-    folder, number = bench.paths.data / "patch_files", 512 if bench.quick else 4096
+    source = _source(bench, member, train)
+    folder, number = bench.run.data / "patch_files", 512 if bench.quick else 4096
     folder.mkdir(parents=True, exist_ok=True)
     for row, start in enumerate(
         islice(source.windows.shuffled(False, torch.Generator().manual_seed(0)).split(1), number)
@@ -133,19 +139,25 @@ def pipeline(bench: Bench) -> list[Comparison]:
     return result
 
 
-def _ours(bench: Bench, member: Member, source: PipeSource, steps: int) -> Callable[[], float]:
-    """The project's own training loop on so many batches."""
+def _source(bench: Bench, member: Member, train: Arrays) -> WellTrainingSet:
+    """A member's training set of fold 0."""
     chosen = bench.recipe.model_copy(update={"members": [member]})
-    fit = Fit(chosen, Task(member.name, 0, 0), bench.paths, {}, CPU)
-    torch.manual_seed(0)
-    network = source.network().to(memory_format=prediction.LAYOUT)
-    phase, stream = member.phases[0], batches(source)
-    optimiser = OPTIMISERS[phase.optimiser](
-        network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=True
-    )
-    return lambda: fit.epoch(
-        network, optimiser, (steps, islice(stream, steps)), 0, [], lambda share: None
-    )
+    own = bench.run.with_recipe(chosen)
+    return WellTrainingSet.of(own, Task(member.name, 0, 0), train, CPU)
+
+
+def _ours(source: WellTrainingSet, steps: int) -> Callable[[], dict[str, Any]]:
+    """The project's own training loop on so many batches."""
+    stream = batches(source)
+    fit = Fit(source.run, source.task, source, CPU)
+    fit.begin(source.member.phases[0], resumed=False)
+
+    def step() -> dict[str, Any]:
+        # the loop asks its data for an epoch, and gets so many batches
+        with patch.object(WellTrainingSet, "epoch", lambda *_: (steps, islice(stream, steps))):
+            return fit.epoch(0, lambda share: None)
+
+    return step
 
 
 def _plain(
@@ -178,9 +190,9 @@ def training(bench: Bench, members: list[Member] | None = None) -> list[Comparis
     without any.
     """
     train, result = bench.train(), []
-    prediction.set_up_torch(torch.get_num_threads())
+    devices.set_up_torch(torch.get_num_threads())
     for member in members or bench.recipe.members:
-        source = PipeSource.of(train, 0, member, False, CPU)
+        source = _source(bench, member, train)
         windows, steps = source.windows, WINDOWS[member.name] if not bench.quick else 1
         starts = windows.shuffled(False, torch.Generator().manual_seed(0))
         data = TensorDataset(
@@ -201,7 +213,7 @@ def training(bench: Bench, members: list[Member] | None = None) -> list[Comparis
                     title,
                     steps * member.batch_size * member.height // 36,
                     "patches",
-                    _ours(bench, member, source, steps),
+                    _ours(source, steps),
                     _plain(member, loader, steps, by_concatenation),
                     bench.repeats,
                 )
@@ -211,14 +223,14 @@ def training(bench: Bench, members: list[Member] | None = None) -> list[Comparis
 
 def predictions(bench: Bench) -> list[Comparison]:
     """Four flips of every window of a well, the networks as a training begins with them."""
-    test, result = prediction.read_split(bench.paths, bench.recipe, "test"), []
+    test, result = blocks.read_split(bench.run, "test"), []
     wells, patches = np.unique(test["group"], return_counts=True)
-    well = prediction.rows_of(test, test["group"] == wells[patches.argsort()[len(wells) // 2]])
-    once = Inference(flips=True, average_twins=False)
+    well = blocks.rows_of(test, test["group"] == wells[patches.argsort()[len(wells) // 2]])
+    once = Inference(flips=True, average_neighbours=False)
     for member in bench.recipe.members:
         torch.manual_seed(0)
         network = networks.create(member.network).eval()
-        ours = networks.create(member.network).to(memory_format=prediction.LAYOUT).eval()
+        ours = networks.create(member.network).to(memory_format=devices.LAYOUT).eval()
         windows = Windows.of(well, member.height, CPU)
         seen = windows.inputs(
             torch.from_numpy(windows.canvas.windows(member.height, member.margin))
@@ -252,7 +264,7 @@ def walker(bench: Bench) -> list[Comparison]:
     """
     train = bench.train()
     rows = np.flatnonzero(
-        (train["group"] == train["group"][train["mask"].any((1, 2))][0]) & (train["phase"] == 0)
+        (train["group"] == train["group"][train["mask"].any((1, 2))][0]) & (train["parity"] == 0)
     )[:100]
     images, p = (
         train["image"][rows].astype(np.float64),
@@ -334,7 +346,7 @@ def codes(bench: Bench) -> list[Comparison]:
 
 
 def thresholds(bench: Bench) -> list[Comparison]:
-    """Dice at 12 thresholds and 3 smallest components for each of four classes of photographs of
+    """Pixels at 12 thresholds and 3 smallest components for each of four classes of photographs of
     Severstal's size.
     """
     rng, number = np.random.default_rng(0), 4 if bench.quick else 16

@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ import torch
 from benchmarks import plain, stages
 from benchmarks.cases import batches
 from benchmarks.timing import machine, run
-from src import networks, recipe
-from src.artifacts import Arrays, Paths
-from src.recipe import Member
+from src import modality, networks, recipe
+from src.artifacts.sealed import Arrays
+from src.networks.devices import LAYOUT, autocast, set_up_torch
+from src.recipe import Member, Task
 from src.terminal.errors import UserError
 from src.training.loop import OPTIMISERS
 from src.training.losses import of_phase
-from src.wells import prediction
-from src.wells.batches import PipeSource
+from src.wells.batches import WellTrainingSet
 
 STEPS, REPEATS = 50, 5
 TOGETHER = (1, 2, 4, 8)  # tasks on one GPU
@@ -49,7 +50,7 @@ def wells(patches: int) -> Arrays:
     some = {
         "group": group,
         "depth": depth,
-        "phase": np.zeros_like(depth),
+        "parity": np.zeros_like(depth),
         "fold": (group % 4).astype(np.int8),
     }
     return {"image": image, "mask": mask, "valid": np.ones(image.shape, bool), **some}
@@ -79,14 +80,23 @@ def _seconds(step: Callable[[], object], device: torch.device, times: int) -> fl
     return statistics.median(rounds[1:])
 
 
-def form(member: Member, source: PipeSource, device: torch.device, how: str) -> Callable[[], None]:
+def source_of(member: Member, device: torch.device) -> WellTrainingSet:
+    """A member's training set of made-up wells."""
+    chosen = recipe.load("corroseg").model_copy(update={"members": [member]})
+    run = modality.open_run(chosen, Path("data"), Path("submissions"))
+    return WellTrainingSet.of(run, Task(member.name, 0, 0), wells(8192), device)
+
+
+def form(
+    member: Member, source: WellTrainingSet, device: torch.device, how: str
+) -> Callable[[], None]:
     """One training step: "plain" in float32, ours in bfloat16 channels last with a fused
     optimiser, or ours compiled.
     """
     torch.manual_seed(0)
     network, phase = networks.create(member.network).to(device).train(), member.phases[0]
     if how != "plain":
-        network = network.to(memory_format=prediction.LAYOUT)
+        network = network.to(memory_format=LAYOUT)
     fused = how != "plain"
     optimiser = OPTIMISERS[phase.optimiser](
         network.parameters(), lr=phase.learning_rate, weight_decay=phase.weight_decay, fused=fused
@@ -106,8 +116,8 @@ def form(member: Member, source: PipeSource, device: torch.device, how: str) -> 
             return
         if "CUDA graphs" in how:
             torch.compiler.cudagraph_mark_step_begin()
-        with prediction.autocast(member, device):
-            logits = forward(image.contiguous(memory_format=prediction.LAYOUT))
+        with autocast(member, device):
+            logits = forward(image.contiguous(memory_format=LAYOUT))
         _update(optimiser, loss_of(logits, mask, weight))
 
     return step
@@ -123,7 +133,7 @@ def forms(member: Member, device: torch.device, most: float, steps: int) -> list
     """A line for each form; "pays after" is how many patches it takes until compiling has saved
     what it cost.
     """
-    source = PipeSource.of(wells(8192), 0, member, False, device)
+    source = source_of(member, device)
     patches = member.batch_size * member.height // 36
     of_window = networks.operations(member.network, member.height, training=True)
     lines, eager = [], 0.0
@@ -158,10 +168,10 @@ def _worker(
     member: Member, steps: int, ready: multiprocessing.Barrier, seconds: multiprocessing.Queue
 ) -> None:
     device = torch.device("cuda")
-    prediction.set_up_torch(1)
+    set_up_torch(1)
     step = form(
         member,
-        PipeSource.of(wells(8192), 0, member, False, device),
+        source_of(member, device),
         device,
         "bfloat16, channels last, fused",
     )
@@ -198,19 +208,19 @@ def together(member: Member, steps: int) -> list[str]:
     return lines
 
 
-def whole(paths: Paths, quick: bool) -> list[str]:
+def whole(folder: Path, quick: bool) -> list[str]:
     """The default recipe, five folds of three seeds of both networks, by the clock, at several
     numbers of tasks at a time.
     """
-    if not (paths.data / "raw" / "corroseg").is_dir():
+    if not (folder / "raw" / "corroseg").is_dir():
         raise UserError(
-            f"{paths.data / 'raw' / 'corroseg'} is missing: the whole recipe is timed "
+            f"{folder / 'raw' / 'corroseg'} is missing: the whole recipe is timed "
             "on the challenge's files"
         )
     lines = []
     for jobs in TOGETHER[:1] if quick else TOGETHER:
         settings = [f"name=jobs{jobs}", *(["member.phase.epochs=1"] if quick else [])]
-        given = ["corroseg", *stages.as_options(paths, settings)]
+        given = ["corroseg", *stages.as_options(folder, settings)]
         run(stages.SCRIPTS[0], *given)
         trained = run(stages.SCRIPTS[1], *given, "--device", "cuda", "--jobs", str(jobs), "--force")
         predicted = run(
@@ -224,11 +234,11 @@ def whole(paths: Paths, quick: bool) -> list[str]:
     return lines
 
 
-def measure(device: torch.device, paths: Paths, quick: bool) -> list[str]:
+def measure(device: torch.device, folder: Path, quick: bool) -> list[str]:
     """Everything that this file measures, as Markdown."""
     # as src.tasks.parallel sets it: cuBLAS is deterministic only with this
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    prediction.set_up_torch(torch.get_num_threads())
+    set_up_torch(torch.get_num_threads())
     steps, most = 3 if quick else STEPS, peak(device)
     members = [*recipe.load("corroseg", []).members, *recipe.load("corroseg_cat", []).members]
     lines = [
@@ -241,4 +251,4 @@ def measure(device: torch.device, paths: Paths, quick: bool) -> list[str]:
     for member in members:
         lines += forms(member, device, most, steps)
     lines += ["", *(line for member in members for line in together(member, steps)), ""]
-    return [*lines, *whole(paths, quick), ""]
+    return [*lines, *whole(folder, quick), ""]

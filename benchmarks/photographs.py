@@ -9,17 +9,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from src import competitions, networks, recipe
-from src.photographs.batches import Batch, PhotoSource
-from src.photographs.dataset import Gallery
-from src.recipe import Member
+from src import networks
+from src.artifacts.run import Run
+from src.networks.devices import LAYOUT, autocast, choose_device
+from src.photographs.batches import PhotoTrainingSet
+from src.photographs.dataset import PhotoDataset
+from src.recipe import Member, Task
+from src.stages.opening import open_run
 from src.terminal import command
+from src.training.data import Batch
 from src.training.losses import of_phase
-from src.wells import prediction
 
 REPEATS, BATCHES = 5, 12
 
@@ -40,7 +44,9 @@ def show(title: str, step: Callable[[], int]) -> None:
     )
 
 
-def reading(raw: competitions.Photographs, train: Gallery, order: list[int]) -> None:
+def reading(run: Run, train: PhotoDataset, order: list[int]) -> None:
+    raw = run.competition.read(run.raw, run.recipe.data)
+
     def decode() -> int:
         return len([(raw.train.read_image(row), raw.train.read_mask(row)) for row in order])
 
@@ -51,7 +57,7 @@ def reading(raw: competitions.Photographs, train: Gallery, order: list[int]) -> 
     show("image and mask from the prepared file", read)
 
 
-def drawing(source: PhotoSource) -> None:
+def drawing(source: PhotoTrainingSet) -> None:
     """What training waits for: crops read, stacked and augmented."""
     batches = iter(source.epoch(0, 0)[1])
     next(batches)  # the processes that read have started
@@ -67,11 +73,11 @@ def drawing(source: PhotoSource) -> None:
 def training(network: torch.nn.Module, member: Member, batch: Batch, device: torch.device) -> None:
     """Forward and backward on one batch, again and again."""
     loss_of = of_phase(member.phases[0], member.activation)
-    network = network.to(device, memory_format=prediction.LAYOUT).train()
+    network = network.to(device, memory_format=LAYOUT).train()
 
     def step() -> int:
-        with prediction.autocast(member, device):
-            logits = network(batch[0].contiguous(memory_format=prediction.LAYOUT))
+        with autocast(member, device):
+            logits = network(batch[0].contiguous(memory_format=LAYOUT))
         loss_of(logits, *batch[1:]).backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -81,25 +87,21 @@ def training(network: torch.nn.Module, member: Member, batch: Batch, device: tor
 
 
 def main(options: argparse.Namespace) -> None:
-    chosen, paths = recipe.load(options.recipe, options.overrides), command.paths(options)
-    device, train = prediction.choose_device(options.device), Gallery.open(paths, chosen, "train")
-    competition, rows = competitions.get(chosen.competition), np.flatnonzero(train.fold != 0)
+    run, device = open_run(options), choose_device(options.device)
+    train = PhotoDataset.open(run, "train")
     print(
         f"{len(train.name)} training photographs; {device}, {torch.get_num_threads()} threads; "
         "photographs a second, median (range)"
     )
-    raw = competition.read(paths.raw(chosen.data.folder or competition.name), chosen.data)
-    reading(
-        raw, train, np.random.default_rng(0).permutation(len(train.name))[: 5 * BATCHES].tolist()
-    )
-    for member in chosen.members:
+    order = np.random.default_rng(0).permutation(len(train.name))[: 5 * BATCHES].tolist()
+    reading(run, train, order)
+    for member in run.recipe.members:
+        source = PhotoTrainingSet.of(run, Task(member.name, 0, 0), device, 0)
         for workers in (0, 2):
-            drawing(PhotoSource(train, rows, member, device, workers, train.scaling(rows)))
-        batch = next(
-            iter(PhotoSource(train, rows, member, device, 0, train.scaling(rows)).epoch(0, 0)[1])
-        )
-        options_of = networks.for_photographs(member, len(train.classes), train.moments.shape[2])
-        training(networks.create(networks.untrained(options_of)), member, batch, device)
+            drawing(replace(source, workers=workers))
+        batch = next(iter(source.epoch(0, 0)[1]))
+        options_of = networks.untrained(run.modality.network_options(run, member))
+        training(networks.create(options_of), member, batch, device)
 
 
 if __name__ == "__main__":

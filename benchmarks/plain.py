@@ -131,12 +131,12 @@ def encode(masks: Iterable[np.ndarray], order: str) -> list[str]:
 def overlaps(
     probability: np.ndarray, truth: np.ndarray, thresholds: Iterable[float], sizes: list[int]
 ) -> np.ndarray:
-    """Dice (T, S, K) of one photograph at each threshold, the whole of it labelled each time,
-    without components below each size.
+    """Pixels (2, T, S, K) of one photograph that are shared with the truth, and that are predicted,
+    at each threshold, the whole of it labelled each time, without components below each size.
     """
     result = []
     for threshold in thresholds:
-        row = np.empty((len(sizes), len(truth)))
+        row = np.empty((2, len(sizes), len(truth)), np.int64)
         for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
             label, _ = ndimage.label(p > threshold, np.ones((3, 3)))
             area, hit = (
@@ -144,7 +144,6 @@ def overlaps(
                 for pixels in (label.ravel(), label[y > 0])
             )
             for s, size in enumerate(sizes):
-                marked, common = area[area >= size].sum(), hit[area >= size].sum()
-                row[s, k] = 2 * common / (marked + y.sum()) if marked + y.sum() else 1.0
+                row[:, s, k] = hit[area >= size].sum(), area[area >= size].sum()
         result.append(row)
-    return np.array(result)
+    return np.stack(result, axis=1)

@@ -21,16 +21,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from src import artifacts
+from src.artifacts import hdf5
 from src.cli import export
-from src.cli.export import CPU, Run, Stopwatch
+from src.cli.export import CPU, Stopwatch, Trained
 from src.photographs import confusion
-from src.photographs.dataset import Gallery
+from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import predict
 from src.report import figures
-from src.studies import pruned
+from src.studies import pruning
 from src.terminal import command
-from src.wells import prediction
+from src.wells import blocks, prediction
 
 
 class OnnxNetwork(nn.Module):
@@ -58,47 +58,46 @@ class OnnxNetwork(nn.Module):
         )
 
 
-def held_out(run: Run, network: nn.Module) -> tuple[np.ndarray, list[str]]:
+def held_out(trained: Trained, network: nn.Module) -> tuple[np.ndarray, list[str]]:
     """`confusion.confusion` on the run's held-out fold, and the classes."""
-    if run.train is not None:
-        return over(
-            run, network, run.train, np.flatnonzero(run.train.fold == run.task.fold)
-        ), run.train.classes
-    train = prediction.read_split(run.paths, run.recipe, "train", "mask", "fold")
-    train = prediction.rows_of(train, train["fold"] == run.task.fold)
-    train["image"] = run.scaling.apply(train["image"])
-    probability = prediction.predict(network, train, run.member, run.recipe.inference, CPU)
-    return confusion.confusion(
-        train["mask"].astype(int), (probability[:, 0] > 0.5).astype(int), 1
-    ), ["corrosion"]
+    run, fold = trained.run, trained.task.fold
+    classes = hdf5.metadata(run.prepared("train"))["classes"]
+    if run.modality.labels(run):
+        train = PhotoDataset.open(run, "train")
+        return over(trained, network, train, np.flatnonzero(train.fold == fold)), classes
+    train = blocks.read_split(run, "train", "mask", "fold")
+    train = blocks.rows_of(train, train["fold"] == fold)
+    train["image"] = trained.scaling.apply(train["image"])
+    settings = run.recipe.inference
+    probability = prediction.predict(network, train, trained.member, settings, CPU)
+    marked = (probability[:, 0] > 0.5).astype(int)
+    return confusion.confusion(train["mask"].astype(int), marked, 1), classes
 
 
-def over(run: Run, network: nn.Module, gallery: Gallery, rows: Iterable[int]) -> np.ndarray:
+def over(
+    trained: Trained, network: nn.Module, dataset: PhotoDataset, rows: Iterable[int]
+) -> np.ndarray:
     """`confusion.confusion` over some photographs."""
-    counts = confusion.empty(len(gallery.classes))
+    counts, member = confusion.empty(len(dataset.classes)), trained.member
+    settings = trained.run.recipe.inference
     for row in rows:
-        image = gallery.image(row)[None]
+        image = dataset.image(row)[None]
         (probability,) = predict(
-            network, image, gallery.white, run.scaling, run.member, run.recipe.inference, CPU
+            network, image, dataset.white, trained.scaling, member, settings, CPU
         )
-        counts += confusion.count(
-            gallery.mask(row), probability.astype(np.float32), run.member.activation
-        )
+        likely = probability.astype(np.float32)
+        counts += confusion.count(dataset.mask(row), likely, member.activation)
     return counts
 
 
-def scores(run: Run, network: nn.Module) -> dict[str, float]:
+def scores(trained: Trained, network: nn.Module) -> dict[str, float]:
     """On the held-out fold, and on the test photographs where their truth is known."""
-    counts, classes = held_out(run, network)
-    line = pruned.scores([counts], classes)
-    if run.train is not None and artifacts.holds(run.paths.prepared(run.recipe), "test/mask"):
-        test = Gallery.open(run.paths, run.recipe, "test")
-        line |= {
-            f"test {name}": score
-            for name, score in pruned.scores(
-                [over(run, network, test, range(len(test.name)))], classes
-            ).items()
-        }
+    counts, classes = held_out(trained, network)
+    line, run = pruning.scores([counts], classes), trained.run
+    if run.modality.labels(run) and hdf5.holds(run.prepared("test"), "mask"):
+        test = PhotoDataset.open(run, "test")
+        told = pruning.scores([over(trained, network, test, range(len(test.name)))], classes)
+        line |= {f"test {name}": score for name, score in told.items()}
     return line
 
 
@@ -108,22 +107,20 @@ def rows(
     """A line of the table for each form of one network; costs are those of images of `size`,
     scores those of the run's own.
     """
-    run = Run.open(folder)
-    shape = tuple(next(run.images(1)).shape)
-    files = {
-        "torch": run.paths.weights(run.recipe, run.task),
-        **({} if size else export.export(run, int8)),
-    }
+    trained = Trained.open(folder)
+    shape = tuple(next(trained.images(1)).shape)
+    files = {"torch": trained.run.weights(trained.task)}
+    files |= {} if size else export.export(trained, int8)
     scored = {
-        form: scores(run, run.network if form == "torch" else OnnxNetwork(file))
+        form: scores(trained, trained.network if form == "torch" else OnnxNetwork(file))
         for form, file in files.items()
     }
-    weights = [*run.network.parameters()]
+    weights = [*trained.network.parameters()]
     about = {"parameters (M)": f"{sum(w.numel() for w in weights) / 1e6:.3f}"}
     about["not zero (M)"] = f"{sum(int(w.count_nonzero()) for w in weights) / 1e6:.3f}"
-    own = {"recipe": run.recipe.name, **pruned.described(run.member)}
+    own = {"recipe": trained.run.recipe.name, **pruning.described(trained.member)}
     shape = (*shape[:2], *size) if size else shape
-    about["operations (G)"] = round(pruned.operations(run.network, shape) / 1e9, 3)
+    about["operations (G)"] = round(pruning.operations(trained.network, shape) / 1e9, 3)
     return [
         own | {"form": form} | scored[form] | about | export.measure(file, folder, shape, beside)
         for form, file in files.items()
@@ -131,12 +128,11 @@ def rows(
 
 
 def main(options: argparse.Namespace) -> None:
-    first = Run.open(options.runs[0])
+    first = Trained.open(options.runs[0])
     shape = tuple(next(first.images(1)).shape)
-    reference = first.paths.weights(first.recipe, first.task)
-    beside = Stopwatch(
-        reference, options.runs[0], (*shape[:2], *options.size) if options.size else shape
-    )
+    reference = first.run.weights(first.task)
+    size = (*shape[:2], *options.size) if options.size else shape
+    beside = Stopwatch(reference, options.runs[0], size)
     table = pd.DataFrame(
         [
             line

@@ -11,11 +11,12 @@ import torch
 
 from benchmarks.cases import Bench, made_up
 from benchmarks.timing import Run, load, run
-from src import artifacts, networks, recipe
-from src.artifacts import Paths, streams
-from src.competitions import demo_wells
-from src.recipe import Recipe
-from src.wells import blocks, prediction, preparation
+from src import modality, networks, recipe
+from src.artifacts import hdf5, lineage, predictions, sealed
+from src.artifacts.predictions import Predictions
+from src.artifacts.run import Run as ProjectRun
+from src.competitions import demo_pipes, demo_wells
+from src.wells import blocks
 
 SCRIPTS = (
     "00_prepare_data.py",
@@ -50,15 +51,15 @@ def table(runs: dict[str, Run], patches: int, together: Sequence[str] = SCRIPTS)
     return lines
 
 
-def as_options(paths: Paths, settings: list[str]) -> list[str]:
+def as_options(folder: Path, settings: list[str]) -> list[str]:
     """The recipe's overrides and the directories as a stage's command line takes them."""
     told = [part for setting in settings for part in ("--set", setting)]
-    return [*told, "--data-dir", str(paths.data), "--submissions-dir", str(paths.submissions)]
+    return [*told, "--data-dir", str(folder), "--submissions-dir", str(folder / "submissions")]
 
 
 def demo(bench: Bench) -> list[str]:
     """`make all` on a fresh data directory, without the making of .venv."""
-    folder = bench.paths.data / "demo"
+    folder = bench.run.data / "demo"
     settings = [
         "member.phase.epochs=1",
         "generate.train_patches=120",
@@ -66,7 +67,7 @@ def demo(bench: Bench) -> list[str]:
     ] * bench.quick
     arguments = [
         "demo",
-        *as_options(Paths(folder / "data", folder / "submissions"), settings),
+        *as_options(folder, settings),
         "--force",
     ]
     before, runs = load(), {name: run(name, *arguments) for name in SCRIPTS}
@@ -83,11 +84,12 @@ def test_set(bench: Bench) -> list[str]:
     to 04 cost does not hang on how well.
     """
     chosen = recipe.load("corroseg_quick", _overrides(bench))
-    given = ["corroseg_quick", *as_options(bench.paths, _overrides(bench))]
+    own = modality.open_run(chosen, bench.run.data, bench.run.submissions)
+    given = ["corroseg_quick", *as_options(bench.run.data, _overrides(bench))]
     runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
     run(SCRIPTS[1], *given)
     runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
-    patches = artifacts.read_shape(bench.paths.prepared(chosen), "test/image")[0]
+    patches = hdf5.shape(own.prepared("test"), "image")[0]
     title = (
         f"{patches:,} test patches, {len(chosen.tasks())} tasks of `corroseg_quick` trained "
         f"for one epoch; {load()} after:"
@@ -99,7 +101,7 @@ def _overrides(bench: Bench) -> list[str]:
     """What changes in `corroseg_quick`. With 800 patches a fold's training wells would have no
     defect-free window of the member `far`.
     """
-    generated = [] if bench.recipe.competition == "corroseg" else GENERATED
+    generated = [] if bench.run.competition.name == "corroseg" else GENERATED
     return [
         "member.phase.epochs=1",
         *generated,
@@ -118,13 +120,13 @@ def growth(bench: Bench) -> list[str]:
     lines, runs_of = [], {}
     settings = ['competition="corroseg"', "folds={ count = 2 }"]
     for patches in QUICK_SIZES if bench.quick else SIZES:
-        folder = bench.paths.data / "growth" / str(patches)
-        paths = Paths(folder / "data", folder / "submissions")
+        folder = bench.run.data / "growth" / str(patches)
         chosen = recipe.load("demo", settings)
-        given = ["demo", *as_options(paths, settings)]
-        _write_wells(paths.raw("corroseg"), patches)
+        given = ["demo", *as_options(folder, settings)]
+        own = modality.open_run(chosen, folder, folder / "submissions")
+        _write_wells(own.raw, patches)
         runs = {SCRIPTS[0]: run(SCRIPTS[0], *given, "--force")}
-        _make_up_training(chosen, paths)
+        _make_up_training(own)
         runs |= {name: run(name, *given, "--force") for name in SCRIPTS[2:]}
         lines += [f"{patches:,} patches, {load()}:", "", *table(runs, patches, tuple(runs)), ""]
         print("\n".join(lines[-len(runs) - 5 :]), flush=True)
@@ -161,13 +163,13 @@ def _write_wells(folder: Path, patches: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng, size = np.random.default_rng(0), min(WELL, patches // 5) // 2 * 2
     drawn = [
-        demo_wells.make_well(rng, size, interleaved=number % 3 == 0) for number in range(DRAWN)
+        demo_pipes.make_well(rng, size, interleaved=number % 3 == 0) for number in range(DRAWN)
     ]
 
     def wells(count: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
         for number in range(1, count + 1):
             well, turn = drawn[number % DRAWN], int(rng.integers(36))
-            turned = demo_wells.Well(
+            turned = demo_pipes.Well(
                 np.roll(well.image, turn, axis=1), np.roll(well.mask, turn, axis=1)
             )
             yield [f"well_{number}_patch_{patch}" for patch in range(size)], *demo_wells.cut(turned)
@@ -177,37 +179,30 @@ def _write_wells(folder: Path, patches: int) -> None:
     demo_wells.write_images(folder / "X_test.zip", wells(patches // 5 // size))
 
 
-def _make_up_training(chosen: Recipe, paths: Paths) -> None:
+def _make_up_training(own: ProjectRun) -> None:
     """Untrained weights, and for each fold the truth in doubt for its out-of-fold predictions."""
-    prepared = preparation.check(chosen, paths)
-    train = blocks.prepared(chosen, paths, "train", ["mask"])
-    for task in chosen.tasks():
+    train = blocks.prepared(own, "train", "mask")
+    for task in own.tasks():
         torch.manual_seed(task.fold)
-        network = networks.create(chosen.member(task.member).network)
+        network = networks.create(own.recipe.member(task.member).network)
         weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         weights |= {
             "scaling.center": np.zeros((), np.float32),
             "scaling.scale": np.ones((), np.float32),
         }
-        artifacts.write_weights(
-            paths.weights(chosen, task), weights, prediction.weights_from(chosen, task, prepared)
-        )
-        own, first = train.index["fold"] == task.fold, 0
-        with streams.filling(
-            paths.oof(chosen, task), prediction.predictions_from(chosen, task, paths, prepared)
-        ) as file:
-            file.put("name", train.index["name"][own])
-            file.create("probability", (int(own.sum()), 1, 36, 36), np.float16)
-            for block in train.of(np.unique(train.index["group"][own])):
-                file.write("probability", first, made_up(block["mask"], first)[:, None])
-                first += len(block["mask"])
+        sealed.write_weights(own.weights(task), weights, lineage.weights(own, task))
+        held_out = train.index["fold"] == task.fold
+        names, wells = train.index["name"][held_out], np.unique(train.index["group"][held_out])
+        likely = (made_up(block["mask"], task.fold)[:, None] for block in train.of(wells))
+        told = Predictions(names, (1, 36, 36), likely)
+        predictions.write(own.oof(task), told, lineage.oof(own, task), own.progress(task))
 
 
-def paths_of(folder: Path, real: Path) -> Paths:
+def folder_of(folder: Path, real: Path) -> Path:
     """The benchmarks' own data directory, in which the challenge's raw files are linked, where
     there are any.
     """
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     if real.is_dir() and any(real.glob("X_train*")) and not (folder / "raw" / "corroseg").exists():
         (folder / "raw" / "corroseg").symlink_to(real.resolve())
-    return Paths(folder, folder / "submissions")
+    return folder

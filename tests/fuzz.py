@@ -13,7 +13,6 @@ or `WALL` seconds or `MEMORY`; leaves a prepared file that no later stage can us
 """
 
 import argparse
-import json
 import os
 import re
 import resource
@@ -36,6 +35,8 @@ import h5py
 import numpy as np
 from fuzz_inputs import INPUTS, Input
 from fuzz_mutations import MUTATIONS, Job, Mutation
+
+from src.artifacts import sealed
 
 REPOSITORY = Path(__file__).parents[1]
 MEMORY = 2 << 30  # bytes resident, all libraries included
@@ -250,20 +251,17 @@ def useless(made: Path) -> str | None:
     if not found:
         return None if (made / "tiles" / "groups.csv").is_file() else "made nothing"
     for path in found:
+        if not sealed.is_sound(path) or not sealed.inputs_of(path):
+            return "made a file without its origin"
         with h5py.File(path) as file:
-            if not json.loads(file.attrs["created_from"]) or not file.attrs["digest"]:
-                return "made a file without its origin"
-            for split in ("train", "test"):
-                names = file[f"{split}/name"].asstr()[:].tolist()
-                if len(set(names)) < len(names) or len(file[f"{split}/image"]) != len(names):
-                    return "made names twice"
-                if any(
-                    not np.isfinite(image).all()
-                    for image in file[f"{split}/image"]
-                    if image.nbytes < 1 << 24
-                ):
-                    return "made values that are not finite"
-            if any(mask.max(initial=0) > 1 for mask in file["train/mask"] if mask.nbytes < 1 << 24):
+            names = file["name"].asstr()[:].tolist()
+            if len(set(names)) < len(names) or len(file["image"]) != len(names):
+                return "made names twice"
+            small = (image for image in file["image"] if image.nbytes < 1 << 24)
+            if not all(np.isfinite(image).all() for image in small):
+                return "made values that are not finite"
+            masks = file["mask"] if path.stem == "train" else ()
+            if any(mask.max(initial=0) > 1 for mask in masks if mask.nbytes < 1 << 24):
                 return "made labels that are none"
     return None
 

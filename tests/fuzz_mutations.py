@@ -800,7 +800,7 @@ def nested(depth: int) -> Any:
 ODD_VALUES = [-1, 0, 1, 2, 3, 101, 2**31, 2**63 - 1, 2**63, 10**30, -(10**30),
               Raw("0x" + "f" * 5000), Raw("9" * 5000), math.nan, math.inf, -math.inf, 1e308, 5e-324,
               -0.0, 0.5, True, False, "", "x", "../up", "a" * 300, "corroseg", "demo", "group",
-              "random", "blocks", "per_well", "per_pixel", "é\u202e", Raw('"\\u0000"'),
+              "random", "blocks", "per_pixel", "é\u202e", Raw('"\\u0000"'),
               Raw('"a\\nb"'), Raw("2024-01-01"), Raw("07:32:00"), [], [1], [[1]], [[1, 2], [10]],
               [[1], [2], [10]], {}, {"a": 1}, [{}], [{"a": [1]}], nested(50), ["x"] * 3, [10**30],
               [[10**30], [1]], "mine"]  # fmt: skip
@@ -818,9 +818,9 @@ def branches(value: Any) -> list[dict | list]:
 def recipe_values(rng: Rng, job: Job) -> str | None:
     if job.recipe is None:
         return None
-    whole = recipe.to_toml(
-        recipe.parse({"name": "tiny", **tomllib.loads(job.recipe)}, "the whole recipe")
-    )
+    chosen = recipe.parse({"name": "tiny", **tomllib.loads(job.recipe)}, "the whole recipe")
+    kind = "wells" if recipe.foreign(chosen, "wells") is None else "photographs"
+    whole = recipe.to_toml(chosen, kind)
     tree = tomllib.loads(whole if rng.random() < 0.7 else job.recipe)
     for _ in range(int(rng.integers(1, 3))):
         branch = pick(rng, branches(tree))
@@ -914,7 +914,7 @@ def overrides(rng: Rng, job: Job) -> str | None:
         "data",
         "member.network",
         "postprocess.betas",
-        "inference.rolls",
+        "inference.flips",
         "folds.gap",
         "member.²",
         "data.missing_test",

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from benchmarks import cases, plain, stages, timing
-from src import competitions, networks, recipe
+from src import networks, recipe
 from src.competitions.formats import rle
+from src.modality import open_run
 from src.photographs import selection
-from src.recipe import Inference, Member
+from src.recipe import Inference, Member, Task
 from src.terminal.errors import UserError
-from src.wells import prediction, preparation
-from src.wells.batches import PipeSource
+from src.wells import blocks, prediction
+from src.wells.batches import WellTrainingSet
 from src.wells.windows import Windows
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_overlaps():
             selection.overlaps(probability, truth, [0, 2, 5]),
             plain.overlaps(probability, truth, selection.THRESHOLDS, [0, 2, 5]),
         )
-        np.testing.assert_allclose(ours, theirs)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_prediction():
@@ -50,7 +51,7 @@ def test_prediction():
         "image": image,
         "group": np.zeros(2, int),
         "depth": np.arange(2),
-        "phase": np.zeros(2, int),
+        "parity": np.zeros(2, int),
     }
     torch.manual_seed(0)
     built = networks.create(network).eval()
@@ -58,7 +59,7 @@ def test_prediction():
     seen = windows.inputs(torch.from_numpy(windows.canvas.windows(24, 0)))
     with plain.concatenating():
         expected = plain.predict(built, seen, 4).reshape(2, 12, 12)
-    ours = prediction.predict(built, well, member, Inference(average_twins=False), CPU)
+    ours = prediction.predict(built, well, member, Inference(average_neighbours=False), CPU)
     np.testing.assert_allclose(ours[:, 0], expected, atol=1e-3)
 
 
@@ -83,12 +84,13 @@ def test_the_memory_of_a_process_and_the_last_words_of_one_that_fails():
 
 def test_every_fold_of_the_quick_challenge_has_texture_to_lay_over(corroseg_folder, tmp_path):
     """`far` takes it from windows without corrosion, and stops where its wells have none."""
-    paths = stages.paths_of(tmp_path, corroseg_folder)
-    bench = cases.Bench(paths, recipe.load("corroseg"), quick=True)
+    folder = stages.folder_of(tmp_path, corroseg_folder)
+    bench = cases.Bench(open_run(recipe.load("corroseg"), folder, folder), quick=True)
     chosen = recipe.load("corroseg_quick", stages._overrides(bench))
-    competition, member = competitions.get("corroseg"), chosen.member("far")
-    list(preparation.prepare(competition, chosen, paths, {}))
-    train = prediction.read_split(paths, chosen, "train", "mask", "fold")
+    run, member = open_run(chosen, folder, folder), chosen.member("far")
+    list(run.modality.prepare(run, ["train"]))
+    train = blocks.read_split(run, "train", "mask", "fold")
     assert member.augment.texture > 0 and len(train["name"]) < 1300
     for fold in range(chosen.folds.number):
-        assert len(PipeSource.of(train, fold, member, False, CPU).windows.sound()) > 0
+        source = WellTrainingSet.of(run, Task("far", fold, 0), train, CPU)
+        assert len(source.windows.defect_free()) > 0

@@ -11,21 +11,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import artifacts, recipe
-from src.artifacts import Paths
-from src.recipe import Postprocess, Recipe, Track
-from src.scoring import baselines, metrics
-from src.wells import blocks, postprocessing, refinement, selection
+from src import recipe
+from src.artifacts import hdf5, lineage, sealed
+from src.artifacts.run import Run
+from src.competitions.formats.masks import slices
+from src.recipe import Recipe
+from src.scoring import averaging, baselines
+from src.stages import submit
+from src.wells import blocks, selection, submission
+from src.wells.blocks import Blocks
+from src.wells.selection import Selection
+from tests.tiny import Arrays, patch_iou, run_of
 
 TREE = {
     "name": "tiny",
     "competition": "corroseg",
-    "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}],
+    "folds": {"count": 2},
+    "member": [{"name": "a", "network": {"name": "ring_unet"}, "phase": [{"epochs": 1}]}],
+    "postprocess": {
+        "betas": [1.0],
+        "min_sizes": [0, 4],
+        "min_in_patch": [0, 200],
+        "hmm": [{}],
+        "by_scan": True,
+    },
 }
-TINY = recipe.parse(TREE | {"folds": {"count": 2}}, "tiny")
+TINY = recipe.parse(TREE, "tiny")
 
 
-def split(sizes: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+def split(sizes: list[int], seed: int = 0) -> Arrays:
     """Wells of so many patches, every third of them interleaved, and some patches that do not
     count.
     """
@@ -33,7 +47,7 @@ def split(sizes: list[int], seed: int = 0) -> dict[str, np.ndarray]:
         np.random.default_rng(seed),
         np.repeat(np.arange(1, len(sizes) + 1), sizes).astype(np.int32),
     )
-    number, twins = np.concatenate([np.arange(size) for size in sizes]), group % 3 == 0
+    number, interleaved = np.concatenate([np.arange(size) for size in sizes]), group % 3 == 0
     mask = (rng.random((len(group), 36, 36)) < 0.1).astype(np.uint8)
     return {
         "name": np.array(
@@ -42,32 +56,30 @@ def split(sizes: list[int], seed: int = 0) -> dict[str, np.ndarray]:
         "image": (rng.normal(size=mask.shape) - mask).astype(np.float32),
         "valid": rng.random(mask.shape) < 0.99,
         "group": group,
-        "depth": np.where(twins, number // 2, number).astype(np.int32),
-        "phase": np.where(twins, number % 2, 0).astype(np.int32),
+        "depth": np.where(interleaved, number // 2, number).astype(np.int32),
+        "parity": np.where(interleaved, number % 2, 0).astype(np.int32),
         "mask": mask,
         "fold": np.where(rng.random(len(group)) < 0.1, -1, group % 2).astype(np.int8),
     }
 
 
-def place(folder: Path, train: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> Paths:
-    """A data directory with both splits prepared and predicted, out of fold in another order
-    than they are prepared in.
+def place(folder: Path, train: Arrays, test: Arrays, chosen: Recipe = TINY) -> Run:
+    """A run with both splits prepared and predicted, out of fold in another order than they are
+    prepared in.
     """
-    paths, rng = Paths(folder / "data", folder / "submissions"), np.random.default_rng(1)
     test = {name: array for name, array in test.items() if name not in ("mask", "fold")}
-    artifacts.write_splits(paths.prepared(TINY), {"train": train, "test": test}, {})
-    for task in TINY.tasks():
+    run, rng = run_of(folder, chosen, train, test), np.random.default_rng(1)
+    for task in run.tasks():
+        weights = {"w": np.full(1, task.fold, np.float32)}
+        sealed.write_weights(run.weights(task), weights, lineage.weights(run, task))
         own = rng.permutation(np.flatnonzero(train["fold"] == task.fold))
-        for path, names, shape in (
-            (paths.oof(TINY, task), train["name"][own], len(own)),
-            (paths.test(TINY, task), test["name"], len(test["name"])),
+        for path, names, inputs in (
+            (run.oof(task), train["name"][own], lineage.oof(run, task)),
+            (run.test(task), test["name"], lineage.test(run, task)),
         ):
-            artifacts.write_arrays(
-                path,
-                {"name": names, "probability": rng.random((shape, 1, 36, 36)).astype(np.float16)},
-                {},
-            )
-    return paths
+            probability = rng.random((len(names), 1, 36, 36)).astype(np.float16)
+            hdf5.write(path, {"name": names, "probability": probability}, inputs)
+    return run
 
 
 @pytest.mark.parametrize("sizes", [[3, 5, 2, 9, 1, 1], [30], [4, 4, 4, 4]])
@@ -76,9 +88,9 @@ def test_blocks_are_whole_wells_in_order_and_no_larger_than_they_must(
 ) -> None:
     monkeypatch.setattr(blocks, "PATCHES", 8)
     train = split(sizes)
-    paths = place(tmp_path, train, train)
+    run = place(tmp_path, train, train)
     for part, wanted in (("train", train["fold"] >= 0), ("test", train["fold"] > -2)):
-        wells = blocks.prepared(TINY, paths, part, ["image", "valid"])
+        wells = blocks.prepared(run, part, "image", "valid")
         found = list(wells)
         for name in ("name", "group", "depth", "image", "valid"):
             np.testing.assert_array_equal(
@@ -105,13 +117,11 @@ def test_blocks_are_whole_wells_in_order_and_no_larger_than_they_must(
 def test_predictions_are_joined_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "PATCHES", 8)
     train, test = split([3, 5, 2, 9]), split([4, 6], 1)
-    paths = place(tmp_path, train, test)
-    selection.write(TINY, paths, "p", {})
-    oof = {}
-    for task in TINY.tasks():
-        own = artifacts.read_arrays(paths.oof(TINY, task), ["name", "probability"])
+    run, oof = place(tmp_path, train, test), {}
+    for task in run.tasks():
+        own = hdf5.read(run.oof(task), "name", "probability")
         oof |= dict(zip(own["name"], own["probability"], strict=True))
-    wells = selection.predicted(TINY, paths, "train")
+    wells = selection.predicted(run, "train", averaging.oof(run), "mask")
     for block in wells:
         for name, probability, mask in zip(
             block["name"], block["probability"], block["mask"], strict=True
@@ -119,65 +129,66 @@ def test_predictions_are_joined_by_name(tmp_path: Path, monkeypatch: pytest.Monk
             np.testing.assert_array_equal(probability, oof[name][0])
             np.testing.assert_array_equal(mask, train["mask"][train["name"] == name][0])
     assert {name for block in wells for name in block["name"]} == set(oof)
-    parts = [
-        artifacts.read_arrays(paths.test(TINY, task), ["probability"])["probability"][:, 0].astype(
-            float
-        )
-        for task in TINY.tasks()
-    ]
-    found = np.concatenate(
-        [block["probability"] for block in selection.predicted(TINY, paths, "test")]
-    )
-    np.testing.assert_allclose(found, np.mean(parts, axis=0), atol=5e-4)
+    parts = [hdf5.read(run.test(task), "probability")["probability"][:, 0] for task in run.tasks()]
+    found = [b["probability"] for b in selection.predicted(run, "test", averaging.test(run))]
+    mean = np.mean([part.astype(float) for part in parts], axis=0)
+    np.testing.assert_allclose(np.concatenate(found), mean, atol=5e-4)
 
 
-SETTINGS = Postprocess(
-    betas=[1.0], min_sizes=[0, 4], min_in_patch=[0, 200], track=[Track()], by_scan=True
-)
+Found = tuple[Selection, float, Blocks, Blocks]
 
 
-def stages(
-    chosen: Recipe, paths: Paths
-) -> tuple[refinement.Chosen, float, blocks.Blocks, blocks.Blocks]:
+def stages(run: Run) -> Found:
     """What stages 03 and 04 do with arrays."""
-    selection.write(chosen, paths, "p", {})
-    train, test = (selection.predicted(chosen, paths, part) for part in ("train", "test"))
-    best = refinement.choose(
-        train, artifacts.read_notes(paths.ensemble(chosen)), SETTINGS, metrics.patch_iou
-    )
-    level = baselines.fit_intensity(train, metrics.patch_iou)
-    examined = [
-        postprocessing.examined(own, best, level, SETTINGS, metrics.patch_iou)[0]
-        for own in (train, test)
-    ]
-    postprocessing.expected(chosen, paths, *examined)
-    return best, level, *examined
+    selection.write(run)
+    averaging.write(run, lineage.ensemble(run))
+    submit.write_masks(run)
+    train, test = (submission.masked(run, part) for part in ("train", "test"))
+    level = baselines.fit_intensity(train, patch_iou)
+    evaluated = [submission.evaluated(own, level, patch_iou) for own in (train, test)]
+    submission.expected(run, *evaluated)
+    return selection.read(run), level, *evaluated
 
 
 def test_results_do_not_depend_on_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = place(tmp_path, split([12, 10, 8, 14, 10, 6]), split([9, 12, 7], 1))
-    results = []
+    run = place(tmp_path, split([12, 10, 8, 14, 10, 6]), split([9, 12, 7], 1))
+    results, files = [], []
     for patches in (1, 20, 1000):
         monkeypatch.setattr(blocks, "PATCHES", patches)
-        results.append(stages(TINY, paths))
+        results.append(stages(run))
+        files.append(run.ensemble.read_bytes())
+    assert files[0] == files[1] == files[2]
     (whole,) = results[2][2]
     levels = np.quantile(whole["image"], np.linspace(0.001, 0.3, 40))
     assert results[0][1] == max(
-        levels, key=lambda level: metrics.patch_iou(whole["image"] < level, whole["mask"]).mean()
+        levels, key=lambda level: patch_iou(whole["image"] < level, whole["mask"]).mean()
     )
-    for best, level, *examined in results[:2]:
-        assert (best.refinement, best.for_interleaved, best.honest) == (
-            results[2][0].refinement,
-            results[2][0].for_interleaved,
-            results[2][0].honest,
-        )
+    for own, level, *evaluated in results[:2]:
+        for name in ("final", "without", "plain", "threshold"):
+            assert getattr(own, name) == getattr(results[2][0], name)
         assert level == results[2][1]
-        for own, expected in zip(examined, results[2][2:], strict=True):
-            assert own.index.keys() == expected.index.keys()
-            for name, array in own.index.items():
+        for some, expected in zip(evaluated, results[2][2:], strict=True):
+            assert some.index.keys() == expected.index.keys()
+            for name, array in some.index.items():
                 np.testing.assert_array_equal(array, expected.index[name])
+
+
+def test_the_score_is_that_of_the_masks_in_the_ensembles_file(tmp_path: Path) -> None:
+    """As a reader computes it who knows the file and the truth alone."""
+    train = split([12, 10, 8, 14])
+    run = place(tmp_path, train, split([9, 7], 1))
+    own, _, evaluated, _ = stages(run)
+    found = hdf5.read(run.ensemble, "oof/name", "oof/mask")
+    truth = dict(zip(train["name"], train["mask"], strict=True))
+    assert set(found["oof/name"]) == set(train["name"][train["fold"] >= 0])
+    scores = []
+    for name, (mask,) in zip(found["oof/name"], found["oof/mask"], strict=True):
+        union = np.count_nonzero(mask | truth[name])
+        scores.append(np.count_nonzero(mask & truth[name]) / union if union else 1)
+    assert np.mean(scores) == pytest.approx(evaluated.index["score"].mean(), abs=1e-12)
+    assert np.mean(scores) == pytest.approx(own.score, abs=1e-12)
 
 
 def peak(do: Callable[[], object]) -> int:
@@ -196,18 +207,13 @@ def test_four_times_the_wells_take_hardly_more_memory(
     scores, and masks as bits.
     """
     monkeypatch.setattr(blocks, "PATCHES", 20)
-    monkeypatch.setattr(
-        postprocessing,
-        "slices",
-        lambda number: (slice(row, min(row + 20, number)) for row in range(0, number, 20)),
-    )
-    peaks = {}
-    monkeypatch.setitem(
-        globals(), "SETTINGS", Postprocess(random_walker=False, min_sizes=[0], track=[Track()])
-    )
+    monkeypatch.setattr(averaging, "BATCH", 20 * 4 * 36 * 36)
+    monkeypatch.setattr(submission, "slices", partial(slices, rows=20))
+    few = {"random_walker": False, "min_sizes": [0], "hmm": [{}]}
+    chosen, peaks = recipe.parse(TREE | {"postprocess": few}, "tiny"), {}
     for number in (10, 40):
         sizes = [10] * number
-        paths = place(tmp_path / str(number), split(sizes), split(sizes, 1))
-        stages(TINY, paths)  # once, so that what is imported late is there
-        peaks[number] = peak(partial(stages, TINY, paths))
+        run = place(tmp_path / str(number), split(sizes), split(sizes, 1), chosen)
+        stages(run)  # once, so that what is imported late is there
+        peaks[number] = peak(partial(stages, run))
     assert (peaks[40] - peaks[10]) / (2 * 300) < 2000

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from conftest import Challenge, Patches
 
-from src.competitions import Raw, RawSplit, corroseg
+from src.competitions import PatchSplit, Raw, corroseg
+from src.competitions.formats import patches as patch_files
 from src.competitions.formats.masks import PackedMasks, pack
+from src.recipe import Data
 from src.terminal.errors import UserError
 from src.wells import cleaning, geometry
 from tests.moments import LIMIT
@@ -83,13 +85,18 @@ def assert_read_as(raw: Raw, challenge: Challenge) -> None:
     assert raw.test.mask is None
 
 
-def images_of(split: RawSplit) -> np.ndarray:
+def codes_of(masks: np.ndarray) -> list[list[str]]:
+    """The run-length code of each mask, row by row, a run a pixel."""
+    return [[" ".join(f"{pixel + 1} 1" for pixel in np.flatnonzero(mask))] for mask in masks]
+
+
+def images_of(split: PatchSplit) -> np.ndarray:
     return split.read(np.arange(len(split.name)))
 
 
 def read_whole(folder: Path) -> None:
     """Read all that there is, as stage 00 does."""
-    raw = corroseg.read(folder)
+    raw = corroseg.read(folder, Data())
     images_of(raw.train), images_of(raw.test)
 
 
@@ -181,7 +188,7 @@ def test_every_form_of_the_files_gives_the_same_arrays_in_natural_order(
     challenge.train["well_2_patch_3"][4, 5] = -999.25
     challenge.train["well_2_patch_10"][0, :3] = np.nan
     form(challenge.write(tmp_path), challenge)
-    raw = corroseg.read(tmp_path)
+    raw = corroseg.read(tmp_path, Data())
     assert_read_as(raw, challenge)
     assert raw.notes == []
 
@@ -197,7 +204,7 @@ def test_values_beyond_float32_are_infinite_and_empty_cells_nan_without_a_word(
     (tmp_path / "X_test.csv").write_text(csv_of(patches).replace("nan", ""))
     with np.errstate(over="ignore"):
         challenge.test = {name: patch.astype(np.float32) for name, patch in patches.items()}
-    raw = corroseg.read(tmp_path)
+    raw = corroseg.read(tmp_path, Data())
     assert_read_as(raw, challenge)
     image = images_of(raw.test)
     valid = cleaning.find_valid(image)
@@ -216,7 +223,7 @@ def test_patches_of_any_number_type_become_float32(
         challenge.write(tmp_path) / "X_test.zip",
         {f"{name}.npy": npy(patch) for name, patch in typed.items()},
     )
-    assert_read_as(corroseg.read(tmp_path), challenge)
+    assert_read_as(corroseg.read(tmp_path, Data()), challenge)
 
 
 def test_patches_in_fortran_order_are_not_transposed(tmp_path: Path, challenge: Challenge) -> None:
@@ -225,7 +232,7 @@ def test_patches_in_fortran_order_are_not_transposed(tmp_path: Path, challenge: 
     }
     assert b"'fortran_order': True" in entries["well_3_patch_0.npy"]
     write_zip(challenge.write(tmp_path) / "X_test.zip", entries)
-    assert_read_as(corroseg.read(tmp_path), challenge)
+    assert_read_as(corroseg.read(tmp_path, Data()), challenge)
 
 
 def test_the_original_release_of_the_masks_reads_as_the_corrected_one_and_says_so(
@@ -242,7 +249,7 @@ def test_the_original_release_of_the_masks_reads_as_the_corrected_one_and_says_s
     assert "well_1_patch_452" in challenge.masks
     challenge.write(tmp_path)
     challenge.masks = corrected
-    raw = corroseg.read(tmp_path)
+    raw = corroseg.read(tmp_path, Data())
     assert_read_as(raw, challenge)
     assert raw.notes == [
         "original release of the masks: 616 masks of wells 0 and 1 dropped, 3 of well 1 renamed"
@@ -255,32 +262,54 @@ def test_masks_without_an_image_are_dropped_and_counted(
     spare = {f"well_2_patch_{k}": np.ones((36, 36), np.uint8) for k in (11, 12)}
     challenge.masks = spare | challenge.masks
     challenge.write(tmp_path)
-    raw = corroseg.read(tmp_path)
+    raw = corroseg.read(tmp_path, Data())
     assert_read_as(raw, challenge)
     assert raw.notes == ["y_train.csv: 2 masks without an image dropped"]
 
 
 def test_every_file_that_is_read_is_listed(tmp_path: Path, challenge: Challenge) -> None:
     challenge.write(tmp_path)
-    assert corroseg.files(tmp_path) == [
-        tmp_path / "X_train.zip",
-        tmp_path / "X_test.zip",
-        tmp_path / "y_train.csv",
-    ]
+    test = [tmp_path / "X_test.zip"]
+    assert corroseg.files(tmp_path, Data()) == {
+        "train": [tmp_path / "X_train.zip", tmp_path / "y_train.csv"],
+        "test": test,
+    }
     images = unzip(tmp_path)
-    assert set(corroseg.files(tmp_path)) == {images / f"{name}.npy" for name in challenge.train} | {
-        tmp_path / "X_test.zip",
+    listed = corroseg.files(tmp_path, Data())
+    assert listed["test"] == test
+    assert set(listed["train"]) == {
         tmp_path / "y_train.csv",
+        *(images / f"{name}.npy" for name in challenge.train),
     }
 
 
 def test_masks_are_written_in_the_official_layout(tmp_path: Path, challenge: Challenge) -> None:
-    names, masks = np.array(list(challenge.masks), object), np.stack(list(challenge.masks.values()))
-    corroseg.write_masks(tmp_path / "y.csv", names, masks)
+    names, masks = list(challenge.masks), np.stack(list(challenge.masks.values()))
+    corroseg.write_submission(tmp_path / "y.csv", tmp_path, names, codes_of(masks))
     assert (tmp_path / "y.csv").read_text() == csv_of(challenge.masks)
     read_names, read_masks = corroseg.read_masks(tmp_path / "y.csv")
-    assert read_names.tolist() == names.tolist()
+    assert read_names.tolist() == names
     np.testing.assert_array_equal(read_masks[:], masks)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b",1", b",0"), (b"well_2_patch_3,", b"well_2_patch_33,")]
+)
+def test_a_submission_that_does_not_read_back_is_an_error(
+    tmp_path: Path, challenge: Challenge, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes
+) -> None:
+    lines = corroseg.masks_as_csv
+
+    def harmed(*of: object) -> list[bytes]:
+        header, *rows = b"".join(lines(*of)).split(b"\n")
+        return [b"\n".join([header, b"\n".join(rows).replace(old, new, 1)])]
+
+    monkeypatch.setattr(corroseg, "masks_as_csv", harmed)
+    masks = np.stack(list(challenge.masks.values()))
+    with pytest.raises(UserError, match="does not read back as predicted"):
+        corroseg.write_submission(
+            tmp_path / "y.csv", tmp_path, list(challenge.masks), codes_of(masks)
+        )
 
 
 # What is bad: each breaks a good folder, and names the file to blame and what the user is told
@@ -637,11 +666,11 @@ def test_a_zip_of_far_more_patches_than_the_challenge_has_is_refused(
 ) -> None:
     challenge.write(tmp_path)
     # lines of the masks, which are 16 and a header
-    monkeypatch.setattr(corroseg, "MOST_PATCHES", 17)
-    corroseg.read(tmp_path)
+    monkeypatch.setattr(patch_files, "MOST_PATCHES", 17)
+    corroseg.read(tmp_path, Data())
     change_zip(tmp_path / "X_train.zip", {f"images/well_3_patch_{k}.npy": WHOLE for k in range(2)})
     with pytest.raises(UserError, match=r"X_train\.zip: holds 18 files"):
-        corroseg.read(tmp_path)
+        corroseg.read(tmp_path, Data())
 
 
 class CreatesFile:
@@ -679,7 +708,7 @@ def test_hidden_files_in_a_folder_are_ignored(tmp_path: Path, challenge: Challen
     folder = challenge.write(tmp_path)
     images = unzip(folder)
     (images / "._well_2_patch_3.npy").write_bytes(b"\x00")
-    assert_read_as(corroseg.read(folder), challenge)
+    assert_read_as(corroseg.read(folder, Data()), challenge)
 
 
 def prepare(recipe: Path, data: Path) -> subprocess.CompletedProcess[str]:
@@ -698,8 +727,9 @@ def test_the_command_line_tells_of_a_bad_file_in_one_line_and_keeps_what_was_pre
     folder = challenge.write(tmp_path / "data" / "raw" / "corroseg")
     done = prepare(recipe, tmp_path / "data")
     assert (done.returncode, done.stderr) == (0, "")
-    prepared = tmp_path / "data" / "prepared" / "corroseg.h5"
-    before = prepared.read_bytes()
+    prepared = tmp_path / "data" / "prepared" / "corroseg"
+    before = {path.name: path.read_bytes() for path in prepared.iterdir()}
+    assert set(before) == {"train.h5", "test.h5"}
 
     entry(WHOLE[:1000])(folder)
     failed = prepare(recipe, tmp_path / "data")
@@ -707,10 +737,7 @@ def test_the_command_line_tells_of_a_bad_file_in_one_line_and_keeps_what_was_pre
     assert failed.stderr.count("\n") == 1
     assert failed.stderr.startswith("error: ")
     assert "X_train.zip: images/well_2_patch_3.npy" in failed.stderr
-    assert prepared.read_bytes() == before
-    assert [path.name for path in prepared.parent.iterdir() if path.suffix != ".lock"] == [
-        "corroseg.h5"
-    ]
+    assert {path.name: path.read_bytes() for path in prepared.iterdir()} == before
 
 
 # The real files
@@ -718,7 +745,7 @@ def test_the_command_line_tells_of_a_bad_file_in_one_line_and_keeps_what_was_pre
 
 @pytest.fixture(scope="module")
 def real(corroseg_folder: Path) -> Raw:
-    return corroseg.read(corroseg_folder)
+    return corroseg.read(corroseg_folder, Data())
 
 
 def test_the_real_files_hold_the_published_counts(real: Raw) -> None:
@@ -756,8 +783,10 @@ def test_the_real_files_hold_the_known_corrupt_patches(real: Raw) -> None:
 def test_the_real_wells_1_2_and_5_to_10_are_interleaved_and_no_other(real: Raw) -> None:
     for split, interleaved in ((real.train, [1, 2, 5, 6, 7, 8, 9, 10]), (real.test, [])):
         image = images_of(split)
-        depth, phase = geometry.locate(image, cleaning.find_valid(image), split.group, split.number)
-        assert np.unique(split.group[phase == 1]).tolist() == interleaved
+        depth, parity = geometry.locate(
+            image, cleaning.find_valid(image), split.group, split.number
+        )
+        assert np.unique(split.group[parity == 1]).tolist() == interleaved
         np.testing.assert_array_equal(
             depth, np.where(np.isin(split.group, interleaved), split.number // 2, split.number)
         )

@@ -166,8 +166,8 @@ def test_grooves_run_through_patch_edges_and_the_seam() -> None:
 def test_corrosion_is_thin_wall() -> None:
     for seed in range(4):
         well = make_well(np.random.default_rng(seed), 40, interleaved=False)
-        corroded, sound = well.image[well.mask == 1], well.image[well.mask == 0]
-        assert np.median(corroded) < np.percentile(sound, 25)
+        corroded, defect_free = well.image[well.mask == 1], well.image[well.mask == 0]
+        assert np.median(corroded) < np.percentile(defect_free, 25)
         assert abs(np.median(well.image)) < 0.008
         assert 0.005 < np.subtract(*np.percentile(well.image, [75, 25])) < 0.05
 

@@ -58,11 +58,12 @@ def flip(path: Path, draw: random.Random) -> None:
             "submissions/tiny_official.csv",
         ],
         [
-            "data/prepared/demo.h5",
+            "data/prepared/demo/train.h5",
             "data/runs/tiny/net/fold1_seed0/test.h5",
             "submissions/tiny.json",
         ],
         ["data/raw/demo/generated.json", "submissions/tiny.csv"],
+        ["data/prepared/demo/test.h5", "data/ensembles/tiny_selection.h5"],
         ["submissions/tiny.html"],
     ],
 )
@@ -91,7 +92,7 @@ def test_a_damaged_file_stops_a_stage_that_only_reads_it(finished, tmp_path):
     place = Workplace(tmp_path / "copy", RECIPE)
     weights, prepared = (
         place.folder / "data/runs/tiny/net/fold0_seed0/weights.safetensors",
-        place.folder / "data/prepared/demo.h5",
+        place.folder / "data/prepared/demo/train.h5",
     )
     for path, place_in_file, stage in (
         (weights, -100, "02_predict.py"),

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from src import artifacts
+from src.artifacts import hdf5
 from src.cli import doctor
 from src.networks.ring_unet import ring_unet
 from src.terminal import environment
@@ -50,18 +50,16 @@ def test_raw_files_that_are_there_are_counted_and_the_missing_one_is_named(
     assert code == 0 and "y_train" in told["corroseg"] and "raw files" not in told["corroseg"]
 
 
-def test_what_a_recipe_writes_is_counted_from_its_prepared_file(tmp_path, monkeypatch):
+def test_what_a_recipe_writes_is_counted_from_its_prepared_files(tmp_path, monkeypatch):
     """Recipe demo: one member, five folds. Float16 probabilities of 40 training and 10 test
     patches, the test's for every task.
     """
-    path = tmp_path / "prepared" / "demo.h5"
+    folder = tmp_path / "prepared" / "demo"
     with pytest.raises(FileNotFoundError):
         doctor.needed("demo", tmp_path)
-    images = {
-        "train": {"image": np.zeros((40, 36, 36), np.float32)},
-        "test": {"image": np.zeros((10, 36, 36), np.float32)},
-    }
-    artifacts.write_splits(path, images, {})
+    for split, patches in (("train", 40), ("test", 10)):
+        image = {"image": np.zeros((patches, 36, 36), np.float32)}
+        hdf5.write(folder / f"{split}.h5", image, {}, classes=["corrosion"])
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1})
     probabilities = 2 * 36 * 36 * (40 + 5 * 10 + 40 + 10)
     # of five tasks and of two checkpoints

@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from test_training import fit, tiny, wells
 from torch import nn
 
 from benchmarks import pruning
-from src import artifacts, networks, recipe
-from src.artifacts import Paths
+from src import networks
+from src.artifacts import hdf5
 from src.cli import export
-from src.recipe import Task
 from src.terminal import command
-from src.training import loop
+from src.training import task as training
+from src.wells import prediction
+from tests.tiny import CPU, TASK, run_of, tiny, wells
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,10 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
     pruning = {"method": "linear", "sparsity": 0.5, "steps": 1, "channels": True}
     chosen, train = tiny(height=72, phase=[{"epochs": 1, "pruning": pruning}]), wells(3, 2)
-    fit(chosen, train, place / "data")
-    paths, task = Paths(place / "data", place), Task("net", 0, 0)
-    artifacts.write_text(paths.saved_recipe(chosen, task), recipe.to_toml(chosen))
-    artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
-    return paths.task(chosen, task)
+    run = run_of(place / "data", chosen)
+    hdf5.write(run.prepared("train"), train, {}, classes=["corrosion"])
+    training.run_task(run, TASK, CPU, 1)
+    return run.task(TASK)
 
 
 def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, monkeypatch):
@@ -40,10 +39,10 @@ def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, m
     export.main(export.parser().parse_args([str(folder), "--onnx", "--int8"]))
     said = capsys.readouterr().out
     assert "1x72x36" in said and all(f"| {name} " in said for name in ("torch", "onnx", "int8"))
-    run = export.Run.open(folder)
+    trained = export.Trained.open(folder)
     image = torch.randn(1, 1, 72, 36)
     with torch.inference_mode():
-        expected = run.network(image).numpy()
+        expected = trained.network(image).numpy()
     plain, small = (
         export.session(folder / name).run(None, {"image": image.numpy()})[0]
         for name in ("network.onnx", "network_int8.onnx")
@@ -52,7 +51,7 @@ def test_onnx_agrees_with_torch_and_the_table_tells_every_form(folder, capsys, m
     assert 0 < np.abs(small - expected).max() < 1
     props = {entry.key: entry.value for entry in onnx.load(folder / "network.onnx").metadata_props}
     assert (
-        json.loads(props["center"]) == pytest.approx(run.scaling.center.tolist())
+        json.loads(props["center"]) == pytest.approx(trained.scaling.center.tolist())
         and props["activation"] == "sigmoid"
     )
     types = {
@@ -98,7 +97,7 @@ def test_costs_are_measured(folder, form, tmp_path):
     file = folder / "weights.safetensors"
     if form == "onnx":
         file = tmp_path / "network.onnx"
-        export.to_onnx(export.Run.open(folder).network, torch.randn(1, 1, 72, 36), file, {})
+        export.to_onnx(export.Trained.open(folder).network, torch.randn(1, 1, 72, 36), file, {})
     asks = Asks(4)
     export._serve(asks, file, folder, (1, 1, 72, 36))
     assert len(asks.told) == 4 and all(
@@ -147,9 +146,9 @@ def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
     (plain, onnx_line, small) = pruning.rows(folder, True, None, None)
     assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
     assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
-    run, train = export.Run.open(folder), wells(3, 2)
-    _, probability = loop.predict_held_out(
-        run.network, run.scaling, train, 0, run.recipe, run.member, export.CPU
+    trained, train = export.Trained.open(folder), wells(3, 2)
+    _, probability = prediction.predict_held_out(
+        trained.network, trained.scaling, train, 0, trained.run, trained.member, CPU
     )
     marked, truth = probability[:, 0] > 0.5, train["mask"][:3] > 0
     assert plain["IoU corrosion"] == pytest.approx((marked & truth).sum() / (marked | truth).sum())
@@ -157,11 +156,11 @@ def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
 
 
 def test_calibration_sees_other_windows_than_the_held_out_ones(folder):
-    run = export.Run.open(folder)
-    images = list(run.images(5))
+    trained = export.Trained.open(folder)
+    images = list(trained.images(5))
     assert len(images) == 5 and all(image.shape == (1, 1, 72, 36) for image in images)
     train = wells(3, 2)
-    strip = run.scaling.apply(train["image"][train["fold"] == 1]).reshape(-1, 36)
+    strip = trained.scaling.apply(train["image"][train["fold"] == 1]).reshape(-1, 36)
     np.testing.assert_allclose(images[0][0, 0], strip[:72])
     np.testing.assert_allclose(images[-1][0, 0], strip[-72:])
 
@@ -179,7 +178,7 @@ BROKEN = {
     "another form": lambda run: run.rename(run.with_name("fold0")),
     "no weights": lambda run: (run / "weights.safetensors").unlink(),
     "other bytes as weights": lambda run: (run / "weights.safetensors").write_bytes(b"weights"),
-    "no prepared data": lambda run: next(run.parents[3].glob("prepared/*")).unlink(),
+    "no prepared data": lambda run: next(run.parents[3].glob("prepared/*/*")).unlink(),
     "another height": lambda run: edit(run / "recipe.toml", "height = 72", "height = 35"),
 }
 

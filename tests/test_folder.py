@@ -18,8 +18,8 @@ import tifffile
 from PIL import Image
 
 from src import recipe
-from src.competitions import Photographs, folder, get
-from src.competitions.formats import image_files, rle
+from src.competitions import Raw, folder, get
+from src.competitions.formats import image_files, rle, tables
 from src.recipe import Data
 from src.terminal.errors import UserError
 
@@ -149,7 +149,7 @@ def whole(**changed: bytes | str | None) -> dict[str, bytes | str]:
     return {name: text for name, text in content.items() if text is not None}
 
 
-def read(root: Path, content: dict[str, bytes | str]) -> Photographs:
+def read(root: Path, content: dict[str, bytes | str]) -> Raw:
     return folder.read(lay(root, content), DATA)
 
 
@@ -330,37 +330,77 @@ def test_labels_read_the_same_in_every_kind_of_png(tmp_path: Path, content: byte
     np.testing.assert_array_equal(mask, [LABELS == 1, LABELS == 2, LABELS == 3])
 
 
-@pytest.mark.parametrize("part", ["train__images__a", "test__images__t"])
-def test_one_deep_or_coloured_image_makes_the_whole_set_so(tmp_path: Path, part: str) -> None:
-    photographs = read(tmp_path, whole(**{f"{part}_dot_png": deep_png(RGB16)}))
+def test_one_deep_and_coloured_training_image_makes_the_whole_set_so(tmp_path: Path) -> None:
+    photographs = read(tmp_path, whole(train__images__a_dot_png=deep_png(RGB16)))
     assert (photographs.channels, photographs.dtype) == (3, np.uint16)
-    deep, other = (
-        (photographs.train, photographs.test)
-        if "train" in part
-        else (photographs.test, photographs.train)
-    )
-    np.testing.assert_array_equal(deep.read_image(0), RGB16)
-    shallow = other.read_image(0)
-    assert shallow.dtype == np.uint16
-    np.testing.assert_array_equal(shallow, np.repeat(GREY8.astype(int)[..., None] * 257, 3, 2))
+    np.testing.assert_array_equal(photographs.train.read_image(0), RGB16)
+    for shallow, grey in (
+        (photographs.train.read_image(1), GREY8.T),
+        (photographs.test.read_image(0), GREY8),
+    ):
+        assert shallow.dtype == np.uint16
+        np.testing.assert_array_equal(shallow, np.repeat(grey.astype(int)[..., None] * 257, 3, 2))
 
 
-def test_one_array_of_floats_makes_the_whole_set_so(tmp_path: Path) -> None:
-    floats = RNG.normal(0, 9, (4, 6))
+def test_one_training_array_of_floats_makes_the_whole_set_so(tmp_path: Path) -> None:
+    floats = RNG.normal(0, 9, (7, 5))
     content = whole(
-        test__images__t_dot_png=None,
-        test__images__t_dot_npy=npy(floats),
-        train__images__b_dot_png=png(GREY16.T.copy()),
+        train__images__b_dot_png=None,
+        train__images__b_dot_npy=npy(floats),
+        test__images__t_dot_png=png(GREY16),
     )
     photographs = read(tmp_path, content)
     assert photographs.dtype == np.float32
     np.testing.assert_array_equal(
-        photographs.test.read_image(0), floats.astype(np.float32)[..., None]
+        photographs.train.read_image(1), floats.astype(np.float32)[..., None]
     )
-    for index, expected in ((0, GREY8 / 255), (1, GREY16.T / 65535)):
-        image = photographs.train.read_image(index)
+    for image, expected in (
+        (photographs.train.read_image(0), GREY8 / 255),
+        (photographs.test.read_image(0), GREY16 / 65535),
+    ):
         assert image.dtype == np.float32
         np.testing.assert_allclose(image[..., 0], expected, rtol=1e-6)
+
+
+MORE_THAN_TRAINED_ON = {
+    "colour": ({"t.png": png(RGB8)}, {}, "t.png has colour, .* have none: save it as grey"),
+    "colour and depth": ({"t.png": deep_png(RGB16)}, {}, "t.png has colour"),
+    "16 bit": ({"t.png": deep_png(GREY16)}, {}, "t.png has uint16 pixels, .* uint8: save it as"),
+    "16 bit, of a TIFF": ({"t.png": png(GREY8), "u.tif": tiff(GREY16)}, {}, "u.tif has uint16"),
+    "floats": ({"t.npy": npy(GREY8 / 7)}, {}, "t.npy has float32 pixels, .* uint8"),
+    "floats beside 16 bit": (
+        {"t.npy": npy(GREY8 / 7)},
+        {"train/images/a.png": deep_png(GREY16)},
+        "t.npy has float32 pixels, the training images uint16",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("test", "train", "said"), MORE_THAN_TRAINED_ON.values(), ids=MORE_THAN_TRAINED_ON.keys()
+)
+def test_a_test_image_that_holds_more_than_the_training_images_is_refused(
+    tmp_path: Path, test: dict[str, bytes], train: dict[str, bytes], said: str
+) -> None:
+    """Else a single test image would change how all training images are read, and so every
+    weight.
+    """
+    content = whole(test__images__t_dot_png=None) | train
+    content |= {f"test/images/{name}": image for name, image in test.items()}
+    with pytest.raises(UserError, match=said) as caught:
+        read(tmp_path, content)
+    assert "\n" not in str(caught.value) and str(tmp_path / "test/images") in str(caught.value)
+
+
+def test_a_test_image_that_holds_less_changes_nothing_of_the_training_images(
+    tmp_path: Path,
+) -> None:
+    deep = {"train/images/a.png": deep_png(RGB16)}
+    one = read(tmp_path / "one", whole() | deep)
+    other = read(tmp_path / "other", whole(test__images__t_dot_png=deep_png(RGB16)) | deep)
+    assert (one.channels, one.dtype) == (other.channels, other.dtype)
+    for row in (0, 1):
+        np.testing.assert_array_equal(one.train.read_image(row), other.train.read_image(row))
 
 
 # Masks of a.png, 3 rows by 4 columns, and b.png, 2 by 2, worked out by hand: pixel 1 is the top
@@ -424,7 +464,7 @@ def test_a_code_longer_than_the_csv_readers_default_is_read(tmp_path: Path) -> N
 def test_a_table_larger_than_any_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "LARGEST_CSV", 2 << 20)
+    monkeypatch.setattr(tables, "LARGEST_CSV", 2 << 20)
     with pytest.raises(UserError, match=r"masks\.csv is larger than 2 MiB"):
         read(tmp_path, coded(BY_CLASS + "a.png,1,1 1\n" * (1 << 18)))
 
@@ -452,13 +492,19 @@ def test_files_are_those_that_are_read(tmp_path: Path) -> None:
         tmp_path,
         whole() | others | {"groups.csv": "name,group\na,1\nb,1\n", "train/images/more/c.png": b""},
     )
-    listed = [str(path.relative_to(tmp_path)) for path in folder.files(tmp_path, DATA)]
-    assert sorted(listed) == sorted([*whole(), "groups.csv"])
+    found = folder.files(tmp_path, DATA)
+    assert set(found) == {"train", "test"}
+    listed = {
+        split: [str(path.relative_to(tmp_path)) for path in own] for split, own in found.items()
+    }
+    test = ["test/images/t.png"]
+    assert listed["test"] == test
+    assert sorted(listed["train"]) == sorted({*whole(), "groups.csv"} - {*test})
     assert folder.read(tmp_path, DATA).notes == [
         f"{tmp_path}/train/images: 2 other files ignored (.bmp, folders)"
     ]
     table = lay(tmp_path / "coded", coded(CODED["joined"]))
-    assert table / "train" / "masks.csv" in folder.files(table, DATA)
+    assert table / "train" / "masks.csv" in folder.files(table, DATA)["train"]
 
 
 def test_a_read_set_travels_to_another_process(tmp_path: Path) -> None:
@@ -525,9 +571,9 @@ def test_a_submission_that_does_not_read_back_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay(tmp_path, whole())
-    read_csv = folder.read_csv
+    read_csv = tables.read_csv
     monkeypatch.setattr(
-        folder, "read_csv", lambda path, headers: (folder.BY_CLASS, read_csv(path, headers)[1][:-1])
+        tables, "read_csv", lambda path, headers: (tables.BY_CLASS, read_csv(path, headers)[1][:-1])
     )
     with pytest.raises(UserError, match="does not read back"):
         folder.write_submission(tmp_path / "part.csv", tmp_path, ["t.png"], [["1 1", ""]])
@@ -999,7 +1045,7 @@ def test_a_recipe_without_a_folder_is_told_which_line_to_add(tmp_path: Path, ask
 # The recipe
 
 
-def test_the_template_loads_with_and_without_its_gate(tmp_path: Path) -> None:
+def test_the_template_loads_with_and_without_its_image_classifier(tmp_path: Path) -> None:
     template = REPOSITORY / "recipes" / "my_images.toml"
     chosen = recipe.load("my_images")
     assert get(chosen.competition) is folder.COMPETITION
@@ -1009,8 +1055,8 @@ def test_the_template_loads_with_and_without_its_gate(tmp_path: Path) -> None:
     head, tail = text.split('remove the "# " of the lines below.\n')
     commented, rest = tail.split("\n\n", 1)
     uncommented = "\n".join(line[2:] for line in commented.splitlines())
-    (tmp_path / "gated.toml").write_text(f"{head}\n{uncommented}\n\n{rest}")
-    assert [member.role for member in recipe.load(str(tmp_path / "gated.toml")).members] == [
+    (tmp_path / "two_stage.toml").write_text(f"{head}\n{uncommented}\n\n{rest}")
+    assert [member.role for member in recipe.load(str(tmp_path / "two_stage.toml")).members] == [
         "segment",
-        "gate",
+        "classify",
     ]

@@ -12,7 +12,6 @@ from src.networks.folding import BitReLU, folded
 
 NETWORKS = [
     {"name": "ring_unet", "channels": [4, 8, 8], "pool_rows": [3, 2], "pool_columns": [2, 1]},
-    {"name": "ring_unet", "channels": [4, 8], "recurrent": True, "presence": True},
     {"name": "cat_corroseg", "encoder": "resnet18"},
     {"name": "fcn_transposed"},
     {"name": "xscat_unet"},

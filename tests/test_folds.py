@@ -1,15 +1,20 @@
 """Folds by group."""
 
 from itertools import pairwise, product
-from types import SimpleNamespace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
+from src.artifacts import hdf5, lineage
+from src.competitions import PatchSplit
+from src.competitions.formats.masks import PackedMasks, pack
 from src.recipe import Folds
 from src.scoring import folds
 from src.terminal.errors import UserError
 from src.wells import preparation
+from tests import tiny
 
 
 def random_wells(rng: np.random.Generator, wells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,14 +132,21 @@ def patches_of(group: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def assign(
     group: np.ndarray, mask: np.ndarray, valid: np.ndarray, settings: Folds
 ) -> tuple[np.ndarray, np.ndarray]:
-    counts = {
-        "corroded": (mask > 0).sum((1, 2)),
-        "corrupt": (~valid).sum((1, 2)),
-        "pixels": valid[0].size,
-    }
-    train = {"group": group, **counts}
-    preparation.add_folds(train, SimpleNamespace(folds=settings))
-    return train["fold"], train["excluded"]
+    """As `src.wells.preparation.write_train` assigns folds, of patches as they are cleaned."""
+    raw = PatchSplit(
+        np.arange(len(group)).astype(str).astype(object),
+        lambda rows: np.where(valid, 0, -999.25).astype(np.float32)[rows],
+        group.astype(np.int32),
+        np.arange(len(group), dtype=np.int32),
+        PackedMasks(pack(mask), mask.shape[1:]),
+    )
+    chosen = tiny.tiny().model_copy(update={"folds": settings})
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lineage, "prepared", lambda run, split: {})
+        run = tiny.run_of(Path(folder), chosen)
+        preparation.write_train(run, raw)
+        found = hdf5.read(run.prepared("train"), "fold", "excluded")
+    return found["fold"], found["excluded"]
 
 
 @pytest.mark.parametrize(

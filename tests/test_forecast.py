@@ -11,11 +11,11 @@ import pytest
 from scipy.stats import t as student
 
 from src import recipe
-from src.artifacts import Paths
+from src.modality import open_run
 from src.scoring import forecast
 from src.studies import trial
 from src.terminal.errors import UserError
-from src.wells import postprocessing
+from src.wells import submission
 from src.wells.blocks import Blocks
 
 TRAIN_PATCHES = np.array([129, 100, 83, 65, 54, 48, 36, 30, 6, 2])
@@ -157,7 +157,8 @@ def test_a_random_split_gives_no_forecast(tmp_path):
     (tmp_path / "tiny.toml").write_text(RECIPE)
     by_patch = recipe.load(str(tmp_path / "tiny.toml"), ['folds={ scheme = "random", count = 2 }'])
     nothing = Blocks({}, lambda place: {})
-    assert postprocessing.expected(by_patch, Paths(tmp_path, tmp_path), nothing, nothing) == {}
+    run = open_run(by_patch, tmp_path, tmp_path)
+    assert submission.expected(run, nothing, nothing) == {}
 
 
 def run(folder, *more: str) -> pd.DataFrame:
@@ -181,9 +182,7 @@ def test_a_trial_keeps_what_it_measured_and_does_not_measure_it_again(tmp_path, 
     monkeypatch.setattr(
         trial,
         "promise",
-        lambda chosen, paths: (
-            logs.append((paths.data / "log.txt").read_text()) or promise(chosen, paths)
-        ),
+        lambda run: logs.append((run.data / "log.txt").read_text()) or promise(run),
     )
     asked = ["--challenges", "2", "--first-seed", "3", "--set", "generate.train_patches=50"]
     table = run(tmp_path, *asked)
@@ -221,13 +220,13 @@ def test_a_trial_keeps_what_it_measured_and_does_not_measure_it_again(tmp_path, 
     )
 
     ran = []
-    monkeypatch.setattr(trial, "_run", lambda stages, options: ran.append(options.overrides))
+    monkeypatch.setattr(trial, "prepare", lambda run: ran.append(run.recipe.name))
     pd.testing.assert_frame_equal(run(tmp_path, *asked), table)
     assert not ran
     # another recipe has to be run, and here nothing is
     with pytest.raises(UserError, match="missing"):
         run(tmp_path, *asked, "--set", "member.phase.epochs=2")
-    assert len(ran) == 2 and all("member.phase.epochs=2" in overrides for overrides in ran)
+    assert ran == ["trial_3"]
 
 
 def test_a_trial_needs_challenges_with_a_known_truth(tmp_path):

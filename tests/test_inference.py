@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from src import artifacts, networks
-from src.artifacts import Paths
+from src import networks
+from src.artifacts import hdf5, lineage, sealed
 from src.recipe import Inference, Member, Recipe, Task
-from src.wells import prediction
-
-CPU = torch.device("cpu")
+from src.stages.predict import predict_task
+from src.wells import blocks, prediction
+from tests import tiny
+from tests.tiny import CPU
 
 
 def member(height: int, margin: int) -> Member:
@@ -42,16 +43,16 @@ def wells(*patches: int) -> dict[str, np.ndarray]:
     group = np.repeat(np.arange(len(patches)), patches)
     image = np.random.default_rng(0).normal(0, 1, (len(group), 12, 12)).astype(np.float32)
     depth = np.concatenate([np.arange(count) for count in patches])
-    return {"image": image, "group": group, "depth": depth, "phase": np.zeros_like(group)}
+    return {"image": image, "group": group, "depth": depth, "parity": np.zeros_like(group)}
 
 
 def test_taller_windows_give_the_same_probabilities(monkeypatch):
     chosen, arrays = member(48, 14), wells(40, 7)
     network = network_of(chosen)
     assert prediction.window_height(network, arrays, chosen, CPU) > 48
-    tall = prediction.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
+    tall = prediction.predict(network, arrays, chosen, Inference(), CPU)
     monkeypatch.setattr(prediction, "window_height", lambda *_: 48)
-    plain = prediction.predict(network, arrays, chosen, Inference(rolls=[0, 5]), CPU)
+    plain = prediction.predict(network, arrays, chosen, Inference(), CPU)
     assert plain.std() > 0.01
     np.testing.assert_allclose(tall.astype(float), plain.astype(float), atol=1e-3)
 
@@ -73,15 +74,25 @@ def test_taller_windows_come_nearer_to_a_strip_seen_whole_where_the_margin_is_sm
     assert 0 < tall.mean() < 0.7 * plain.mean() and tall.max() <= plain.max()
 
 
-@pytest.mark.parametrize(
-    ("margin", "options"), [(0, {}), (14, {"recurrent": True}), (4, {"recurrent": True})], ids=str
-)
+class SeesWhole(torch.nn.Module):
+    """A network that adds to each pixel what it sees of the whole window."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x) + x.mean((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize(("margin", "whole"), [(0, False), (14, True), (4, True)])
 def test_windows_stay_as_they_are_where_taller_ones_save_nothing_or_are_looked_at_whole(
-    margin, options
+    margin, whole
 ):
     chosen = member(48, margin)
-    chosen.network.update(options)
-    assert prediction.window_height(network_of(chosen), wells(40), chosen, CPU) == 48
+    network = network_of(chosen)
+    network = SeesWhole(network) if whole else network
+    assert prediction.window_height(network, wells(40), chosen, CPU) == 48
 
 
 def test_windows_stay_as_they_are_for_a_network_that_takes_no_others():
@@ -91,7 +102,7 @@ def test_windows_stay_as_they_are_for_a_network_that_takes_no_others():
         "image": image,
         "group": np.zeros(20, int),
         "depth": np.arange(20),
-        "phase": np.zeros(20, int),
+        "parity": np.zeros(20, int),
     }
     assert prediction.window_height(networks.create(chosen.network), arrays, chosen, CPU) == 36
 
@@ -112,7 +123,7 @@ def test_batch_statistics_of_a_long_well_are_those_of_some_of_its_windows(monkey
             torch.from_numpy(arrays["image"].reshape(1, 1, -1, 12))
         ).mean((0, 2, 3))
     seen = []
-    monkeypatch.setattr(prediction, "ADAPT_ROWS", 25 * 48 - 10)
+    monkeypatch.setattr(prediction, "ADABN_ROWS", 25 * 48 - 10)
     monkeypatch.setattr(
         prediction.Windows,
         "inputs",
@@ -120,26 +131,23 @@ def test_batch_statistics_of_a_long_well_are_those_of_some_of_its_windows(monkey
             seen.append(starts) or real(self, starts)
         ),
     )
-    got = prediction.adapted(network, arrays, chosen, CPU).encoder[0][1].running_mean
+    got = prediction.adabn(network, arrays, chosen, CPU).encoder[0][1].running_mean
     torch.testing.assert_close(got, expected, rtol=0, atol=0.02)
     assert len(torch.cat(seen).unique()) == 25 and torch.cat(seen).diff().lt(0).any()
 
 
 def test_the_test_set_is_predicted_a_few_wells_at_a_time_as_it_is_at_once(tmp_path, monkeypatch):
     chosen = Recipe(
-        name="tiny", competition="demo", member=[member(24, 4)], inference={"adapt": 0.5}
+        name="tiny", competition="demo", member=[member(24, 4)], inference={"adabn": 0.5}
     )
-    paths, task = Paths(tmp_path, tmp_path), Task("net", 0, 0)
     test = wells(3, 9, 4, 4)
     order = np.random.default_rng(1).permutation(20)
-    test = prediction.rows_of(
-        test | {"name": np.array([f"patch {row}" for row in range(20)])}, order
-    )
-    artifacts.write_splits(paths.prepared(chosen), {"test": test}, {})
+    test = blocks.rows_of(test | {"name": np.array([f"patch {row}" for row in range(20)])}, order)
+    run, task = tiny.run_of(tmp_path, chosen, wells(1), test), Task("net", 0, 0)
     network = network_of(chosen.members[0])
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     scaling = {"scaling.center": np.float32(0.5), "scaling.scale": np.float32(2)}
-    artifacts.write_weights(paths.weights(chosen, task), weights | scaling, {})
+    sealed.write_weights(run.weights(task), weights | scaling, lineage.weights(run, task))
     largest, real = [], prediction.predict
     monkeypatch.setattr(
         prediction,
@@ -148,10 +156,10 @@ def test_the_test_set_is_predicted_a_few_wells_at_a_time_as_it_is_at_once(tmp_pa
             largest.append(len(arrays["group"])) or real(network, arrays, *more)
         ),
     )
-    monkeypatch.setattr(prediction.blocks, "PATCHES", 8)
-    prediction.predict_test(chosen, task, paths, {"made": "from"}, CPU, 1)
+    monkeypatch.setattr(blocks, "PATCHES", 8)
+    predict_task(run, task, CPU, 1)
     assert sorted(largest) == [3, 8, 9]
-    got = artifacts.read_arrays(paths.test(chosen, task), ["name", "probability"])
+    got = hdf5.read(run.test(task), "name", "probability")
     expected = real(
         network,
         test | {"image": (test["image"] - 0.5) / 2},
@@ -165,6 +173,33 @@ def test_the_test_set_is_predicted_a_few_wells_at_a_time_as_it_is_at_once(tmp_pa
         expected[[place[name] for name in got["name"]]].astype(float),
         atol=1e-3,
     )
-    assert sorted(got["name"]) == sorted(test["name"]) and artifacts.up_to_date(
-        paths.test(chosen, task), {"made": "from"}
+    assert sorted(got["name"]) == sorted(test["name"])
+    assert sealed.up_to_date(run.test(task), lineage.test(run, task))
+    assert not run.progress(task).exists()
+
+
+def test_the_held_out_fold_is_predicted_with_its_whole_wells_and_kept_alone(tmp_path):
+    """A patch that does not count still shows the network what lies beside its neighbours."""
+    chosen = Recipe(name="tiny", competition="demo", member=[member(24, 4)])
+    train = wells(5, 4)
+    train |= {
+        "name": np.array([f"patch {row}" for row in range(9)]),
+        "valid": np.ones(train["image"].shape, bool),
+        "fold": np.array([0, -1, 0, 0, 0, 1, 1, 1, 1], np.int8),
+    }
+    run, task = tiny.run_of(tmp_path, chosen, train), Task("net", 0, 0)
+    network = network_of(chosen.members[0])
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    scaling = {"scaling.center": np.float32(0), "scaling.scale": np.float32(1)}
+    sealed.write_weights(run.weights(task), weights | scaling, lineage.weights(run, task))
+    told = prediction.predict_split(run, task, "train", CPU)
+    assert told.names.tolist() == ["patch 0", "patch 2", "patch 3", "patch 4"]
+    whole = prediction.predict(
+        network,
+        blocks.rows_of(train, np.arange(5)),
+        chosen.members[0],
+        chosen.inference,
+        CPU,
     )
+    np.testing.assert_array_equal(np.concatenate(list(told.batches)), whole[[0, 2, 3, 4]])
+    assert told.shape == (1, 12, 12)

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from src import competitions, recipe
-from src.artifacts import Paths
-from src.competitions import Photographs, nea
-from src.photographs import dataset
+from src.competitions import Raw, nea
+from src.modality import open_run
 from src.recipe import Data
 from src.scoring import folds
 from src.terminal.errors import UserError
@@ -68,7 +67,7 @@ def write_raw(
     return folder
 
 
-def read(folder: Path) -> Photographs:
+def read(folder: Path) -> Raw:
     return nea.read(folder, Data())
 
 
@@ -132,7 +131,9 @@ def test_frames_of_valid_are_trained_on(tmp_path: Path) -> None:
     assert raw.train.frame.tolist() == [2, 5, 9, 11, 30, 100]
     assert (raw.train.read_image(1) == 10).all()
     assert raw.test.frame.tolist() == sorted(TEST)
-    assert folder / "valid/masks" / frame_name(5) in nea.files(folder, Data())
+    own = {folder / "valid" / kind / frame_name(5) for kind in ("images", "masks")}
+    listed = nea.files(folder, Data())
+    assert own <= set(listed["train"]) and not own & set(listed["test"])
 
 
 @pytest.mark.parametrize("header", ["frame_index,file", "frame_index,frame_number,repo_split,file"])
@@ -146,14 +147,18 @@ def test_frames_csv_goes_before_the_names(tmp_path: Path, header: str) -> None:
     raw = read(folder)
     assert raw.train.frame.tolist() == sorted(1000 - number for number in TRAIN)
     assert (raw.train.read_image(0) == 200).all()
-    assert folder / "frames.csv" in nea.files(folder, Data())
+    for paths in nea.files(folder, Data()).values():
+        assert paths.count(folder / "frames.csv") == 1
 
 
-def test_every_file_is_listed(tmp_path: Path) -> None:
+def test_every_file_is_listed_under_its_split(tmp_path: Path) -> None:
     folder = write_raw(tmp_path)
-    assert sorted(nea.files(folder, Data())) == sorted(
-        path for path in folder.rglob("*") if path.is_file()
-    )
+    listed = nea.files(folder, Data())
+    assert set(listed) == {"train", "test"}
+    for split, paths in listed.items():
+        assert sorted(paths) == sorted(
+            path for path in (folder / split).rglob("*") if path.is_file()
+        )
 
 
 def test_the_submission_has_a_row_for_each_class_of_each_test_frame(tmp_path: Path) -> None:
@@ -280,16 +285,13 @@ def prepare(folder: Path, folds: str, *overrides: str) -> tuple[dict[str, np.nda
     """The small arrays of a prepared training set of frames 1, 3, 5 ... 59 but 31, and what was
     printed.
     """
-    paths = Paths(folder / "data", folder / "submissions")
-    write_raw(paths.raw("nea"), train=[*range(1, 31, 2), *range(33, 61, 2)], test=[31])
     (folder / "small.toml").write_text(SMALL.format(folds=folds))
     chosen = recipe.load(str(folder / "small.toml"), list(overrides))
-    notes = list(dataset.prepare(nea.COMPETITION, chosen, paths, {}))
-    with h5py.File(paths.prepared(chosen)) as file:
-        arrays = {
-            name: file[f"train/{name}"][:]
-            for name in ("name", "depth", "group", "fold", "excluded")
-        }
+    run = open_run(chosen, folder / "data", folder / "submissions")
+    write_raw(run.raw, train=[*range(1, 31, 2), *range(33, 61, 2)], test=[31])
+    notes = list(run.modality.prepare(run, ["train", "test"]))
+    with h5py.File(run.prepared("train")) as file:
+        arrays = {name: file[name][:] for name in ("name", "frame", "group", "fold", "excluded")}
     return arrays, "\n".join(notes)
 
 
@@ -297,7 +299,7 @@ def test_stretches_of_the_video_are_folds_and_frames_near_a_border_are_left_out(
     tmp_path: Path,
 ) -> None:
     arrays, notes = prepare(tmp_path, 'scheme = "blocks"\ncount = 3\ngap = 4')
-    frame, fold = arrays["depth"].tolist(), arrays["fold"].tolist()
+    frame, fold = arrays["frame"].tolist(), arrays["fold"].tolist()
     # 29 frames, of which blocks have 10, 10 and 9
     assert frame == [*range(1, 31, 2), *range(33, 61, 2)]
     block = [0] * 10 + [1] * 10 + [2] * 9
@@ -316,9 +318,9 @@ def test_stretches_of_the_video_are_folds_and_frames_near_a_border_are_left_out(
 
 def test_the_order_of_the_video_survives_taking_fewer_photographs(tmp_path: Path) -> None:
     arrays, _ = prepare(tmp_path, 'scheme = "blocks"\ncount = 2', "data.patches=8")
-    assert len(arrays["depth"]) == 8
+    assert len(arrays["frame"]) == 8
     assert [name.decode() for name in arrays["name"]] == [
-        frame_name(number) for number in arrays["depth"]
+        frame_name(number) for number in arrays["frame"]
     ]
     assert arrays["fold"].tolist() == [0] * 4 + [1] * 4
 
@@ -337,7 +339,7 @@ def test_the_study_splits_at_random(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nea", "sscs"])
 def test_the_recipe_reads_and_its_paper_variant_too(name: str) -> None:
     plain = recipe.load(name)
-    assert recipe.parse(tomllib.loads(recipe.to_toml(plain)), name) == plain
+    assert recipe.parse(tomllib.loads(recipe.to_toml(plain, "photographs")), name) == plain
     assert (plain.members[0].network["encoder"], plain.members[0].batch_size) == ("resnet101", 4)
     if name == "nea":
         assert (plain.folds.scheme, plain.folds.gap) == ("blocks", 10)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -10,56 +9,26 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from src import competitions, recipe
-from src.artifacts import Paths
+from src import recipe
+from src.artifacts import hdf5, lineage
 from src.competitions.formats import rle
-from src.competitions.formats.masks import PackedMasks, pack
-from src.report import charts, checks, figures, pictures, rendering
-from src.scoring import metrics
-from src.wells import geometry, postprocessing, selection, submission
+from src.modality import open_run
+from src.report import charts, checks, pictures, rendering
+from src.terminal.errors import UserError
+from src.wells import geometry, submission
 from src.wells import page as wells_page
 from src.wells.blocks import Blocks
+from src.wells.refinement import Refinement
+from src.wells.selection import THRESHOLDS, Selection
+from tests.markup import Balanced
+from tests.tiny import patch_iou
 
-DEMO = competitions.get("corroseg")
 RECIPE = {
     "name": "tiny",
     "competition": "corroseg",
     "member": [{"name": "net", "network": {"name": "ring_unet"}, "phase": [{"epochs": 3}]}],
 }
-VOID = {"meta", "link", "img", "br", "input", "hr"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>.png"
-
-
-class Balanced(HTMLParser):
-    """Every element that is opened is closed, in order; collects elements with their attributes,
-    and texts.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.elements, self.ids, self.text = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"left open: {self.open}"
-        assert len(set(self.ids)) == len(self.ids)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.ids += [value for key, value in attrs if key == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes what is not open"
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.ndarray]:
@@ -92,9 +61,9 @@ def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.
     }
     arrays |= {
         "depth": np.where(second, number // 2, number).astype(np.int32),
-        "phase": np.where(second, number % 2, 0).astype(np.int32),
+        "parity": np.where(second, number % 2, 0).astype(np.int32),
     }
-    return arrays | {"prediction": prediction, "score": metrics.patch_iou(prediction, mask)}
+    return arrays | {"prediction": prediction, "score": patch_iou(prediction, mask)}
 
 
 LARGE = ("image", "valid", "mask", "probability", "prediction")
@@ -119,8 +88,10 @@ def in_blocks(arrays: dict[str, np.ndarray]) -> Blocks:
     )
 
 
-def packed(arrays: dict[str, np.ndarray]) -> PackedMasks:
-    return PackedMasks(pack(arrays["prediction"]), (36, 36))
+def rows_of(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The rows of a run-length CSV."""
+    codes = rle.encode(arrays["prediction"], "row")
+    return pd.DataFrame({"name": arrays["name"], "rle": codes})
 
 
 def by(key: np.ndarray, score: np.ndarray) -> dict[str, dict[str, float]]:
@@ -144,19 +115,21 @@ def make(
     folder: Path, monkeypatch, first: str = ""
 ) -> tuple[str, dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The page of a submission that was not trained, its scores and both splits."""
-    chosen, paths = recipe.parse(RECIPE, "here"), Paths(folder / "data", folder / "submissions")
+    chosen = recipe.parse(RECIPE, "here")
+    run = open_run(chosen, folder / "data", folder / "submissions")
     train, test = split({1: 5, 2: 10, 7: 30}, 0, first), split({3: 4, 4: 6}, 1)
     train["fold"] = (train["group"] == 7).astype(np.int8)
     del test["mask"], test["score"]
-    submission.write(
-        paths.submission(chosen),
-        paths.submission(chosen, "_official.csv"),
-        test["name"],
-        test["prediction"],
-        DEMO,
-    )
+    hdf5.write(run.prepared("test"), {"image": test["image"]}, {})
+    table = rows_of(test)
+    run.submission().parent.mkdir(parents=True)
+    for path in (run.submission(), run.submission("_official.csv")):
+        table.to_csv(path, index=False, lineterminator="\n")
+    passed = checks.submission(run.submission(), table, run.submission())
+    size = test["image"][0].size
+    passed.append(submission.unmeasured(in_blocks(test).index, size))
     for task in chosen.tasks()[:3]:
-        path = paths.history(chosen, task)
+        path = run.history(task)
         path.parent.mkdir(parents=True)
         losses = [1.0 + task.fold, 0.5, 0.25]
         frame = pd.DataFrame(
@@ -169,12 +142,11 @@ def make(
             }
         )
         frame.to_csv(path, index=False)
-    notes = {"threshold_without_fold": {"0": 0.5, "1": 0.45}}
-    monkeypatch.setattr(wells_page.artifacts, "read_notes", lambda path: notes)
+    monkeypatch.setattr(lineage, "submission", lambda run: {"oof": "a1", "selection": "b2"})
     score = train["score"]
     result = {
         "recipe": "tiny",
-        "metric": DEMO.metric,
+        "metric": run.competition.metric.name,
         "oof_score": float(score.mean()),
         "oof_score_unrefined": 0.123456789,
         "oof_by_group": by(train["group"], score),
@@ -191,13 +163,18 @@ def make(
         "expected_interval": [0.61, 0.87],
         "removed_by_averaging": 0.05,
     }
-    curves, made = (
-        np.linspace(0, 1, 3 * len(selection.THRESHOLDS)).reshape(3, -1),
-        {"prepared": "a1", "ensemble": "b2"},
+    plain = Refinement(0.5)
+    selected = Selection(
+        final={False: plain, True: plain},
+        without={},
+        plain={0: 0.5, 1: 0.45},
+        threshold=0.5,
+        table={},
+        score=0.6,
+        unrefined=0.5,
+        at_thresholds=np.linspace(0, 1, 3 * len(THRESHOLDS)).reshape(3, -1),
     )
-    page = wells_page.page(
-        chosen, DEMO, paths, result, made, in_blocks(train), in_blocks(test), packed(test), curves
-    )
+    page = wells_page.page(run, result, selected, in_blocks(train), in_blocks(test), passed)
     return page, result, train, test
 
 
@@ -301,24 +278,16 @@ def test_a_well_is_unrolled_as_its_strips_are(made):
     """
     train = made[2]
     strips = {
-        (strip.group, strip.phase): strip
-        for strip in geometry.strips(train["group"], train["depth"], train["phase"])
+        (strip.group, strip.parity): strip
+        for strip in geometry.strips(train["group"], train["depth"], train["parity"])
     }
     np.testing.assert_array_equal(
         pictures.Unrolled.of(train, 7).stack(train["image"]), strips[7, 0].stack(train["image"])
     )
-    ring = geometry.ring(strips[2, 0].stack(train["image"]), strips[2, 1].stack(train["image"]))
+    even, odd = (strips[2, parity].stack(train["image"]) for parity in (0, 1))
+    ring = np.stack([even, odd], axis=2).reshape(len(even), -1)
     np.testing.assert_array_equal(pictures.Unrolled.of(train, 2).stack(train["image"]), ring)
     assert (ring[72:108] == 0).all(), "the third depth of the interleaved well has no patch"
-
-
-def test_a_patch_without_a_depth_comes_last():
-    arrays = {
-        "group": np.ones(4, int),
-        "depth": np.array([-1, 5, 4, -1]),
-        "phase": np.zeros(4, int),
-    }
-    assert pictures.Unrolled.of(arrays, 1).index.ravel().tolist() == [2, 1, 0, 3]
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -393,70 +362,65 @@ def test_durations(seconds, said):
     assert rendering.duration(seconds).replace("\u2009", " ") == said
 
 
-def verdicts(folder: Path, test, damage=lambda text: text) -> list[bool]:
-    path, official = folder / "a.csv", folder / "b.csv"
-    submission.write(path, official, test["name"], test["prediction"], DEMO)
-    path.write_text(damage(path.read_text()))
-    return [
-        check.passed
-        for check in checks.wells(
-            path, official, test["name"], test["valid"].any((1, 2)), packed(test), DEMO
-        )
-    ]
-
-
 def swapped(text: str) -> str:
     head, a, b, *rest = text.splitlines()
     return "\n".join([head, b, a, *rest]) + "\n"
 
 
 @pytest.mark.parametrize(
-    ("damage", "failed"),
+    ("damage", "said"),
     [
-        (lambda text: text, []),
-        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", [0, 1, 3]),
-        (swapped, [1, 3]),
-        (lambda text: text + text.splitlines()[1] + "\n", [0, 1, 2, 3]),
-        (lambda text: re.sub(r",\d+ \d+", ",1 9999", text, count=1), [3]),
-        (lambda text: re.sub(r",(\d+) 4", r",\1 3", text, count=1), [3]),
+        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "a row for each"),
+        (swapped, "in the test set's order"),
+        (lambda text: text + text.splitlines()[1] + "\n", "a row for each"),
+        (lambda text: re.sub(r",\d+ \d+", ",1 9999", text, count=1), "run lengths"),
+        (lambda text: re.sub(r",(\d+) 4", r",\1 3", text, count=1), "run lengths"),
     ],
 )
-def test_checks_fail_where_a_file_is_wrong(tmp_path, made, damage, failed):
-    passed = verdicts(tmp_path, made[3], damage)
-    assert [number for number, own in enumerate(passed) if not own] == failed
+def test_a_file_that_is_wrong_is_refused(tmp_path, made, damage, said):
+    table = rows_of(made[3])
+    path = tmp_path / "a.csv"
+    table.to_csv(path, index=False, lineterminator="\n")
+    assert all(check.passed for check in checks.submission(path, table, path))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=said):
+        checks.submission(path, table, path)
 
 
-def test_checks_fail_for_masks_that_cannot_be(tmp_path, made):
-    test = made[3]
-    assert verdicts(tmp_path, test | {"prediction": np.zeros_like(test["prediction"])})[5] is False
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    table = pd.DataFrame({"name": ["a", "a"], "rle": ["1 1", ""]})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError, match="no name twice"):
+        checks.submission(tmp_path / "a.csv", table, tmp_path / "a.csv")
+
+
+def test_checks_tell_of_masks_that_cannot_be(tmp_path, made):
+    test, path = made[3], tmp_path / "a.csv"
+    table = rows_of(test | {"prediction": np.zeros_like(test["prediction"])})
+    table.to_csv(path, index=False)
+    passed = {check.what: check.passed for check in checks.submission(path, table, path)}
+    assert passed.pop("Not every mask is empty") is False and all(passed.values())
+    assert submission.unmeasured(in_blocks(test).index, 36 * 36).passed
     marked = test["prediction"].copy()
     marked[-1, 0, 0] = 1  # where nothing was measured
-    assert not verdicts(tmp_path, test | {"prediction": marked})[6]
+    assert not submission.unmeasured(in_blocks(test | {"prediction": marked}).index, 36 * 36).passed
 
 
-def test_checks_of_photographs(tmp_path):
-    names, classes, sizes = ["a.png", "b.png"], ["1", "2"], np.array([[4, 5], [6, 7]])
-    codes = rle.encode(np.ones((1, 4, 5), np.uint8), "column")[0]
-    good = [("a.png", "1", codes), ("a.png", "2", ""), ("b.png", "1", "1 42"), ("b.png", "2", "")]
-
-    def passed(rows) -> list[bool]:
-        pd.DataFrame(rows, columns=["name", "class", "rle"]).to_csv(tmp_path / "a.csv", index=False)
-        return [
-            check.passed for check in checks.photographs(tmp_path / "a.csv", names, classes, sizes)
-        ]
-
-    assert passed(good) == [True] * 5
-    # beyond the smaller photograph
-    assert passed([("a.png", "1", "1 21"), *good[1:]]) == [True, True, True, False, True]
-    assert passed([good[1], good[0], *good[2:]])[1] is False
-    assert passed([(name, label, "") for name, label, _ in good])[4] is False
+def test_checks_of_photographs_go_by_name_and_class(tmp_path):
+    rows = [("a.png", "1", "1 4"), ("a.png", "2", ""), ("b.png", "1", "1 42"), ("b.png", "2", "")]
+    table, path = pd.DataFrame(rows, columns=["name", "class", "rle"]), tmp_path / "a.csv"
+    table.to_csv(path, index=False)
+    assert all(check.passed for check in checks.submission(path, table, path))
+    table.iloc[[1, 0, 2, 3]].to_csv(path, index=False)
+    with pytest.raises(UserError, match="order"):
+        checks.submission(path, table, path)
 
 
 def test_the_picture_shows_the_best_and_the_worst_of_the_wells_that_show_corrosion(monkeypatch):
     index = {
         "group": np.repeat([1, 2, 3, 4], 2),
         "depth": np.tile([0, 1], 4),
-        "phase": np.zeros(8, int),
+        "parity": np.zeros(8, int),
         "true": np.array([1, 0, 0, 2, 3, 3, 0, 0]),
     }
     maps = np.arange(8)[:, None, None] * np.ones((8, 36, 36))
@@ -465,7 +429,7 @@ def test_the_picture_shows_the_best_and_the_worst_of_the_wells_that_show_corrosi
         lambda place: dict.fromkeys(("image", "mask", "probability", "prediction"), maps[place]),
     )
     shown = []
-    monkeypatch.setattr(figures, "wells_picture", lambda wells: shown.extend(wells) or Figure())
+    monkeypatch.setattr(wells_page, "wells_picture", lambda wells: shown.extend(wells) or Figure())
     result = {
         "oof_by_group": {
             "1": {"score": 0.5},
@@ -474,11 +438,11 @@ def test_the_picture_shows_the_best_and_the_worst_of_the_wells_that_show_corrosi
             "4": {"score": 1.0},
         }
     }
-    assert postprocessing.picture(result, train)
+    assert wells_page.picture(result, train)
     assert [well.title for well in shown] == ["best well: 2, 0.900", "worst well: 3, 0.300"]
     assert [np.unique(well.panels["truth"]).tolist() for well in shown] == [[2, 3], [4, 5]]
     result = {"oof_by_group": {"4": {"score": 1.0}}}
-    postprocessing.picture(
+    wells_page.picture(
         result, Blocks({name: array[6:] for name, array in index.items()}, train.read)
     )
     assert [well.title for well in shown[2:]] == ["best well: 4, 1.000"]

@@ -9,12 +9,16 @@ import torch
 from scipy import ndimage
 from skimage.transform import rotate
 
-from src.competitions import Photographs, PhotoSplit
-from src.photographs import batches, dataset, duplicates, prediction, selection
-from src.photographs.batches import Crops, Sample, Views
+from src.competitions import PhotoSplit, Raw
+from src.competitions.metrics import MEAN_DICE, Metric
+from src.photographs import batches, duplicates, prediction, preparation, selection
+from src.photographs.augmentation import Views
+from src.photographs.batches import Crops, Sample
+from src.photographs.selection import Counted
 from src.recipe import Photograph
-from src.scoring import metrics
+from src.scoring.selection import Choice
 from src.terminal.errors import UserError
+from tests.oracles import dice
 
 
 def views(count: int, **own: list[float]) -> Views:
@@ -37,7 +41,7 @@ def views(count: int, **own: list[float]) -> Views:
 
 
 class Shelf:
-    """A gallery in memory."""
+    """A dataset in memory."""
 
     def __init__(self, images: list[np.ndarray], masks: list[np.ndarray]) -> None:
         self.images, self.masks, self.white = images, masks, 255.0
@@ -85,27 +89,27 @@ def test_links_of_likeness_are_followed_and_blocks_do_not_matter(monkeypatch):
 
 
 def test_photographs_scaled_as_a_whole_are_read_once_and_come_the_same_again():
-    gallery, read = shelf([[0], [1], []]), []
-    image = gallery.image
-    gallery.image = lambda row: read.append(row) or image(row)
+    dataset, read = shelf([[0], [1], []]), []
+    image = dataset.image
+    dataset.image = lambda row: read.append(row) or image(row)
     whole = [Sample(row, 0, None) for row in (2, 0, 2, 1)]
-    kept = Crops(gallery, whole, (10, 30), {})
+    kept = Crops(dataset, whole, (10, 30), {})
     first, second = ([kept[number] for number in range(4)] for _ in range(2))
     assert read == [2, 0, 1]
-    for number, anew in enumerate(Crops(gallery, whole, (10, 30))):
+    for number, anew in enumerate(Crops(dataset, whole, (10, 30))):
         for one, other, tensor in zip(first[number], second[number], anew, strict=True):
             assert torch.equal(one, tensor) and torch.equal(other, tensor)
         if number == 3:
             break
-    crops = Crops(gallery, [Sample(0, seed, (8, 8)) for seed in (1, 2)], (10, 30), {})
+    crops = Crops(dataset, [Sample(0, seed, (8, 8)) for seed in (1, 2)], (10, 30), {})
     assert not torch.equal(crops[0][0], crops[1][0])
 
 
 def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
-    gallery = shelf([[0]] * 10 + [[1]] + [[0, 2]] * 2 + [[]] * 17)
+    dataset = shelf([[0]] * 10 + [[1]] + [[0, 2]] * 2 + [[]] * 17)
     rows = np.arange(30)
     drawn = batches.plan(
-        gallery, rows, Photograph(crops=[[8, 8]], balanced=True), 0, np.random.default_rng(1)
+        dataset, rows, Photograph(crops=[[8, 8]], balanced=True), 0, np.random.default_rng(1)
     )
     assert len(drawn) == 30
     for first in range(0, 28, 4):
@@ -118,27 +122,27 @@ def test_a_balanced_epoch_holds_every_kind_equally_often_in_every_batch():
         ]
     for sample in drawn:
         assert (
-            not gallery.shows[sample.row].any()
+            not dataset.shows[sample.row].any()
             if sample.wanted is None
-            else gallery.shows[sample.row, sample.wanted]
+            else dataset.shows[sample.row, sample.wanted]
         )
 
 
 def test_a_plain_epoch_holds_every_photograph_once_and_sizes_alternate():
-    gallery, settings = shelf([[0]] * 9), Photograph(crops=[[8, 8], [8, 16]])
+    dataset, settings = shelf([[0]] * 9), Photograph(crops=[[8, 8], [8, 16]])
     for epoch, size in enumerate([(8, 8), (8, 16), (8, 8)]):
         drawn = batches.plan(
-            gallery, np.arange(1, 9), settings, epoch, np.random.default_rng(epoch)
+            dataset, np.arange(1, 9), settings, epoch, np.random.default_rng(epoch)
         )
         assert sorted(sample.row for sample in drawn) == list(range(1, 9))
         assert {sample.size for sample in drawn} == {size}
 
 
 def test_a_crop_shows_the_wanted_class_wherever_its_pixel_lies():
-    gallery = shelf([[1]] * 40)
+    dataset = shelf([[1]] * 40)
     for row in range(40):
         for size in ((8, 12), (20, 60), (30, 12)):  # the last is taller than the photograph
-            image, mask, weight = Crops(gallery, [Sample(row, row, size, 1)], None)[0]
+            image, mask, weight = Crops(dataset, [Sample(row, row, size, 1)], None)[0]
             assert image.shape[1:] == mask.shape[1:] == weight.shape[1:] == size
             assert mask[1].sum() == 1 and weight.sum() == min(size[0], 20) * size[1]
 
@@ -252,15 +256,16 @@ def random_photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     ).astype(np.float32), truth
 
 
-def test_overlaps_are_the_dice_of_the_masks_that_would_be_made():
+def test_overlaps_are_the_pixels_of_the_masks_that_would_be_made():
     rng = np.random.default_rng(0)
     for _ in range(5):
         probability, truth = random_photograph(rng)
-        told = selection.overlaps(probability, truth, [0, 5, 40])
+        shared, predicted = selection.overlaps(probability, truth, [0, 5, 40])
         for t, threshold in enumerate(selection.THRESHOLDS):
             for s, size in enumerate([0, 5, 40]):
                 mask = selection.mask_of(probability, [threshold] * 2, [size] * 2)
-                np.testing.assert_allclose(told[t, s], metrics.dice(mask[None], truth[None])[0])
+                assert predicted[t, s].tolist() == mask.sum((1, 2)).tolist()
+                assert shared[t, s].tolist() == (mask & truth).sum((1, 2)).tolist()
 
 
 def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
@@ -269,14 +274,13 @@ def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
     truth[0, -1], truth[1, 4, 4] = 1, 1
     told = selection.overlaps(probability, truth, [0, 2])
     at = {
-        round(float(threshold), 2): told[number]
+        round(float(threshold), 2): told[:, number, :, 0].T.tolist()
         for number, threshold in enumerate(selection.THRESHOLDS)
-    }
-    assert at[0.05][0, 0] == at[0.1][0, 0] == 2 * 3 / (7 + 20)
-    assert at[0.05][1, 0] == at[0.4][0, 0] == at[0.4][1, 0] == 2 * 3 / (6 + 20)
-    assert at[0.5][0, 0] == 2 * 1 / (1 + 20)
-    assert at[0.5][1, 0] == 0 == at[0.9][0, 0]
-    assert not told[..., 1].any() and (told[..., 2] == 1).all()
+    }  # pixels shared and predicted, with all components and without those of one pixel
+    assert at[0.05] == at[0.1] == [[3, 7], [3, 6]]
+    assert at[0.2] == at[0.4] == [[3, 6], [3, 6]]
+    assert at[0.5] == [[1, 1], [0, 0]] and at[0.9] == at[1.0] == [[0, 0], [0, 0]]
+    assert not told[..., 1:].any()
 
 
 def test_masks_lose_exactly_the_components_that_are_too_small():
@@ -289,50 +293,164 @@ def test_masks_lose_exactly_the_components_that_are_too_small():
     assert selection.mask_of(probability, [0.95], [0])[0].sum() == 0
 
 
-def test_the_best_rule_is_the_one_that_brute_force_finds():
-    rng = np.random.default_rng(3)
-    dice, shows, gate = rng.random((12, 2, 30, 2)), rng.random((30, 2)) < 0.4, rng.random(30)
-    found = selection.best_rule(dice, shows, gate)
-    best = max(
-        np.mean(
-            [np.where(gate < level, ~shows[:, k], dice[t[k], s[k], :, k]).mean() for k in range(2)]
+SMALLEST = [0, 5, 40]
+# five times as much for a pixel that is missed as for a false alarm, from the three counts
+F2 = Metric(
+    "F2, 1 where both are empty",
+    lambda shared, predicted, true: np.where(
+        predicted + true > 0, 5 * shared / np.maximum(4 * true + predicted, 1), 1.0
+    ),
+)
+
+
+def f2(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """F2 (K,) by its definition from hits, misses and false alarms."""
+    scores = []
+    for own, true in zip(mask > 0, truth > 0, strict=True):
+        hits, misses, alarms = (own & true).sum(), (~own & true).sum(), (own & ~true).sum()
+        whole = 5 * hits + 4 * misses + alarms
+        scores.append(5 * hits / whole if whole else 1.0)
+    return np.array(scores)
+
+
+def seen(photographs: int, folds: int, seed: int, classified: bool = True):
+    """Small photographs' probabilities and truth, and what is counted of them; the classifier is
+    right more often than not.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [random_photograph(rng) for _ in range(photographs)]
+    for number, (probability, truth) in enumerate(pairs):
+        truth[:] *= number % 3 > 0  # every third is clean, whatever the network says
+        probability[:] = (probability * prediction.STEPS).round() / prediction.STEPS  # as stored
+    true = np.array([truth.sum((1, 2), dtype=np.int64) for _, truth in pairs])
+    pixels = np.stack([selection.overlaps(*pair, SMALLEST) for pair in pairs], 3)
+    likely = 0.35 * true.any(1) + 0.65 * rng.random(photographs)
+    verdict = (30 + likely.argsort().argsort()) / 100  # each is a level of the next one's rejection
+    place = rng.permutation(photographs) % folds
+    counted = Counted(pixels, true, np.arange(folds), place, verdict if classified else None)
+    return pairs, counted
+
+
+def brute_force(pairs, verdict, rows, score) -> float:
+    """The best sum of scores of some photographs over every level of the classifier and, for each
+    class, every threshold and size, of masks that are made one by one.
+    """
+    kept, empty = {}, {row: score(np.zeros_like(pairs[row][1]), pairs[row][1]) for row in rows}
+    for t in selection.THRESHOLDS:
+        for size in SMALLEST:
+            for row in rows:
+                probability, truth = pairs[row]
+                mask = selection.mask_of(probability, [t] * 2, [size] * 2)
+                kept[t, size, row] = score(mask, truth)
+    best = 0.0
+    for level in selection.REJECTING if verdict is not None else [0.0]:
+        total = 0.0
+        for k in range(2):
+            total += max(
+                sum(
+                    empty[row][k]
+                    if verdict is not None and verdict[row] < level
+                    else kept[t, size, row][k]
+                    for row in rows
+                )
+                for t in selection.THRESHOLDS
+                for size in SMALLEST
+            )
+        best = max(best, total)
+    return best
+
+
+def score_under(choice: Choice, pairs, verdict, rows, score) -> np.ndarray:
+    """(n, K) of photographs whose masks are made as a choice says."""
+    decisions = selection.Decisions.of(choice, SMALLEST)
+    scores = []
+    for row in rows:
+        mask = decisions.mask(pairs[row][0])
+        if verdict is not None and verdict[row] < decisions.classifier:
+            mask[:] = 0
+        scores.append(score(mask, pairs[row][1]))
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("classified", [True, False])
+@pytest.mark.parametrize(("metric", "score"), [(MEAN_DICE, dice), (F2, f2)])
+def test_nested_selection_is_what_brute_force_finds(metric, score, classified):
+    """Over every threshold, size and level of the classifier, on the other folds and, at the end,
+    on all; by any metric of three counts.
+    """
+    pairs, counted = seen(14, 3, seed=3, classified=classified)
+    nested, everyone = counted.select(metric), np.arange(14)
+    best = brute_force(pairs, counted.verdict, everyone, score)
+    assert score_under(nested.final, pairs, counted.verdict, everyone, score).sum() == (
+        pytest.approx(best)
+    )
+    pixels, rejected = counted.under(nested)
+    for fold, choice in enumerate(nested.without):
+        others, own = np.flatnonzero(counted.place != fold), np.flatnonzero(counted.place == fold)
+        reached = score_under(choice, pairs, counted.verdict, others, score).sum()
+        assert reached == pytest.approx(brute_force(pairs, counted.verdict, others, score))
+        np.testing.assert_allclose(
+            metric.of(*pixels[:, own]), score_under(choice, pairs, counted.verdict, own, score)
         )
-        for level in selection.GATES
-        for t in [(a, b) for a in range(12) for b in range(12)]
-        for s in [(a, b) for a in range(2) for b in range(2)]
+        if classified:
+            closed = counted.verdict[own] < selection.REJECTING[choice.setting]
+            assert rejected[own].tolist() == closed.tolist()
+    assert rejected.any() == classified and not pixels[:2, rejected].any()
+
+
+def test_the_metric_decides_what_is_selected():
+    """F2 forgives false alarms: it takes lower thresholds than Dice."""
+    _, counted = seen(20, 2, seed=6, classified=False)
+    dice_picks, f2_picks = (
+        selection.Decisions.of(counted.select(metric).final, SMALLEST).threshold
+        for metric in (MEAN_DICE, F2)
     )
-    score, closed = selection.apply_rule(found, dice, shows, gate)
-    assert score.mean() == pytest.approx(best)
-    assert closed.tolist() == (gate < selection.GATES[found.gate]).tolist()
+    assert sum(f2_picks) < sum(dice_picks)
 
 
-def test_a_fold_has_no_say_in_the_rule_that_it_is_scored_by():
-    rng = np.random.default_rng(4)
-    dice, shows, gate, fold = (
-        rng.random((12, 2, 40, 2)),
-        rng.random((40, 2)) < 0.4,
-        rng.random(40),
-        np.arange(40) % 4,
-    )
-    score, _ = selection.nested(dice, shows, gate, fold)
-    other = dice.copy()
-    other[:, :, fold == 2] = rng.random(other[:, :, fold == 2].shape)
-    again, _ = selection.nested(other, shows, gate, fold)
-    rule = selection.best_rule(dice[:, :, fold != 2], shows[fold != 2], gate[fold != 2])
-    own = [
-        selection.apply_rule(rule, some[:, :, fold == 2], shows[fold == 2], gate[fold == 2])[0]
-        for some in (dice, other)
-    ]
-    np.testing.assert_array_equal(score[fold == 2], own[0])
-    np.testing.assert_array_equal(again[fold == 2], own[1])
+def test_a_fold_has_no_say_in_what_it_is_scored_by():
+    _, counted = seen(16, 4, seed=4)
+    other = Counted(*(x.copy() for x in vars(counted).values()))
+    own = counted.place == 2
+    other.pixels[:, :, :, own] = 0
+    other.true[own], other.verdict[own] = 7, 0.99
+    before, after = (some.select(MEAN_DICE) for some in (counted, other))
+    assert before.without[2] == after.without[2]
+    assert before.without != after.without
 
 
-def test_a_single_fold_is_scored_plainly_because_there_is_none_to_choose_on():
-    rng = np.random.default_rng(5)
-    dice, shows = rng.random((12, 2, 20, 2)), rng.random((20, 2)) < 0.4
-    score, closed = selection.nested(dice, shows, rng.random(20), np.zeros(20, int))
-    np.testing.assert_array_equal(score, dice[selection.THRESHOLDS.tolist().index(0.5), 0])
-    assert not closed.any()
+@pytest.mark.parametrize("way", selection.WAYS)
+def test_a_single_fold_is_scored_plainly_because_there_is_none_to_select_on(way):
+    pairs, counted = seen(9, 1, seed=5)
+    some = counted.way(way)
+    pixels, rejected = some.under(some.select(MEAN_DICE))
+    plainly = [dice(probability > 0.5, truth) for probability, truth in pairs]
+    np.testing.assert_allclose(MEAN_DICE.of(*pixels), plainly)
+    assert not rejected.any()
+
+
+def test_at_one_half_the_classifier_alone_is_selected():
+    pairs, counted = seen(14, 3, seed=3)
+    some = counted.way("half")
+    nested = some.select(MEAN_DICE)
+    pixels, rejected = some.under(nested)
+    for fold, choice in enumerate(nested.without):
+
+        def total(level: float, fold: int = fold) -> float:
+            return sum(
+                dice((probability > 0.5) * (verdict >= level), truth).sum()
+                for (probability, truth), verdict, place in zip(
+                    pairs, counted.verdict, counted.place, strict=True
+                )
+                if place != fold
+            )
+
+        level = selection.REJECTING[choice.setting]
+        assert total(level) == pytest.approx(max(map(total, selection.REJECTING)))
+        for row in np.flatnonzero(counted.place == fold):
+            made = (pairs[row][0] > 0.5) * (counted.verdict[row] >= level)
+            np.testing.assert_allclose(MEAN_DICE.of(*pixels[:, row]), dice(made, pairs[row][1]))
+    assert rejected.any() and not counted.way("half_unrejected").select(MEAN_DICE).final.setting
 
 
 @pytest.mark.parametrize("size", [(9, 64), (40, 40), (41, 97), (63, 33)])
@@ -356,16 +474,16 @@ def test_a_large_photograph_is_predicted_in_tiles_as_if_it_were_predicted_whole(
 # The prepared file
 
 
-def photographs_of(sizes: list[tuple[int, int]], classes: int) -> Photographs:
+def photographs_of(sizes: list[tuple[int, int]], classes: int) -> Raw:
     names = np.array([f"{number}.png" for number in range(len(sizes))], object)
     split = PhotoSplit(names, np.array(sizes, np.int32), lambda index: None, lambda index: None)
-    return Photographs(split, split, [str(k) for k in range(classes)], 3, np.uint16, [])
+    return Raw(split, split, [], [str(k) for k in range(classes)], 3, np.uint16)
 
 
 def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
     # 6 bytes a pixel, of the image and of the masks
     fits = photographs_of([(4096, 9), (9, 10_922)], 6)
-    dataset._check_place(fits.train, fits, Path("raw"))
+    preparation._check_place(fits.train, fits, Path("raw"))
     for raw in (
         photographs_of([(4096, 9), (9, 10_923)], 6),
         photographs_of([(4096, 9), (9, 10_922)], 7),
@@ -375,14 +493,14 @@ def test_room_that_memory_cannot_hold_is_refused_with_who_asks_for_it() -> None:
             match=r"raw: with the height of 0\.png \(4096\) and the width of 1\.png .* "
             r"cut photographs into pieces",
         ):
-            dataset._check_place(raw.train, raw, Path("raw"))
+            preparation._check_place(raw.train, raw, Path("raw"))
 
 
 def test_moments_taken_in_blocks_are_those_of_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 3), np.uint8)
-    monkeypatch.setattr(dataset, "BLOCK", 300)
+    monkeypatch.setattr(preparation, "BLOCK", 300)
     np.testing.assert_allclose(
-        dataset._moments(pixels, 255.0),
+        preparation._moments(pixels, 255.0),
         [(pixels / 255).mean(0), ((pixels / 255) ** 2).mean(0)],
         rtol=1e-6,
     )

@@ -3,24 +3,26 @@
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from src import artifacts, recipe
-from src.competitions import Raw, RawSplit
+from src import recipe
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.competitions import PatchSplit, Raw
 from src.competitions.formats import masks
 from src.competitions.formats.masks import PackedMasks, pack
+from src.modality import open_run
 from src.wells import blocks, preparation
 
 
-def split(*sizes: int) -> RawSplit:
+def split(*sizes: int) -> PatchSplit:
     group = np.repeat(np.arange(1, len(sizes) + 1), sizes).astype(np.int32)
     number = np.concatenate([np.arange(size) for size in sizes]).astype(np.int32)
     name = np.array([f"well_{g}_patch_{n}" for g, n in zip(group, number, strict=True)], object)
     image = np.random.default_rng(0).normal(size=(len(name), 36, 36)).astype(np.float32)
-    return RawSplit(
+    return PatchSplit(
         name, lambda rows: image[rows], group, number, PackedMasks(pack(image > 1), (36, 36))
     )
 
@@ -48,17 +50,25 @@ def test_without_a_number_or_with_a_large_one_nothing_is_left_out():
 RECIPE = {
     "name": "t",
     "competition": "corroseg",
-    "member": [{"name": "a", "network": {"name": "n"}, "phase": [{"epochs": 1}]}],
+    "folds": {"count": 2},
+    "member": [{"name": "a", "network": {"name": "ring_unet"}, "phase": [{"epochs": 1}]}],
 }
 
 
-def prepared_by(
-    folder: Path, how: str, change=lambda train, test: None
-) -> tuple[artifacts.Arrays, artifacts.Arrays, dict]:
+def run_of(folder: Path, raw: Raw, how: str = "global") -> Run:
+    """A run of a challenge whose raw files are read as `raw`."""
+    for name in ("X_train.zip", "X_test.zip", "y_train.csv"):
+        (folder / "raw/corroseg").mkdir(parents=True, exist_ok=True)
+        (folder / "raw/corroseg" / name).touch()
+    run = open_run(recipe.parse(RECIPE | {"data": {"scaling": how}}, "t"), folder, folder)
+    return replace(run, competition=replace(run.competition, read=lambda *_: raw))
+
+
+def prepared_by(folder: Path, how: str, change=lambda train, test: None) -> tuple[Run, dict, dict]:
     """Two wells of different level and spread, one of them with a pixel that is no measurement, and
     a test well that has none.
 
-    Both splits as prepared, and the notes.
+    The run, and both splits as prepared.
     """
     image = np.random.default_rng(0).normal(0, 1, (8, 36, 36)).astype(np.float32)
     image[4:] = 5 * image[4:] + 3
@@ -69,66 +79,65 @@ def prepared_by(
     raw = Raw(
         replace(train_split, read=lambda rows: image[rows]),
         replace(test_split, read=lambda rows: test[rows], mask=None),
-        [],
     )
-    chosen = recipe.parse(RECIPE | {"data": {"scaling": how}, "folds": {"count": 2}}, "t")
-    paths = artifacts.Paths(folder, folder)
-    list(preparation.prepare(SimpleNamespace(name="t", read=lambda _: raw), chosen, paths, {}))
-    parts = [
-        artifacts.read_split(paths.prepared(chosen), part, ["image", "valid", "group"])
-        for part in ("train", "test")
-    ]
-    return *parts, artifacts.read_notes(paths.prepared(chosen))
-
-
-def test_each_well_is_scaled_by_the_median_and_spread_of_its_own_valid_pixels(tmp_path):
-    raw = prepared_by(tmp_path / "global", "global")[0]
-    train, test, notes = prepared_by(tmp_path / "per_well", "per_well")
-    for arrays, wells in ((train, (1, 2)), (test, (1,))):
-        for well in wells:
-            own = arrays["group"] == well
-            counted = arrays["image"][own][arrays["valid"][own] | ~arrays["valid"][own].any()]
-            # before the last, common fit
-            low, middle, high = np.percentile(
-                counted * notes["scale"] + notes["center"], [25, 50, 75]
-            )
-            assert (low, middle, high) == (0, 0, 0) or (
-                middle == pytest.approx(0, abs=1e-5) and high - low == pytest.approx(1, abs=1e-5)
-            )
-    assert np.percentile(raw["image"][4:], 75) - np.percentile(raw["image"][4:], 25) > 1.5
-
-
-def test_a_well_that_is_scaled_by_itself_changes_no_other(tmp_path):
-    def poison(train, test):
-        train[4:] = np.random.default_rng(1).normal(50, 10, train[4:].shape)
-
-    clean, poisoned = (
-        prepared_by(tmp_path / "a", "per_well"),
-        prepared_by(tmp_path / "b", "per_well", poison),
+    run = run_of(folder, raw, how)
+    list(run.modality.prepare(run, ["train", "test"]))
+    return run, *(
+        hdf5.read(run.prepared(part), "image", "valid", "group") for part in ("train", "test")
     )
-    for part in (0, 1):  # test well 1 is another pipe than training well 1
-        own = slice(0, 4)
-        undone = [
-            result[part]["image"][own] * result[2]["scale"] + result[2]["center"]
-            for result in (clean, poisoned)
-        ]
-        np.testing.assert_allclose(*undone, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["global", "per_pixel", "per_well"])
-def test_the_prepared_file_does_not_depend_on_the_blocks(tmp_path, how, monkeypatch):
-    whole = prepared_by(tmp_path / "whole", how)
+def by_hand(values: np.ndarray) -> tuple[float, float]:
+    """Median and interquartile range."""
+    low, middle, high = np.percentile(values.astype(np.float64), [25, 50, 75])
+    return middle, high - low
+
+
+def test_both_splits_are_scaled_by_the_training_patches_alone(tmp_path):
+    image = np.random.default_rng(0).normal(0, 1, (8, 36, 36)).astype(np.float32)
+    image[4:] = 5 * image[4:] + 3
+    measured = np.ones(image.shape, bool)
+    measured[5, 3, 4] = False
+    middle, spread = by_hand(image[measured])
+    run, train, test = prepared_by(tmp_path, "global")
+    np.testing.assert_array_equal(train["valid"], measured)
+    expected = (image - middle) / spread
+    np.testing.assert_allclose(train["image"][measured], expected[measured], atol=1e-5)
+    assert not test["valid"].any() and not (test["image"] + middle / spread).round(5).any()
+    told = hdf5.metadata(run.prepared("train"))
+    assert (told["center"], told["scale"]) == pytest.approx((middle, spread))
+
+
+@pytest.mark.parametrize("how", ["global", "per_pixel"])
+def test_the_prepared_files_do_not_depend_on_the_blocks(tmp_path, how, monkeypatch):
+    run, *whole = prepared_by(tmp_path / "whole", how)
     monkeypatch.setattr(blocks, "PATCHES", 1)
     monkeypatch.setattr("src.wells.preparation.slices", lambda number: masks.slices(number, 3))
     monkeypatch.setattr("src.wells.cleaning.slices", lambda number: masks.slices(number, 3))
-    for part, expected in zip(prepared_by(tmp_path / "parts", how)[:2], whole, strict=False):
+    other, *parts = prepared_by(tmp_path / "parts", how)
+    for part, expected in zip(parts, whole, strict=True):
         for name, array in part.items():
             np.testing.assert_array_equal(array, expected[name])
-    contents = [
-        artifacts.content_digest(tmp_path / name / "prepared/corroseg.h5")
-        for name in ("whole", "parts")
-    ]
-    assert contents[0] == contents[1]
+    for part in ("train", "test"):
+        assert run.prepared(part).read_bytes() == other.prepared(part).read_bytes()
+
+
+def test_the_training_file_does_not_know_the_test_set(tmp_path):
+    def other_test(train, test):
+        test[:] = 0.25
+
+    run, *_ = prepared_by(tmp_path / "one", "global")
+    other, *_ = prepared_by(tmp_path / "other", "global", other_test)
+    assert run.prepared("train").read_bytes() == other.prepared("train").read_bytes()
+    assert run.prepared("test").read_bytes() != other.prepared("test").read_bytes()
+
+
+def test_the_test_set_can_be_prepared_by_itself(tmp_path):
+    run, *_ = prepared_by(tmp_path, "per_pixel")
+    before = {part: run.prepared(part).read_bytes() for part in ("train", "test")}
+    run.prepared("test").unlink()
+    list(run.modality.prepare(run, ["test"]))
+    assert {part: run.prepared(part).read_bytes() for part in ("train", "test")} == before
 
 
 def test_four_times_the_wells_take_hardly_more_memory(tmp_path, monkeypatch):
@@ -136,24 +145,17 @@ def test_four_times_the_wells_take_hardly_more_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "PATCHES", 20)
     monkeypatch.setattr("src.wells.preparation.slices", lambda number: masks.slices(number, 20))
     monkeypatch.setattr("src.wells.cleaning.slices", lambda number: masks.slices(number, 20))
-    chosen, peaks = recipe.parse(RECIPE | {"folds": {"count": 2}}, "t"), {}
+    peaks = {}
 
     def draw(rows: np.ndarray) -> np.ndarray:
         return np.random.default_rng(rows).normal(size=(len(rows), 36, 36)).astype(np.float32)
 
     for number in (10, 40):
         train, test = (replace(split(*[10] * number), read=draw) for _ in range(2))
-        raw, paths = (
-            Raw(train, replace(test, mask=None), []),
-            artifacts.Paths(tmp_path / str(number), tmp_path),
-        )
+        run = run_of(tmp_path / str(number), Raw(train, replace(test, mask=None)))
         for _ in range(2):  # once, so that what is imported late is there
             tracemalloc.start()
-            list(
-                preparation.prepare(
-                    SimpleNamespace(name="t", read=lambda _, raw=raw: raw), chosen, paths, {}
-                )
-            )
+            list(run.modality.prepare(run, ["train", "test"]))
             peaks[number] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
     assert (peaks[40] - peaks[10]) / (2 * 300) < 1500

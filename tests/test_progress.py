@@ -3,9 +3,10 @@
 import pytest
 
 from src import recipe
-from src.tasks import progress
+from src.stages.lengths import lengths
 from src.tasks.progress import Bar, Estimate
 from src.terminal import console
+from tests import tiny
 
 
 def test_equal_tasks_at_an_even_pace():
@@ -91,7 +92,7 @@ def test_nothing_is_left_when_all_is_done():
     assert (estimate.done, estimate.remaining()) == (1.0, 0.0)
 
 
-def test_lengths_follow_epochs_and_operations():
+def test_lengths_follow_epochs_and_operations(tmp_path):
     """Twice the epochs are twice the length; of the same network two heights cost the same for a
     row.
     """
@@ -103,31 +104,22 @@ def test_lengths_follow_epochs_and_operations():
             **member,
             "name": "copied",
             "phase": [{"epochs": 3}],
-            "augment": {"copies": ["none", "flip_depth"]},
+            "augment": {"materialised": ["none", "flip_depth"]},
         },
         {**member, "name": "tall", "height": 144, "phase": [{"epochs": 3}]},
     ]
     chosen = recipe.parse(
         {"name": "r", "competition": "demo", "folds": {"count": 2}, "member": members}, "test"
     )
-    tasks = chosen.tasks()
-    lengths = dict(
-        zip(
-            [task.member for task in tasks],
-            progress.lengths(chosen, tasks, training=True),
-            strict=True,
-        )
+    calls = [(tiny.run_of(tmp_path, chosen), task) for task in chosen.tasks()]
+    names = [task.member for task in chosen.tasks()]
+    training, predicting = (
+        dict(zip(names, lengths(calls, training=training), strict=True))
+        for training in (True, False)
     )
-    assert lengths["long"] == pytest.approx(2 * lengths["short"])
-    assert lengths["copied"] == pytest.approx(2 * lengths["short"])
-    assert lengths["tall"] == pytest.approx(lengths["short"], rel=0.02)
-    predicting = dict(
-        zip(
-            [task.member for task in tasks],
-            progress.lengths(chosen, tasks, training=False),
-            strict=True,
-        )
-    )
+    assert training["long"] == pytest.approx(2 * training["short"])
+    assert training["copied"] == pytest.approx(2 * training["short"])
+    assert training["tall"] == pytest.approx(training["short"], rel=0.02)
     assert predicting["long"] == predicting["short"]
 
 

@@ -1,25 +1,29 @@
 """What a study tells of pruned networks."""
 
 import shutil
+from dataclasses import replace
 
-import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import jaccard_score
 from test_photo_stages import RECIPE, write_raw
 
 from src import networks
-from src.artifacts import Paths
+from src.artifacts import hdf5
 from src.photographs import confusion
-from src.scoring import metrics
-from src.studies import pruned, pruned_figures, study
-from src.training import loop, pruning
+from src.photographs.dataset import PhotoDataset
+from src.studies import pruning, pruning_figures, schema, study, tables
+from src.training import loop
+from src.training import pruning as pruner
 
 SETTINGS = """
 question = "How far?"
 base = "{base}"
+protocols = ["wells"]
+table = "pruning"
 [[axis]]
 option = [{{ name = "U-Net" }}]
 [[axis]]
@@ -54,21 +58,19 @@ def test_iou_sums_over_the_whole_set_and_not_over_photographs():
     truth, predicted = rng.integers(0, 2, (2, 3, 50))
     truth[0] = 0
     counts = sum(confusion.confusion(t, p, 1) for t, p in zip(truth, predicted, strict=True))
-    whole = metrics.iou(predicted.reshape(1, 1, 1, -1), truth.reshape(1, 1, 1, -1))
-    assert confusion.class_iou(counts) == pytest.approx(whole[0])
+    whole = jaccard_score(truth.ravel(), predicted.ravel())
+    assert confusion.class_iou(counts) == pytest.approx([whole])
 
 
 def test_operations_fall_with_the_channels():
     network = networks.create({"name": "linknet", "encoder": "test_resnet"})
-    scores = {
-        name: torch.rand_like(layer.weight) for name, layer in pruning.layers(network).items()
-    }
-    dense = pruned.operations(
+    scores = {name: torch.rand_like(layer.weight) for name, layer in pruner.layers(network).items()}
+    dense = pruning.operations(
         networks.create({"name": "linknet", "encoder": "test_resnet"}), (1, 1, 64, 64)
     )
-    *_, head = pruning.layers(network).values()
-    pruning.remove_channels(network, scores, 0.5, [head], torch.randn(1, 1, 64, 64))
-    assert pruned.operations(network, (1, 1, 64, 64)) < 0.4 * dense
+    *_, head = pruner.layers(network).values()
+    pruner.remove_channels(network, scores, 0.5, [head], torch.randn(1, 1, 64, 64))
+    assert pruning.operations(network, (1, 1, 64, 64)) < 0.4 * dense
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def studied(tmp_path_factory):
         + RECIPE[RECIPE.index('[[member]]\nname = "segment"') :]
     )
     base = base.replace("count = 2", "count = 2\nrun = [0]").replace(
-        "batch_size = 8", 'batch_size = 8\nwatch = 1\nprecision = "float32"'
+        "batch_size = 8", 'batch_size = 8\neval_every = 1\nprecision = "float32"'
     )
     (folder / "base.toml").write_text(base)
     phase = "{ epochs = 1, loss = { bce = 1.0 }, learning_rate = 3e-3 }"
@@ -89,7 +91,7 @@ def studied(tmp_path_factory):
     epochs, epoch = [], loop.Fit.epoch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            loop.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call)
+            loop.Fit, "epoch", lambda self, *call: epochs.append(call[0]) or epoch(self, *call)
         )
         options = [
             str(folder / "how_far.toml"),
@@ -101,7 +103,8 @@ def studied(tmp_path_factory):
             "1",
         ]
         study.main(study.parser().parse_args(options))
-    return folder, study.runs(study.load(str(folder / "how_far.toml")), [], 1, ["wells"]), epochs
+    loaded = schema.load(str(folder / "how_far.toml"))
+    return folder, study.parts(loaded, [], 1, loaded.protocols, folder / "data"), epochs
 
 
 def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_once(studied):
@@ -111,7 +114,7 @@ def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_onc
     assert list(table.index) == ["dense", "agp", "linear, channels"] and list(
         table["sparsity"]
     ) == [0, 0.9, 0.5]
-    assert {"IoU 1", "IoU 2", pruned.MICRO, pruned.MEAN} <= set(table.columns)
+    assert {"IoU 1", "IoU 2", pruning.MICRO, pruning.MEAN} <= set(table.columns)
     # the truth of this set's test photographs is not known
     assert not any(column.startswith("test ") for column in table)
     dense, agp, few = (table.loc[name] for name in table.index)
@@ -124,18 +127,13 @@ def test_a_study_of_pruning_tells_scores_and_costs_and_trains_what_is_common_onc
 
 
 def test_curves_and_masks_are_drawn(studied):
-    folder, runs, _ = studied
+    folder, parts, _ = studied
     files = {path.name for path in (folder / "data/studies/how_far").glob("*.png")}
     assert files == {"plot.png", "curves.png", "masks_unet_test_resnet.png"}
-    paths, table = (
-        Paths(folder / "data", folder),
-        pd.read_csv(folder / "data/studies/how_far/table.csv"),
-    )
-    histories, recipes = (
-        {run.variation: study.curves(run, paths) for run in runs},
-        {run.variation: run.recipe for run in runs},
-    )
-    curves = pruned_figures.through_phases(table, histories, recipes)
+    table = pd.read_csv(folder / "data/studies/how_far/table.csv")
+    runs = {part.variation: part.run for part in parts}
+    histories = {name: tables.history(run) for name, run in runs.items()}
+    curves = pruning_figures.through_phases(table, histories, runs)
     for variation, panel in zip(("U-Net, agp", "U-Net, few"), curves.axes, strict=True):
         drawn = {line.get_label(): line.get_ydata() for line in panel.lines}
         assert (
@@ -145,9 +143,9 @@ def test_curves_and_masks_are_drawn(studied):
         assert {
             line.get_xdata()[0] for line in panel.lines if not line.get_label().startswith("U-Net")
         } == {1, 2}
-    unwatched = {name: history.drop(columns="held_out_iou") for name, history in histories.items()}
-    assert pruned_figures.through_phases(table, unwatched, recipes) is None
-    masks = pruned_figures.masks(table, "unet, test_resnet", recipes, paths)
+    unscored = {name: history.drop(columns="held_out_iou") for name, history in histories.items()}
+    assert pruning_figures.through_phases(table, unscored, runs) is None
+    masks = pruning_figures.masks(table, "unet, test_resnet", runs)
     titles = [axis.get_title() for axis in masks.axes]
     assert (
         titles[:4] == ["photograph", "truth", "U-Net, dense", "U-Net, agp"]
@@ -157,29 +155,26 @@ def test_curves_and_masks_are_drawn(studied):
 
 
 def test_what_the_history_says_of_the_last_epoch_is_the_score_out_of_fold(studied):
-    folder, runs, _ = studied
+    folder, parts, _ = studied
     table = pd.read_csv(folder / "data/studies/how_far/table.csv")
-    for run, (_, line) in zip(runs, table.iterrows(), strict=True):
-        last = study.curves(run, Paths(folder / "data", folder)).iloc[-1]
+    for part, (_, line) in zip(parts, table.iterrows(), strict=True):
+        last = tables.history(part.run).iloc[-1]
         assert (last["held_out_iou"], last["held_out_micro_iou"]) == pytest.approx(
-            (line[pruned.MEAN], line[pruned.MICRO]), abs=2e-3
+            (line[pruning.MEAN], line[pruning.MICRO]), abs=2e-3
         )
 
 
 def test_test_photographs_are_scored_as_held_out_ones_are(studied, tmp_path):
     """With the held-out photographs in the place of the test set."""
-    folder, (_, run, _), _ = studied
+    folder, (_, part, _), _ = studied
     shutil.copytree(folder / "data", tmp_path / "data")
-    paths = Paths(tmp_path / "data", tmp_path)
-    device = torch.device("cpu")
-    assert confusion.on_test(run.recipe, paths, [0], device) is None
-    with h5py.File(paths.prepared(run.recipe), "r+") as file:
-        rows = np.flatnonzero(file["train/fold"][:] == 0)
-        for name in ("name", "size", "group", "moments", "image", "mask"):
-            array = file[f"train/{name}"][:][rows]
-            if f"test/{name}" in file:
-                del file[f"test/{name}"]
-            file[f"test/{name}"] = array
-    expected = confusion.out_of_fold(run.recipe, paths, [0])
-    np.testing.assert_array_equal(confusion.on_test(run.recipe, paths, [0], device), expected)
+    run, device = replace(part.run, data=tmp_path / "data"), torch.device("cpu")
+    assert confusion.on_test(run, device) is None
+    path = run.prepared("train")
+    rows = np.flatnonzero(PhotoDataset.open(run, "train").fold == 0)
+    arrays = hdf5.read(path, "name", "size", "group", "moments", "image", "mask")
+    held_out = {name: array[rows] for name, array in arrays.items()}
+    hdf5.write(run.prepared("test"), held_out, {}, **hdf5.metadata(path))
+    expected = confusion.out_of_fold(run)
+    np.testing.assert_array_equal(confusion.on_test(run, device), expected)
     assert expected.sum() == 12 * (40 * 56 + 48 * 64) // 2

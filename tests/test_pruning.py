@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning
-from test_training import digest, fit, history, loaded, only, tiny, wells
 from torch import nn
 
-from src import artifacts, networks, recipe
-from src.artifacts import Paths
-from src.recipe import Pruning, Task
+from src import networks, recipe
+from src.artifacts import sealed
+from src.networks.loading import fit_state, load_network
+from src.recipe import Pruning
+from src.terminal.errors import UserError
 from src.training import loop, pruning
-from src.wells import prediction
+from tests.tiny import CPU, TASK, content, digest, fit, history, loaded, only, run_of, tiny, wells
 
-CPU = torch.device("cpu")
 SLOW = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0.0}
 PHASES = [
     SLOW,
@@ -129,13 +129,13 @@ def test_pruned_weights_stay_zero_through_fine_tuning_and_loading(method, tmp_pa
     chosen, train = tiny(phase=phases), wells(3, 2)
     kept = {}
 
-    def after_each(self, network, optimiser, state, epoch):
+    def after_each(self, epoch):
         kept[epoch] = {
             name: mask.clone()
-            for name, mask in network.named_buffers()
+            for name, mask in self.network.named_buffers()
             if name.endswith("weight_mask")
         }
-        save(self, network, optimiser, state, epoch)
+        save(self, epoch)
 
     save = loop.Fit.save_checkpoint
     with pytest.MonkeyPatch.context() as patch:
@@ -194,8 +194,8 @@ def test_the_last_layer_of_every_network_gives_the_logits(name):
 def killed_after(chosen: recipe.Recipe, train, folder, epoch: int) -> None:
     save = loop.Fit.save_checkpoint
 
-    def save_and_die(self, network, optimiser, state, done):
-        save(self, network, optimiser, state, done)
+    def save_and_die(self, done):
+        save(self, done)
         if done == epoch:
             raise KeyboardInterrupt
 
@@ -219,7 +219,7 @@ def test_a_training_killed_while_or_after_it_prunes_goes_on_to_the_same_bytes(ho
     killed_after(chosen, train, tmp_path / "killed", epoch)
     (only(tmp_path / "killed", "dense/*")).unlink()
     fit(chosen, train, tmp_path / "killed")
-    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 def test_recipes_that_train_alike_before_they_prune_train_that_once(tmp_path, monkeypatch):
@@ -229,7 +229,9 @@ def test_recipes_that_train_alike_before_they_prune_train_that_once(tmp_path, mo
         for method in ("agp", "linear")
     ]
     monkeypatch.setattr(
-        loop.Fit, "epoch", lambda self, *call: epochs.append(call[3]) or epoch(self, *call)
+        loop.Fit,
+        "epoch",
+        lambda self, number, report: epochs.append(number) or epoch(self, number, report),
     )
 
     def epochs_of(chosen: recipe.Recipe, folder, seed: int = 0) -> list[int]:
@@ -334,7 +336,7 @@ def test_a_compact_network_is_rebuilt_from_its_weights_alone(options):
     *_, head = pruning.layers(network).values()
     pruning.remove_channels(network, scores, 0.3, [head], image[:1])
     again = networks.create(options)
-    pruning.fit_state(again, network.state_dict())
+    fit_state(again, network.state_dict())
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(image), network(image))
     for one, other in zip(again.modules(), network.modules(), strict=True):
@@ -379,14 +381,12 @@ def test_channels_pruned_by_a_recipe_load_like_any_other_weights(tmp_path):
     dense = fit(tiny(phase=[SLOW]), train, tmp_path / "dense")
     weights = fit(chosen, train, tmp_path / "pruned")
     assert sum(map(np.size, weights.values())) < 0.4 * sum(map(np.size, dense.values()))
-    network, _ = prediction.load_network(
-        chosen, Task("net", 0, 0), Paths(tmp_path / "pruned", tmp_path), CPU
-    )
+    network, _ = load_network(run_of(tmp_path / "pruned", chosen), TASK, CPU)
     assert network(torch.randn(2, 1, 36, 36)).shape == (2, 1, 36, 36)
-    with pytest.raises(prediction.UserError, match="another network"):
-        path = artifacts.Paths(tmp_path / "dense", tmp_path).weights(chosen, Task("net", 0, 0))
-        artifacts.write_weights(path, weights, {})
-        prediction.load_network(tiny(), Task("net", 0, 0), Paths(tmp_path / "dense", tmp_path), CPU)
+    run = run_of(tmp_path / "dense", tiny())
+    sealed.write_weights(run.weights(TASK), weights, {})
+    with pytest.raises(UserError, match="another network"):
+        load_network(run, TASK, CPU)
 
 
 def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypatch):
@@ -394,11 +394,11 @@ def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypat
     how = {"method": "linear", "sparsity": 0.5, "steps": 1, "cool_down": 0.5, "channels": True}
     save, between = loop.Fit.save_checkpoint, {}
 
-    def after_each(self, network, *more):
+    def after_each(self, epoch):
         between.update(
-            {name: tensor.clone().numpy() for name, tensor in network.state_dict().items()}
+            {name: tensor.clone().numpy() for name, tensor in self.network.state_dict().items()}
         )
-        save(self, network, *more)
+        save(self, epoch)
 
     monkeypatch.setattr(loop.Fit, "save_checkpoint", after_each)
     final = fit(tiny(phase=[SLOW | {"epochs": 2, "pruning": how}]), wells(3, 2), tmp_path)
@@ -442,12 +442,12 @@ def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypat
     ],
 )
 def test_prunings_that_make_no_sense_are_refused(change, said):
-    with pytest.raises(loop.UserError, match=said):
+    with pytest.raises(UserError, match=said):
         tiny(**change)
 
 
 def test_ma_net_loses_no_channels():
-    with pytest.raises(loop.UserError, match="ma_net"):
+    with pytest.raises(UserError, match="ma_net"):
         pruning.Pruner(
             networks.sketch({"name": "ma_net", "encoder": "resnet18"}),
             Pruning(method="agp", sparsity=0.5, channels=True),

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import history, tiny, wells
 
-from src import artifacts
-from src.artifacts import Paths
-from src.recipe import Task
+from src import networks
+from src.artifacts import sealed
 from src.terminal.errors import UserError
-from src.training import loop, ranks
+from src.training import ranks
+from src.training import task as training
+from tests.tiny import CPU, TASK, history, run_of, tiny, wells
 
-CPU = torch.device("cpu")
 LOSSES = {
     "smooth_iou": 1.0,
     "smooth_iou_per_patch": 0.5,
@@ -33,7 +32,7 @@ def chosen(epochs: int = 2):
 
     Its statistics over all ranks need CUDA.
     """
-    network = loop.networks.create(tiny().members[0].network)
+    network = networks.create(tiny().members[0].network)
     norms = [
         name for name, layer in network.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)
     ]
@@ -47,12 +46,11 @@ def chosen(epochs: int = 2):
     return tiny(phase=[phase], batch_size=5, height=36, ema=0.5)
 
 
-def trained(folder: Path, number: int, recipe=None, train=None) -> dict[str, np.ndarray]:
-    recipe, task, paths = recipe or chosen(), Task("net", 0, 0), Paths(folder, folder)
-    paths.task(recipe, task).mkdir(parents=True, exist_ok=True)
-    artifacts.write_splits(paths.prepared(recipe), {"train": train or wells(8, 3)}, {})
-    ranks.run(number, CPU, loop.fit_task, recipe, task, paths, {"made": "here"}, 1)
-    return artifacts.read_weights(paths.weights(recipe, task))
+def trained(folder: Path, number: int, recipe=None) -> dict[str, np.ndarray]:
+    run = run_of(folder, recipe or chosen(), wells(8, 3))
+    run.task(TASK).mkdir(parents=True, exist_ok=True)
+    ranks.run(number, CPU, training.fit_task, run, TASK, 1)
+    return sealed.read_weights(run.weights(TASK))
 
 
 def test_two_ranks_learn_what_one_process_learns(tmp_path):
@@ -76,11 +74,7 @@ def test_what_a_rank_says_is_one_line(tmp_path):
 
 
 def test_pruning_and_picking_an_epoch_are_refused_on_several_gpus(tmp_path):
-    with pytest.raises(UserError, match="--gpus-per-task 2"):
-        loop.check(tiny(selection="best_on_held_out"), Paths(tmp_path, tmp_path), gpus=2)
-    with pytest.raises(UserError, match="--gpus-per-task 2"):
-        loop.check(
-            tiny(phase=[{"epochs": 1, "pruning": {"method": "agp", "sparsity": 0.5}}]),
-            Paths(tmp_path, tmp_path),
-            gpus=2,
-        )
+    pruned = tiny(phase=[{"epochs": 1, "pruning": {"method": "agp", "sparsity": 0.5}}])
+    for chosen in (tiny(selection="best_on_held_out"), pruned):
+        with pytest.raises(UserError, match="--gpus-per-task 2"):
+            training.check(run_of(tmp_path, chosen), gpus=2)

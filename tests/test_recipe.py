@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
 
-from src import artifacts, recipe
+from src import competitions, recipe
+from src.artifacts import lineage
+from src.artifacts.digests import digest
 from src.recipe import overrides
+from src.studies import schema, study
 from src.terminal.errors import UserError
 
+KINDS = ["wells", "photographs"]
 MINIMAL = """
 competition = "corroseg"
 [[member]]
@@ -95,6 +99,31 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(
     assert minimal in message
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("member.0.watch=2", "the key 'member.0.watch' is called 'eval_every'"),
+        ("member.0.patience=2", "the key 'member.0.patience' is called 'early_stopping'"),
+        (
+            "member.1.phase.patience=2",
+            "the key 'member.1.phase.0.patience' is called 'plateau_patience'",
+        ),
+        ("member.augment.copies=[]", "the key 'member.0.augment.copies' is called 'materialised'"),
+        ("inference.adapt=1", "the key 'inference.adapt' is called 'adabn'"),
+        (
+            "inference.average_twins=true",
+            "the key 'inference.average_twins' is called 'average_neighbours'",
+        ),
+        ("postprocess.track=[]", "the key 'postprocess.track' is called 'hmm'"),
+        ("member.role=gate", 'member.0.role: "gate" is called "classify"'),
+    ],
+)
+def test_a_key_that_had_another_name_is_refused_with_the_one_it_has(
+    minimal: str, override: str, said: str
+) -> None:
+    assert problem_of(minimal, override) == f"{minimal}: {said}: write that instead"
+
+
 def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
     Path(minimal).write_text(MINIMAL + "epochz = 2\n")
     assert "unknown key 'member.1.phase.0.epochz': did you mean 'epochs'?" in problem_of(minimal)
@@ -126,16 +155,18 @@ def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
         ("member.phase.loss={ jaccard = 1.0 }", "member.0.phase.0.loss.jaccard"),
         ("member.phase.loss={}", "member.0.phase.0.loss: "),
         ("postprocess.seed_above=0.05", "seed_below must be smaller than seed_above"),
-        ("inference.rolls=[0.5]", "inference.rolls.0: "),
         ("member.augment.cutmix=1.5", "member.0.augment.cutmix: "),
-        ("member.augment.grooves=-0.1", "member.0.augment.grooves: "),
         ("member.ema=1.0", "member.0.ema: "),
         ("member.depth_averages=[72]", "depth_averages must be odd"),
         ("member.depth_averages=[73]", "are 2 channels: network needs inputs = 2"),
         ("member.network.inputs=2", "are 1 channels: network needs inputs = 1"),
         ("member.augment.drop_averages=0.5", "there are none"),
-        ("member.beside=true", "are 2 channels: network needs inputs = 2"),
         ("name=../up", "name: "),
+        ("name=" + "a" * 101, "name: String should have at most 100 characters"),
+        ("prepared=" + "a" * 101, "prepared: String should have at most 100 characters"),
+        ("member.0.name=" + "a" * 101, "member.0.name: String should have at most 100 characters"),
+        ("member.height=100000000", "member.0.height: Input should be less than or equal to 10000"),
+        ("member.height=0", "member.0.height: "),
         ("member.phase.learning_rate=inf", "member.0.phase.0.learning_rate: "),
         ("member.phase.loss={ bce = inf }", "member.0.phase.0.loss"),
         ("member.network.day=2024-01-01", "member.0.network"),
@@ -172,7 +203,7 @@ def test_overrides_reach_nested_keys_lists_and_sections_that_the_file_lacks(mini
         minimal,
         [
             "competition=demo",
-            "inference.rolls=[0, 9]",
+            "inference.flips=false",
             "postprocess.random_walker=false",
             "member.phase.epochs=1",
             "member.phase.learning_rate=1e-4",
@@ -181,7 +212,7 @@ def test_overrides_reach_nested_keys_lists_and_sections_that_the_file_lacks(mini
         ],
     )
     assert loaded.competition == "demo"
-    assert loaded.inference.rolls == [0, 9]
+    assert loaded.inference.flips is False
     assert loaded.postprocess.random_walker is False
     assert [[phase.epochs for phase in member.phases] for member in loaded.members] == [[1, 1], [1]]
     assert {phase.learning_rate for member in loaded.members for phase in member.phases} == {1e-4}
@@ -228,7 +259,7 @@ def test_an_override_through_a_value_is_refused(minimal: str, override: str, ste
 def test_a_missing_recipe_names_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe.schema, "RECIPES", tmp_path)
+    monkeypatch.setattr(recipe.loading, "RECIPES", tmp_path)
     for name in ("corroseg_quick", "demo"):
         (tmp_path / f"{name}.toml").write_text(MINIMAL)
     assert "did you mean 'corroseg_quick'?" in problem_of("corroseg_quik")
@@ -237,10 +268,12 @@ def test_a_missing_recipe_names_the_nearest(
     assert recipe.load("demo").name == "demo"
 
 
-def assert_round_trip(loaded: recipe.Recipe, folder: Path) -> None:
+def assert_round_trip(loaded: recipe.Recipe, kind: recipe.Kind, folder: Path) -> None:
     path = folder / "again.toml"
-    path.write_text(recipe.to_toml(loaded), encoding="utf-8")
-    assert recipe.load(str(path)) == loaded
+    path.write_text(recipe.to_toml(loaded, kind), encoding="utf-8")
+    again = recipe.load(str(path))
+    assert again == loaded
+    recipe.check_kind(again, kind)
 
 
 def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path: Path) -> None:
@@ -260,21 +293,67 @@ def test_a_recipe_with_every_kind_of_value_survives_toml(minimal: str, tmp_path:
     )
     assert loaded.name == "other"
     assert list(map(repr, loaded.member("a").network["odd key"])) == ["1.5", "True", "'t'", "2"]
-    assert_round_trip(loaded, tmp_path)
-    assert_round_trip(recipe.load(minimal), tmp_path)
+    assert_round_trip(loaded, "wells", tmp_path)
+    for kind in KINDS:
+        assert_round_trip(recipe.load(minimal), kind, tmp_path)
 
 
 def test_toml_holds_defaults_and_overrides(minimal: str) -> None:
-    text = recipe.to_toml(recipe.load(minimal, ["member.phase.epochs=9"]))
+    text = recipe.to_toml(recipe.load(minimal, ["member.phase.epochs=9"]), "wells")
     assert text.count("weight_decay = 0.01") == text.count("epochs = 9") == 3
     assert "train_patches = 900" in text
+
+
+def kind_of(chosen: recipe.Recipe) -> recipe.Kind:
+    return competitions.get(chosen.competition).kind
 
 
 @pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_loads_and_survives_toml(path: Path, tmp_path: Path) -> None:
     loaded = recipe.load(path.stem)
     assert loaded.name == path.stem
-    assert_round_trip(loaded, tmp_path)
+    recipe.check_kind(loaded, kind_of(loaded))
+    assert_round_trip(loaded, kind_of(loaded), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(schema.STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_no_variation_of_a_study_sets_what_its_data_do_not_have(path: Path) -> None:
+    loaded = schema.load(path.stem)
+    for part in study.parts(loaded, [], 1, loaded.protocols, Path("data")):  # opened, so checked
+        recipe.check_kind(part.run.recipe, kind_of(part.run.recipe))
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "path"),
+    [
+        ("photographs", "generate.seed=0", "generate"),
+        ("photographs", "data.scaling=global", "data.scaling"),
+        ("photographs", "member.1.augment={}", "member.1.augment"),
+        ("photographs", "inference.average_neighbours=true", "inference.average_neighbours"),
+        ("photographs", "postprocess.betas=[]", "postprocess.betas"),
+        ("wells", "data.folder=mine", "data.folder"),
+        ("wells", 'folds={ scheme = "blocks" }', 'folds.scheme = "blocks"'),
+        ("wells", "folds.gap=0", "folds.gap"),
+        ("wells", "member.0.activation=sigmoid", "member.0.activation"),
+        ("wells", "member.1.photograph.crops=[]", "member.1.photograph"),
+    ],
+)
+def test_a_key_of_the_other_kind_of_data_is_refused_even_where_it_says_what_is_usual(
+    minimal: str, kind: recipe.Kind, override: str, path: str
+) -> None:
+    loaded = recipe.load(minimal, [override])
+    other = next(other for other in KINDS if other != kind)
+    with pytest.raises(UserError) as caught:
+        recipe.check_kind(loaded, kind)
+    assert str(caught.value) == f"{path} is for {other}; corroseg has {kind}: remove it"
+    recipe.check_kind(loaded, other)
+    assert path.split(".")[-1].split(" ")[0] in recipe.to_toml(loaded, other)
+
+
+def test_keys_that_both_kinds_of_data_have_are_refused_for_neither(minimal: str) -> None:
+    both = ["inference.flips=false", "postprocess.min_sizes=[]", "member.ema=0.5", "data.patches=9"]
+    for kind in KINDS:
+        recipe.check_kind(recipe.load(minimal, both), kind)
 
 
 def test_dump_differs_where_a_value_does_and_reads_back(minimal: str) -> None:
@@ -290,11 +369,11 @@ def test_a_changed_default_raises_the_format() -> None:
     """Digests leave defaults out (`recipe.dump`): networks of an earlier default would pass for
     networks of the new one.
 
-    After a change of a default raise `artifacts.FORMAT` and write tests/defaults.json anew; a new
+    After a change of a default raise `lineage.FORMAT` and write tests/defaults.json anew; a new
     key is only added to it.
     """
     kept = json.loads((Path(__file__).parent / "defaults.json").read_text(encoding="utf-8"))
-    assert kept == {"format": artifacts.FORMAT, "defaults": defaults()}
+    assert kept == {"format": lineage.FORMAT, "defaults": defaults()}
 
 
 def defaults() -> dict[str, Any]:
@@ -304,7 +383,7 @@ def defaults() -> dict[str, Any]:
             field.get_default(call_default_factory=True)
         )
         for section in recipe.Section.__subclasses__()
-        if section.__module__ == recipe.schema.__name__
+        if section.__module__.startswith("src.recipe.")
         for name, field in section.model_fields.items()
         if not field.is_required()
     }
@@ -316,11 +395,7 @@ def test_a_default_that_is_written_out_changes_no_digest(minimal: str) -> None:
         recipe.load(minimal, overrides)
         for overrides in ([], usual, ["member.augment={ roll = false }"])
     )
-    assert (
-        artifacts.digest(*plain.members)
-        == artifacts.digest(*written.members)
-        != artifacts.digest(*other.members)
-    )
+    assert digest(*plain.members) == digest(*written.members) != digest(*other.members)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +429,18 @@ NUMBERS = (
     | st.sampled_from([2**63, 2**63 - 1, -(2**63) - 1, 0.5, 1e-320])
 )
 TEXTS = st.text(max_size=5) | st.sampled_from(
-    ["group", "random", "blocks", "per_well", "sgd", "cyclic", "bce", "segment", "always", "linear"]
+    [
+        "group",
+        "random",
+        "blocks",
+        "per_pixel",
+        "sgd",
+        "cyclic",
+        "bce",
+        "segment",
+        "always",
+        "linear",
+    ]
 )
 ATOMS = st.booleans() | NUMBERS | TEXTS | st.dates()
 VALUES = st.recursive(
@@ -368,8 +454,9 @@ VALUES = st.recursive(
 def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(
     data: st.DataObject,
 ) -> None:
+    kind = data.draw(st.sampled_from(KINDS))
     tree = tomllib.loads(
-        recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(MINIMAL)}, "here"))
+        recipe.to_toml(recipe.parse({"name": "tiny", **tomllib.loads(MINIMAL)}, "here"), kind)
     )
     for _ in range(data.draw(st.integers(1, 3))):
         branch = data.draw(st.sampled_from(branches(tree)))
@@ -384,11 +471,13 @@ def test_a_recipe_with_anything_in_it_is_refused_in_one_line_or_survives_toml(
     except UserError as error:
         assert str(error).startswith("here: ")
         return
-    text = recipe.to_toml(loaded)
+    if recipe.foreign(loaded, kind):
+        return
+    text = recipe.to_toml(loaded, kind)
     assert recipe.parse(tomllib.loads(text), "there") == loaded
     assert not any(
         math.isnan(value) or math.isinf(value)
-        for value in tomllib.loads(text)["postprocess"]["betas"]
+        for value in tomllib.loads(text)["postprocess"].get("betas", [])
     )
 
 

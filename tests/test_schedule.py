@@ -49,7 +49,7 @@ def test_plateau_agrees_with_torch(patience, seed):
 
 
 def test_a_phase_on_a_plateau_halves_its_rate_and_has_no_warm_up():
-    phase = Phase(epochs=9, learning_rate=0.1, schedule="plateau", patience=2, warmup=0.5)
+    phase = Phase(epochs=9, learning_rate=0.1, schedule="plateau", plateau_patience=2, warmup=0.5)
     assert learning_rate(phase, 0) == learning_rate(phase, 0.2, [1.0, 1.0]) == 0.1
     assert learning_rate(phase, 0.4, [1.0, 1.0, 1.1]) == 0.05
 

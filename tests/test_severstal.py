@@ -19,8 +19,8 @@ from PIL import Image
 
 from src import competitions
 from src.cli import severstal_images
-from src.competitions import Photographs, severstal
-from src.competitions.formats import rle
+from src.competitions import Raw, severstal
+from src.competitions.formats import rle, severstal_jpegs, severstal_tables
 from src.recipe import Data
 from src.terminal.errors import UserError
 from tests.moments import LIMIT
@@ -112,7 +112,7 @@ def by_hand() -> dict[str, np.ndarray]:
     return masks
 
 
-def assert_read(raw: Photographs, test: list[str] | None = None) -> None:
+def assert_read(raw: Raw, test: list[str] | None = None) -> None:
     assert (raw.classes, raw.channels, raw.dtype) == (["1", "2", "3", "4"], 1, np.uint8)
     for split, names in ((raw.train, [A, B, C]), (raw.test, [T, S] if test is None else test)):
         assert split.name.tolist() == names
@@ -134,9 +134,11 @@ def assert_read(raw: Photographs, test: list[str] | None = None) -> None:
 
 def test_the_competition_is_known_by_its_name() -> None:
     assert competitions.get("severstal") is severstal.COMPETITION
-    assert severstal.COMPETITION.metric == (
-        "mean Dice of each image and class, 1 where both are empty"
-    )
+    metric = severstal.COMPETITION.metric
+    assert metric.name == "mean Dice of each image and class, 1 where both are empty"
+    # 2 pixels shared of 4 and 3; none of 4 and 3; nothing predicted of nothing
+    counts = np.array([[2, 4, 3], [0, 4, 3], [0, 0, 0]]).T
+    np.testing.assert_allclose(metric.of(*counts), [4 / 7, 0, 1])
 
 
 def as_shown(folder: Path) -> None:
@@ -217,20 +219,21 @@ def test_codes_decode_as_by_brute_force() -> None:
         np.testing.assert_array_equal(rle.decode([code], 7, 11, "column")[0], mask)
 
 
-def test_the_raw_files_are_listed(tmp_path: Path) -> None:
+def listed(folder: Path, data: Data) -> dict[str, set[Path]]:
+    return {split: set(paths) for split, paths in severstal.files(folder, data).items()}
+
+
+def test_the_raw_files_are_listed_by_split(tmp_path: Path) -> None:
     write_raw(tmp_path)
-    images = {tmp_path / "train_images" / name for name in (A, B, C)} | {
-        tmp_path / "test_images" / name for name in (S, T)
-    }
-    csv_files = {tmp_path / "train.csv", tmp_path / "sample_submission.csv"}
-    assert set(severstal.files(tmp_path, STRICT)) == images | csv_files
+    train_csv, sample = tmp_path / "train.csv", tmp_path / "sample_submission.csv"
+    train = {train_csv, *(tmp_path / "train_images" / name for name in (A, B, C))}
+    test = {sample, *(tmp_path / "test_images" / name for name in (S, T))}
+    assert listed(tmp_path, STRICT) == {"train": train, "test": test}
     as_zips(tmp_path)
-    assert set(severstal.files(tmp_path, STRICT)) == csv_files | {
-        tmp_path / "train_images.zip",
-        tmp_path / "test_images.zip",
-    }
+    train, test = {train_csv, tmp_path / "train_images.zip"}, {sample, tmp_path / "test_images.zip"}
+    assert listed(tmp_path, STRICT) == {"train": train, "test": test}
     (tmp_path / "test_images.zip").unlink()
-    assert set(severstal.files(tmp_path, EMPTY)) == csv_files | {tmp_path / "train_images.zip"}
+    assert listed(tmp_path, EMPTY) == {"train": train, "test": {sample}}
     with pytest.raises(UserError, match="test_images is missing"):
         severstal.files(tmp_path, STRICT)
 
@@ -282,7 +285,7 @@ def test_readers_work_in_other_processes(tmp_path: Path) -> None:
             content = io.BytesIO()
             Image.fromarray(grey).save(content, "JPEG")
             archive.writestr(f"{number}.jpg", content.getvalue())
-    reader = severstal.JpegReader(
+    reader = severstal_jpegs.JpegReader(
         tmp_path / "many.zip", tuple(f"{number}.jpg" for number in range(40))
     )
     alone = [int(reader(index).sum()) for index in range(40)]
@@ -291,7 +294,7 @@ def test_readers_work_in_other_processes(tmp_path: Path) -> None:
         assert list(pool.map(sum_of, [reader] * 40, range(40))) == alone
 
 
-def sum_of(reader: severstal.JpegReader, index: int) -> int:
+def sum_of(reader: severstal_jpegs.JpegReader, index: int) -> int:
     return int(reader(index).sum())
 
 
@@ -600,7 +603,7 @@ def test_an_image_that_vanishes_or_changes_is_told_by_its_name(
 
 def test_made_up_bytes_never_raise_anything_else(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    reader = severstal.JpegReader(tmp_path, (B,))
+    reader = severstal_jpegs.JpegReader(tmp_path, (B,))
     for _ in range(150):
         content = np.frombuffer(WHOLE[: rng.integers(700, len(WHOLE))], np.uint8).copy()
         content[rng.integers(2, 700, 3)] = rng.integers(0, 256, 3)
@@ -872,7 +875,7 @@ def test_the_real_images_are_read_as_their_own_grey(severstal_folder: Path) -> N
 def test_all_real_rows_encode_back_to_the_same_text(severstal_folder: Path, tmp_path: Path) -> None:
     rows = real_rows(severstal_folder / "train_rle_1740.csv")
     assert len(rows) == 2169
-    found = severstal._read_codes(severstal_folder / "train_rle_1740.csv")
+    found = severstal_tables.read_codes(severstal_folder / "train_rle_1740.csv")
     assert len(found) == 1740
     assert [(name, label, found[name][label - 1]) for name, label, _ in rows] == rows
     assert sum(code != "" for codes in found.values() for code in codes) == 2169

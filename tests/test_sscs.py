@@ -65,9 +65,11 @@ def test_every_pixel_is_of_the_state_that_its_colour_says(tmp_path: Path, lower:
             assert split.read_mask(row).tolist() == [
                 (np.roll(STATES, row, axis=1) == k).astype(int).tolist() for k in (1, 2, 3)
             ]
-    assert sorted(sscs.files(tmp_path, Data())) == sorted(
-        path for path in tmp_path.rglob("*") if path.is_file()
-    )
+    listed = sscs.files(tmp_path, Data())
+    assert set(listed) == {"train", "test"}
+    for split, paths in listed.items():
+        folder = tmp_path / (split if lower else split.capitalize())
+        assert sorted(paths) == sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_palette_of_the_colours_reads_alike(tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 """The five scripts, end to end on a tiny demo, as a user runs them."""
 
 import csv
+import gzip
 import json
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from src.artifacts import sealed
 from src.competitions import corroseg
 from src.competitions.formats import rle
+from src.modality import open_run
+from src.recipe import load
+from src.stages import prepare
 from tests.moments import LIMIT, ending, parent, runs, wait_for
 from tests.workplace import ROOT, STAGES, Workplace
 
@@ -19,9 +26,7 @@ from tests.workplace import ROOT, STAGES, Workplace
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     place = Workplace(tmp_path_factory.mktemp("finished"))
-    place.run(STAGES[0])
-    assert place.start(STAGES[1]).wait(LIMIT) == 0
-    place.output = {stage: place.run(stage) for stage in STAGES[2:]}
+    place.output = {stage: place.run(stage) for stage in STAGES}
     return place
 
 
@@ -43,7 +48,9 @@ def test_every_artifact_is_where_the_design_says(finished):
             "test.h5",
         }
     for path in (
-        "data/prepared/demo.h5",
+        "data/prepared/demo/train.h5",
+        "data/prepared/demo/test.h5",
+        "data/ensembles/tiny_selection.h5",
         "data/ensembles/tiny.h5",
         "submissions/tiny.csv",
         "submissions/tiny.json",
@@ -52,25 +59,91 @@ def test_every_artifact_is_where_the_design_says(finished):
         assert (finished.folder / path).is_file()
 
 
+def prepared(place: Workplace, split: str) -> h5py.File:
+    return h5py.File(place.folder / f"data/prepared/demo/{split}.h5")
+
+
 def test_prepared_arrays_have_the_shapes_and_types_of_the_contract(finished):
-    with h5py.File(finished.folder / "data/prepared/demo.h5") as file:
-        for split, count in (("train", 60), ("test", 16)):
-            assert (
-                file[f"{split}/image"].shape == (count, 36, 36)
-                and file[f"{split}/image"].dtype == np.float32
-            )
-            assert file[f"{split}/valid"].dtype == bool
-            assert {file[f"{split}/{name}"].dtype for name in ("group", "depth", "phase")} == {
+    for split, count in (("train", 60), ("test", 16)):
+        with prepared(finished, split) as file:
+            assert file["image"].shape == (count, 36, 36) and file["image"].dtype == np.float32
+            assert file["valid"].dtype == bool
+            assert {file[name].dtype for name in ("group", "depth", "parity")} == {
                 np.dtype(np.int32)
             }
-        assert file["train/mask"].dtype == np.uint8 and file["train/fold"].dtype == np.int8
-        groups = [set(file["train/group"][:][file["train/fold"][:] == fold]) for fold in range(3)]
-        assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+            assert ("mask" in file, "fold" in file) == (split == "train", split == "train")
+    with prepared(finished, "train") as file:
+        assert file["mask"].dtype == np.uint8 and file["fold"].dtype == np.int8
+        groups = [set(file["group"][:][file["fold"][:] == fold]) for fold in range(3)]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+
+
+def test_who_knows_the_contract_alone_computes_the_score_from_the_masks_of_the_ensemble(finished):
+    scores = json.loads((finished.folder / "submissions/tiny.json").read_text())
+    with h5py.File(finished.folder / "data/ensembles/tiny.h5") as file:
+        names, masks = file["oof/name"].asstr()[:], file["oof/mask"][:]
+        assert masks.dtype == np.uint8 and masks.shape == file["oof/probability"].shape
+        assert file["test/mask"].shape == file["test/probability"].shape == (16, 1, 36, 36)
+    with prepared(finished, "train") as file:
+        truth = dict(zip(file["name"].asstr()[:], file["mask"][:], strict=True))
+    iou = []
+    for name, (mask,) in zip(names, masks, strict=True):
+        union = (mask | truth[name]).sum()
+        iou.append((mask & truth[name]).sum() / union if union else 1.0)
+    assert f"{np.mean(iou):.6f}" == f"{scores['oof_score']:.6f}"
+
+
+def test_one_test_patch_fewer_leaves_what_was_trained_alone(copy):
+    """A new test image touches no weight: weights are made from nothing of the test set."""
+    raw = copy.folder / "data/raw/demo"
+    (archive,) = raw.glob("X_test*.zip")
+    with zipfile.ZipFile(archive) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    dropped = max(name for name in entries if name.endswith(".npy"))
+    with zipfile.ZipFile(archive, "w") as fewer:
+        for name, content in entries.items():
+            if name != dropped:
+                fewer.writestr(name, content)
+    truth = copy.folder / "data/truth/demo.csv.gz"
+    lines = gzip.decompress(truth.read_bytes()).splitlines(keepends=True)
+    gone = Path(dropped).stem.encode() + b","
+    truth.write_bytes(gzip.compress(b"".join(line for line in lines if not line.startswith(gone))))
+    vouch_for(copy)
+    before = copy.files("data/runs/**/weights.safetensors") | copy.files("data/runs/**/oof.h5")
+    train = (copy.folder / "data/prepared/demo/train.h5").read_bytes()
+    copy.run("00_prepare_data.py")
+    assert (copy.folder / "data/prepared/demo/train.h5").read_bytes() == train
+    assert "3 tasks on cpu, 3 of them up to date" in copy.run("01_train_folds.py")
+    assert "0 of them up to date" in copy.run("02_predict.py")
+    assert "15 test images" in copy.run("03_ensemble.py")
+    copy.run("04_postprocess.py")
+    after = copy.files("data/runs/**/weights.safetensors") | copy.files("data/runs/**/oof.h5")
+    assert after == before
+    with open(copy.folder / "submissions/tiny.csv") as file:
+        assert len(list(csv.DictReader(file))) == 15
+
+
+def vouch_for(place: Workplace) -> None:
+    """Let the record beside generated raw files fit what they are now."""
+    run = open_run(load(str(place.recipe)), place.folder / "data", place.folder / "submissions")
+    files = prepare._digest_generated(run, run.raw, run.truth)
+    sealed.write_json(run.generated, {"files": files}, sealed.inputs_of(run.generated))
+
+
+@pytest.mark.parametrize(("source", "what"), [("fold1_seed0", "fold 1"), ("fold2_seed0", "fold 2")])
+def test_weights_of_another_fold_put_in_place_are_named_and_made_again(copy, source, what):
+    runs = copy.folder / "data/runs/tiny/net"
+    own = (runs / "fold0_seed0/weights.safetensors").read_bytes()
+    shutil.copy(runs / source / "weights.safetensors", runs / "fold0_seed0/weights.safetensors")
+    said = copy.run("01_train_folds.py")
+    assert f"belongs to net, {what}, seed 0, not to net, fold 0, seed 0" in said
+    assert "2 of them up to date" in said
+    assert (runs / "fold0_seed0/weights.safetensors").read_bytes() == own
 
 
 def test_the_submission_holds_every_test_patch_in_both_layouts(finished):
-    with h5py.File(finished.folder / "data/prepared/demo.h5") as file:
-        names = list(file["test/name"].asstr()[:])
+    with prepared(finished, "test") as file:
+        names = list(file["name"].asstr()[:])
     with open(finished.folder / "submissions/tiny.csv") as file:
         rows = list(csv.DictReader(file))
     official_names, official = corroseg.read_masks(
@@ -115,7 +188,7 @@ def test_running_again_changes_nothing(finished):
 
 def test_a_changed_prediction_setting_keeps_the_weights(copy):
     weights, oof = copy.files("data/runs/**/weights.safetensors"), copy.files("data/runs/**/oof.h5")
-    copy.run("01_train_folds.py", "--set", "inference.rolls=[0, 1]")
+    copy.run("01_train_folds.py", "--set", "inference.flips=false")
     assert copy.files("data/runs/**/weights.safetensors") == weights
     assert all(copy.files("data/runs/**/oof.h5")[name] != content for name, content in oof.items())
 
@@ -152,20 +225,21 @@ def test_a_stage_refuses_what_an_earlier_one_has_not_caught_up_with(copy):
     """New settings must go through every stage that they matter to; old predictions are never
     taken for new ones.
     """
-    epochs, rolls = ("--set", "member.phase.epochs=2"), ("--set", "inference.rolls=[0, 3]")
+    epochs, flips = ("--set", "member.phase.epochs=2"), ("--set", "inference.flips=false")
     for stage in STAGES[2:]:
         assert "01_train_folds.py" in copy.refused(stage, *epochs)
-    copy.run("01_train_folds.py", *rolls)
+    copy.run("01_train_folds.py", *flips)
     for stage in STAGES[3:]:
-        assert "02_predict.py" in copy.refused(stage, *rolls)
-    copy.run("02_predict.py", *rolls)
-    assert "03_ensemble.py" in copy.refused("04_postprocess.py", *rolls)
+        assert "02_predict.py" in copy.refused(stage, *flips)
+    copy.run("02_predict.py", *flips)
+    assert "03_ensemble.py" in copy.refused("04_postprocess.py", *flips)
 
 
 def test_force_trains_again_to_the_same_bytes(copy):
-    copy.run("01_train_folds.py", "--set", "name=again")
+    again = ("--set", "name=again", "--set", "member.phase.epochs=3")
+    copy.run("01_train_folds.py", *again)
     before = copy.files("data/runs/again/**/weights.safetensors")
-    assert "0 of them up to date" in copy.run("01_train_folds.py", "--set", "name=again", "--force")
+    assert "0 of them up to date" in copy.run("01_train_folds.py", *again, "--force")
     assert len(before) == 3 and copy.files("data/runs/again/**/weights.safetensors") == before
 
 
@@ -198,6 +272,7 @@ def test_a_recipe_that_cannot_work_is_refused_in_one_line(finished, more, hint):
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp_path, moment):
+    """With two workers, as one process makes it without a break."""
     place = Workplace(tmp_path)
     place.run("00_prepare_data.py")
     with ending(place.start("01_train_folds.py", environment=moment.environment)) as process:
@@ -220,12 +295,12 @@ def test_a_training_that_was_killed_goes_on_to_the_same_submission(finished, tmp
 @pytest.mark.parametrize(
     ("stage", "redo", "artifact"),
     [
-        ("00_prepare_data.py", ["--set", "data.scaling=per_pixel"], "demo.h5"),
+        ("00_prepare_data.py", ["--set", "data.scaling=per_pixel"], "train.h5"),
         ("01_train_folds.py", ["--force"], "checkpoint.pt"),
     ],
 )
 def test_no_space_left_is_one_line_and_what_was_there_stays(copy, stage, redo, artifact):
-    before = copy.files("data/prepared/*")
+    before = copy.files("data/prepared/**/*")
     limited = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.argv = sys.argv[1:]; "
@@ -238,4 +313,4 @@ def test_no_space_left_is_one_line_and_what_was_there_stays(copy, stage, redo, a
         done.returncode == 2 and message.startswith("error: ") and "Traceback" not in done.stderr
     ), done.stderr
     assert "no space left" in message and artifact in message
-    assert copy.files("data/prepared/*") == before
+    assert copy.files("data/prepared/**/*") == before

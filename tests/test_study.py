@@ -1,17 +1,20 @@
 """Studies: every one of the project loads, and one runs through, resumes, and shrinks."""
 
 import tomllib
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts, networks, recipe
-from src.artifacts import Paths
-from src.studies import study
+from src import networks, recipe
+from src.artifacts import files, hdf5
+from src.artifacts.run import Run
+from src.modality import open_run
+from src.studies import schema, study, tables
 from src.terminal.errors import UserError
-from src.training import loop
-from src.wells import refinement
+from src.training import task as training
 
 BASE = """
 competition = "demo"
@@ -23,7 +26,7 @@ count = 2
 [[member]]
 name = "net"
 network = { name = "ring_unet", channels = [4, 8] }
-augment = { copies = ["none", "flip_azimuth"], depth_shift = false }
+augment = { materialised = ["none", "flip_azimuth"], depth_shift = false }
 [[member.phase]]
 epochs = 4
 learning_rate = 0.01
@@ -47,8 +50,8 @@ set = ["postprocess={{ betas = [1.0], min_sizes = [0], apply = 'always' }}"]
 STABLE = [
     "variation",
     "parameters (M)",
-    *study.TITLES.values(),
-    *(f"{title}, seeds averaged" for title in study.TITLES.values()),
+    *tables.TITLES.values(),
+    *(f"{title}, seeds averaged" for title in tables.TITLES.values()),
     "seeds",
 ]
 
@@ -71,44 +74,55 @@ def run(folder, *more: str) -> pd.DataFrame:
     return pd.read_csv(folder / "data/studies/what/table.csv")
 
 
-@pytest.mark.parametrize("path", sorted(study.STUDIES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_study_of_the_project_is_made_of_recipes_that_load(path):
-    loaded = study.load(path.stem)
-    protocols = study.protocols_of(loaded)
-    runs = study.runs(loaded, ["member.phase.epochs=1"], loaded.seeds, protocols)
-    assert len(runs) == len(protocols) * len(loaded.variations)
-    assert all(run.recipe.folds.scheme == "random" for run in runs if run.protocol == "paper")
-    assert {run.recipe.folds.scheme for run in runs if run.protocol == "wells"} <= {
-        "group",
-        "blocks",
-    }
+def runs_of(
+    loaded: schema.Study, shrink: Sequence[str] = (), protocols: Sequence[str] = ("paper", "wells")
+) -> list[Run]:
+    """Of one seed, in a folder that is never written."""
+    parts = study.parts(loaded, list(shrink), 1, protocols, Path("data"))
+    return [part.run for part in parts]
+
+
+@pytest.mark.parametrize("path", sorted(schema.STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_is_made_of_recipes_that_load(path, tmp_path):
+    """Photographs have no random split, and a table of their own."""
+    loaded = schema.load(path.stem)
+    parts = study.parts(loaded, ["member.phase.epochs=1"], loaded.seeds, loaded.protocols, tmp_path)
+    assert len(parts) == len(loaded.protocols) * len(loaded.variations)
+    recipes = {name: [p.run.recipe for p in parts if p.protocol == name] for name in tables.TITLES}
+    assert all(chosen.folds.scheme == "random" for chosen in recipes["paper"])
+    assert {chosen.folds.scheme for chosen in recipes["wells"]} <= {"group", "blocks"}
     assert all(
-        member.selection == "last"
-        for run in runs
-        if run.protocol == "wells"
-        for member in run.recipe.members
+        member.selection == "last" for chosen in recipes["wells"] for member in chosen.members
     )
+    (kind,) = {part.run.competition.kind for part in parts}
+    assert (loaded.table == "scores") == (kind == "wells")
+    assert kind == "wells" or loaded.protocols == ["wells"]
 
 
 def test_a_study_that_was_interrupted_gives_the_same_table(tmp_path, monkeypatch):
-    undisturbed = run(tmp_path / "undisturbed")
+    small = ("--epochs", "2", "--patches", "40")
+    undisturbed = run(tmp_path / "undisturbed", *small)
     assert list(undisturbed["variation"]) == ["as it is", "wider", "walked"]
-    run_task, done = loop.run_task, []
+    run_task, done = training.run_task, []
 
     def interrupted(*call):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(run_task(*call))
 
-    monkeypatch.setattr(loop, "run_task", interrupted)
+    monkeypatch.setattr(training, "run_task", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "interrupted")
-    monkeypatch.setattr(loop, "run_task", run_task)
-    pd.testing.assert_frame_equal(run(tmp_path / "interrupted")[STABLE], undisturbed[STABLE])
+        run(tmp_path / "interrupted", *small)
+    monkeypatch.setattr(training, "run_task", run_task)
+    gone_on = run(tmp_path / "interrupted", *small)
+    pd.testing.assert_frame_equal(gone_on[STABLE], undisturbed[STABLE])
     files = {path.name for path in (tmp_path / "interrupted/data/studies/what").iterdir()}
-    assert files == {"table.csv", "table.md", "plot.png", "recipes", "log.txt"}
+    assert files == {"table.csv", "table.md", "plot.png", "log.txt"}
     # Two trainings a protocol, not three: post-processing does not train.
     assert len(list((tmp_path / "interrupted/data/runs").iterdir())) == 4
+    tasks = list((tmp_path / "interrupted/data/runs").glob("*/net/fold*_seed*"))
+    assert len(tasks) == 12
+    assert all(recipe.load(str(task / "recipe.toml")).tasks() for task in tasks)
 
 
 def test_a_variation_keeps_only_the_members_it_names(tmp_path):
@@ -123,7 +137,7 @@ def test_a_variation_keeps_only_the_members_it_names(tmp_path):
         {"name": "other", "members": ["other"]},
         {"name": "both", "members": ["other", "net"]},
     ]
-    runs = study.runs(study.Study.model_validate(said | {"variation": parts}), [], 1)
+    runs = runs_of(schema.Study.model_validate(said | {"variation": parts}))
     assert [[m.name for m in run.recipe.members] for run in runs[::2]] == [
         ["net"],
         ["other"],
@@ -132,12 +146,10 @@ def test_a_variation_keeps_only_the_members_it_names(tmp_path):
     assert {task.member for task in runs[0].recipe.tasks()} == {"net"}
     assert len({run.recipe.name for run in runs}) == 6
     with pytest.raises(UserError, match="has no member 'ned': did you mean 'net'"):
-        study.runs(
-            study.Study.model_validate(
+        runs_of(
+            schema.Study.model_validate(
                 said | {"variation": [{"name": "wrong", "members": ["ned"]}]}
-            ),
-            [],
-            1,
+            )
         )
 
 
@@ -148,14 +160,14 @@ def test_weights_left_are_those_of_the_last_epoch_and_of_members_that_lose_none(
             "members": [chosen.members[0], chosen.members[0].model_copy(update={"name": "other"})]
         }
     )
-    paths = Paths(tmp_path, tmp_path)
-    for task in both.tasks():
-        artifacts.write_text(
-            paths.history(both, task),
+    run = open_run(both, tmp_path, tmp_path)
+    for task in run.tasks():
+        files.write_text(
+            run.history(task),
             "epoch,loss\n1,0.5\n" if task.member == "other" else "epoch,weights\n1,90\n2,70\n",
         )
     dense = sum(w.numel() for w in networks.create(chosen.members[0].network).parameters())
-    assert study.weights_left(study.Run("what", "wells", both), paths) == 70 + dense
+    assert tables.weights_left(run) == 70 + dense
 
 
 def test_only_some_variations_can_be_run(tmp_path):
@@ -168,16 +180,16 @@ def test_only_some_variations_can_be_run(tmp_path):
 def test_each_fold_has_a_column_with_its_score_named_by_its_wells(tmp_path, monkeypatch):
     """Where the score of a patch is the number of its well."""
 
-    def assess(train, *rest):
-        return train["group"].astype(float), train["group"]
+    def nested(run, wells):
+        return wells.index["group"].astype(float), None
 
-    monkeypatch.setattr(refinement, "assess", assess)
+    monkeypatch.setattr(tables, "nested", nested)
     table = run(
         tmp_path, "--epochs", "1", "--patches", "40", "--only", "as it is", "--protocol", "wells"
     )
-    (file,) = (tmp_path / "data/prepared").glob("*.h5")
-    train = artifacts.read_split(file, "train", ["group", "fold"], [])
-    assert table[study.TITLES["wells"]][0] == pytest.approx(
+    (file,) = (tmp_path / "data/prepared").glob("*/train.h5")
+    train = hdf5.read(file, "group", "fold")
+    assert table[tables.TITLES["wells"]][0] == pytest.approx(
         train["group"][train["fold"] >= 0].mean()
     )
     for fold in (0, 1):
@@ -190,10 +202,12 @@ def test_each_fold_has_a_column_with_its_score_named_by_its_wells(tmp_path, monk
 def test_a_study_can_run_by_one_protocol_alone(tmp_path):
     small = ("--epochs", "1", "--patches", "40", "--seeds", "1", "--only", "wider")
     both = run(tmp_path, *small)
-    for protocol, title in study.TITLES.items():
+    for protocol, title in tables.TITLES.items():
         table = run(tmp_path, *small, "--protocol", protocol)
         assert list(table[title]) == list(both[title])
-        assert not {other for other in study.TITLES.values() if other != title} & set(table.columns)
+        assert not {other for other in tables.TITLES.values() if other != title} & set(
+            table.columns
+        )
 
 
 def test_axes_are_combined_and_one_phase_can_be_changed_alone(tmp_path):
@@ -212,17 +226,17 @@ def test_axes_are_combined_and_one_phase_can_be_changed_alone(tmp_path):
         *options,
     ]
     (tmp_path / "axes.toml").write_text("\n[[axis]]\n".join(text))
-    loaded = study.load(str(tmp_path / "axes.toml"))
+    loaded = schema.load(str(tmp_path / "axes.toml"))
     assert [variation.name for variation in loaded.variations] == ["a, c", "a, d", "b, c", "b, d"]
-    members = [run.recipe.members[0] for run in study.runs(loaded, [], 1, ["wells"])]
+    members = [run.recipe.members[0] for run in runs_of(loaded, [], ["wells"])]
     assert [member.height for member in members] == [36, 36, 72, 72]
     assert [[phase.pruning is not None for phase in member.phases] for member in members] == [
         [False, False],
         [False, True],
     ] * 2
-    assert [variation.name for variation in study.only(loaded, ["b, d"]).variations] == ["b, d"]
+    assert [variation.name for variation in loaded.only(["b, d"]).variations] == ["b, d"]
     with pytest.raises(UserError, match="only 2 sections"):
-        study.runs(loaded, ["member.phase.2.epochs=1"], 1)
+        runs_of(loaded, ["member.phase.2.epochs=1"])
 
 
 def test_a_study_can_be_shrunk_and_says_so(tmp_path):

@@ -1,102 +1,46 @@
 """Training and prediction of one task: what must hold whatever the score."""
 
 import csv
-import hashlib
 
 import numpy as np
 import pytest
 import torch
 
-from src import artifacts, recipe
-from src.artifacts import Paths
-from src.recipe import Augment, Task
+from src import networks, recipe
+from src.artifacts import hdf5
+from src.networks.devices import choose_device
+from src.networks.scaling import Scaling
+from src.recipe import Augment
+from src.terminal.errors import UserError
 from src.training import checkpoints, loop
-from src.wells import augmentation, geometry, prediction, preparation
-from src.wells import batches as wells_batches
+from src.training import task as training
+from src.wells import augmentation, batches, blocks, geometry, prediction
 from src.wells.augmentation import Cuts, Symmetries
-from src.wells.batches import PipeSource
-from src.wells.cleaning import Scaling
+from src.wells.batches import WellTrainingSet
 from src.wells.windows import Windows, averaged
+from tests.tiny import (
+    CPU,
+    TASK,
+    content,
+    digest,
+    fit,
+    history,
+    loaded,
+    losses,
+    only,
+    prepare_fit,
+    run_of,
+    tiny,
+    wells,
+)
 
-CPU = torch.device("cpu")
 EVERYTHING = {"lean": 0.1, "gain": 0.3, "texture": 0.8, "cutmix": 0.5}
-WITH_GROOVES = {"augment": EVERYTHING | {"grooves": 0.5}, "ema": 0.7}
+WITH_EVERYTHING = {"augment": EVERYTHING, "ema": 0.7}
 WITH_AVERAGES = {
     "augment": EVERYTHING | {"drop_averages": 0.5},
     "network": {"name": "ring_unet", "channels": [4, 8], "inputs": 3},
     "depth_averages": [37, 109],
 }
-
-
-def wells(patches: int, groups: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A split of `groups` contiguous wells with grooves that any network can learn."""
-    rng = np.random.default_rng(seed)
-    image = rng.normal(0, 1, (groups * patches, 36, 36)).astype(np.float32)
-    mask = np.zeros(image.shape, np.uint8)
-    for row in range(len(image)):
-        start = int(rng.integers(0, 36))
-        mask[row][:, [(start + column) % 36 for column in range(4)]] = 1
-    image -= 6 * mask
-    group = np.repeat(np.arange(1, groups + 1), patches).astype(np.int32)
-    depth = np.tile(np.arange(patches), groups).astype(np.int32)
-    return {
-        "name": np.array(
-            [f"well_{g}_patch_{d}" for g, d in zip(group, depth, strict=True)], object
-        ),
-        "image": image,
-        "valid": np.ones(image.shape, bool),
-        "mask": mask,
-        "group": group,
-        "depth": depth,
-        "phase": np.zeros(len(image), np.int32),
-        "fold": (group - 1).astype(np.int8),
-    }
-
-
-def tiny(**member: object) -> recipe.Recipe:
-    settings = {
-        "name": "net",
-        "network": {"name": "ring_unet", "channels": [4, 8]},
-        "batch_size": 4,
-        "precision": "float32",
-        "phase": [{"epochs": 2, "learning_rate": 0.01}],
-        **member,
-    }
-    return recipe.parse(
-        {"name": "tiny", "competition": "demo", "folds": {"count": 2}, "member": [settings]}, "test"
-    )
-
-
-def fit(
-    chosen: recipe.Recipe,
-    train: dict[str, np.ndarray],
-    folder,
-    fold: int = 0,
-    seed: int = 0,
-    report=lambda share: None,
-    made="here",
-):
-    """The weights of one task, trained in a folder of its own."""
-    task, paths = Task("net", fold, seed), Paths(folder, folder)
-    loop.fit_pipes(loop.Fit(chosen, task, paths, {"made": made}, CPU), train, report)
-    return artifacts.read_weights(paths.weights(chosen, task))
-
-
-def only(folder, name: str):
-    (path,) = folder.glob(f"**/{name}")
-    return path
-
-
-def digest(folder) -> str:
-    return hashlib.sha256(only(folder, "weights.safetensors").read_bytes()).hexdigest()
-
-
-def history(folder, column: str) -> list[float]:
-    return [float(line[column]) for line in csv.DictReader(only(folder, "history.csv").open())]
-
-
-def losses(folder) -> list[float]:
-    return history(folder, "loss")
 
 
 def test_symmetries_are_flips_then_an_exact_roll():
@@ -155,19 +99,19 @@ def two_wells_of_windows(height: int = 36) -> Windows:
     return Windows.of(train, height, CPU, weight)
 
 
-def test_sound_windows_are_those_where_every_pixel_counts_and_none_is_corroded():
+def test_defect_free_windows_are_those_where_every_pixel_counts_and_none_is_corroded():
     windows = two_wells_of_windows()
     by_hand = [
         row
         for row in range(len(windows.image) - windows.height + 1)
         if (windows.weight[row : row + 36] > 0).all() and not windows.mask[row : row + 36].any()
     ]
-    assert windows.sound().tolist() == by_hand and len(by_hand) == 4 * 36 - 1 - 36 + 1
+    assert windows.defect_free().tolist() == by_hand and len(by_hand) == 4 * 36 - 1 - 36 + 1
 
 
 def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
     windows, none = two_wells_of_windows(), torch.zeros(2, dtype=torch.int64)
-    start = int(windows.sound()[5])
+    start = int(windows.defect_free()[5])
     flat = Symmetries(none, none, torch.tensor([3, 0]), none, torch.zeros(2))
     drawn = augmentation.Intensities(
         torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.0]), torch.tensor([start, start]), flat
@@ -178,70 +122,20 @@ def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
     torch.testing.assert_close(got[1], x[1])
 
 
-def test_intensities_are_drawn_as_asked_for_and_texture_only_from_sound_pipe():
+def test_intensities_are_drawn_as_asked_for_and_texture_only_from_defect_free_pipe():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
     drawn = augmentation.draw_intensities(
-        Augment(gain=0.3, texture=0.8), 4000, windows, windows.sound(), generator
+        Augment(gain=0.3, texture=0.8), 4000, windows, windows.defect_free(), generator
     )
     assert drawn.gain.log().std() == pytest.approx(0.3, rel=0.1)
     assert 0.45 < (drawn.strength > 0).float().mean() < 0.55 and 0.75 < drawn.strength.max() <= 0.8
-    assert set(drawn.source.tolist()) == set(windows.sound().tolist())
+    assert set(drawn.source.tolist()) == set(windows.defect_free().tolist())
     nowhere = torch.empty(0, dtype=torch.int64)
     assert not augmentation.draw_intensities(
         Augment(gain=0.3), 50, windows, nowhere, generator
     ).strength.any()
-    with pytest.raises(prediction.UserError, match="no 36 rows free of corrosion"):
+    with pytest.raises(UserError, match="no 36 rows free of corrosion"):
         augmentation.draw_intensities(Augment(texture=0.8), 50, windows, nowhere, generator)
-
-
-def test_grooves_equal_a_loop_over_windows_and_pixels():
-    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
-    drawn = augmentation.draw_grooves(Augment(grooves=0.6), 12, windows, windows.sound(), generator)
-    image, weight = torch.randn(12, 1, 36, 36), (torch.rand(12, 1, 36, 36) < 0.5).float()
-    mask = (torch.rand(12, 1, 36, 36) < 0.5).float()
-    expected = [tensor.clone() for tensor in (image, mask, weight)]
-    pipe = drawn.symmetries.apply(windows.take(windows.image, drawn.source))
-    for window in np.flatnonzero(drawn.chosen):
-        lean, width, depth, at = (
-            float(getattr(drawn, name)[window]) for name in ("lean", "width", "depth", "column")
-        )
-        for row in range(36):
-            middle = at + lean * (row - 18)
-            for column in range(36):
-                away = min(abs(column - middle + 36 * turn) for turn in (-1, 0, 1, 2))
-                inside = drawn.top[window] <= row < drawn.bottom[window] and away < width
-                expected[0][window, 0, row, column] = (
-                    pipe[window, 0, row, column]
-                    - inside * depth * np.cos(np.pi / 2 * away / width) ** 2
-                )
-                expected[1][window, 0, row, column] = inside and away < width / 2
-                expected[2][window, 0, row, column] = 1
-    for got, wanted in zip(drawn.apply(image, mask, weight, windows), expected, strict=True):
-        torch.testing.assert_close(got, wanted)
-    assert 2 < drawn.chosen.sum() < 12 and expected[1][drawn.chosen].any()
-
-
-def test_grooves_are_drawn_as_asked_for_and_only_in_sound_pipe():
-    windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
-    drawn = augmentation.draw_grooves(
-        Augment(grooves=0.3), 4000, windows, windows.sound(), generator
-    )
-    assert drawn.chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert set(drawn.source.tolist()) == set(windows.sound().tolist())
-    assert drawn.lean.std().item() == pytest.approx(0.02, rel=0.1)
-    for values, low, high in ((drawn.width, 1, 5), (drawn.depth, 0.5, 3), (drawn.column, 0, 36)):
-        assert (
-            low <= values.min() < low + 0.02 * (high - low)
-            and high - 0.02 * (high - low) < values.max() <= high
-        )
-    assert drawn.top.min() >= 0 and drawn.bottom.max() == 36 and (drawn.top <= drawn.bottom).all()
-    assert ((drawn.top == 0) & (drawn.bottom == 36)).float().mean().item() == pytest.approx(
-        0.5, abs=0.03
-    )
-    with pytest.raises(prediction.UserError, match="no 36 rows free of corrosion"):
-        augmentation.draw_grooves(
-            Augment(grooves=0.3), 50, windows, torch.empty(0, dtype=torch.int64), generator
-        )
 
 
 def test_averages_are_dropped_whole_as_often_as_asked_for():
@@ -262,7 +156,7 @@ def test_symmetries_turn_all_channels_alike_and_intensities_scale_them_alike():
         and not torch.equal(turned, x)
     )
     drawn = augmentation.draw_intensities(
-        Augment(gain=0.3, texture=1.0), 8, windows, windows.sound(), generator
+        Augment(gain=0.3, texture=1.0), 8, windows, windows.defect_free(), generator
     )
     torch.testing.assert_close(drawn.apply(x, windows)[:, :1], drawn.apply(x[:, :1], windows))
     factor = drawn.gain / (1 + drawn.strength**2).sqrt()
@@ -282,10 +176,10 @@ def test_symmetries_are_drawn_only_where_asked_for():
     assert set(on.roll.tolist()) == set(range(36))
 
 
-def test_copies_are_the_papers_transforms_in_order():
+def test_materialised_augmentations_are_the_papers_transforms_in_order():
     names = ["none", "flip_azimuth", "flip_depth", "both_flips", "roll"]
     x = torch.arange(2 * 4 * 6.0).reshape(2, 1, 4, 6)
-    drawn = augmentation.copies(names, 2, 4, 6, torch.Generator().manual_seed(2))
+    drawn = augmentation.materialised(names, 2, 4, 6, torch.Generator().manual_seed(2))
     got = drawn.apply(x.repeat(5, 1, 1, 1)).reshape(5, 2, 1, 4, 6)
     for copy, flip in zip(got, ([], [3], [2], [2, 3]), strict=False):
         assert torch.equal(copy, x.flip(flip))
@@ -369,19 +263,14 @@ def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, m
         return logits.sum()
 
     monkeypatch.setattr(loop, "of_phase", lambda phase, activation: loss)
+    monkeypatch.setattr(WellTrainingSet, "network", lambda self: Same(1, 1, 1))
     for cutmix in (0.0, 0.7):
         chosen = tiny(augment={"cutmix": cutmix, "depth_shift": False}, batch_size=6)
-        fitting, network = (
-            loop.Fit(chosen, Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU),
-            Same(1, 1, 1),
-        )
+        run, unscaled = run_of(tmp_path, chosen, train), Scaling(np.zeros(()), np.ones(()))
+        fitting = loop.Fit(run, TASK, WellTrainingSet(run, TASK, train, windows, unscaled), CPU)
         seen.clear()
-        batches = PipeSource(windows, chosen.members[0], Scaling(np.zeros(()), np.ones(()))).epoch(
-            0, 0
-        )
-        fitting.epoch(
-            network, torch.optim.Adam(network.parameters()), batches, 0, [], lambda share: None
-        )
+        fitting.begin(chosen.members[0].phases[0], resumed=False)
+        fitting.epoch(0, lambda share: None)
         image, mask, weight = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
         part = (image % 1 * 4).round()
         assert torch.equal(mask, part % 2) and torch.equal(weight, (part > 1).float())
@@ -402,7 +291,7 @@ def test_intensities_change_the_weights_and_without_them_nothing_is_drawn_for_th
     tmp_path, monkeypatch
 ):
     train = wells(4, 2)
-    train["mask"][::2] = 0  # sound pipe to take texture from
+    train["mask"][::2] = 0  # defect-free pipe to take texture from
     fit(tiny(), train, tmp_path / "default")
     for name in ("lean", "gain", "texture"):
         fit(tiny(augment={name: 0.5}), train, tmp_path / name)
@@ -416,31 +305,15 @@ def test_candidates_change_the_weights_and_without_them_nothing_is_drawn_for_the
     tmp_path, monkeypatch
 ):
     train = wells(4, 2)
-    train["mask"][::2] = 0  # sound pipe to put grooves in
     fit(tiny(), train, tmp_path / "default")
-    fit(tiny(augment={"grooves": 0.5}), train, tmp_path / "grooves")
     fit(tiny(ema=0.9), train, tmp_path / "ema")
     with_averages = {key: WITH_AVERAGES[key] for key in ("network", "depth_averages")}
     fit(tiny(**with_averages), train, tmp_path / "averages")
     fit(tiny(**with_averages, augment={"drop_averages": 0.5}), train, tmp_path / "dropped")
-    fit(
-        tiny(network=WITH_AVERAGES["network"] | {"inputs": 2}, beside=True),
-        train,
-        tmp_path / "beside",
-    )
-    for name in ("draw_grooves", "drop_averages"):
-        monkeypatch.delattr(augmentation, name)
-    fit(tiny(augment={"grooves": 0.0, "drop_averages": 0.0}, ema=0.0), train, tmp_path / "off")
+    monkeypatch.delattr(augmentation, "drop_averages")
+    fit(tiny(augment={"drop_averages": 0.0}, ema=0.0), train, tmp_path / "off")
     assert digest(tmp_path / "off") == digest(tmp_path / "default")
-    assert (
-        len(
-            {
-                digest(tmp_path / name)
-                for name in ("off", "grooves", "ema", "averages", "dropped", "beside")
-            }
-        )
-        == 6
-    )
+    assert len({digest(tmp_path / name) for name in ("off", "ema", "averages", "dropped")}) == 4
     # what is trained is not what is kept
     assert losses(tmp_path / "ema") == losses(tmp_path / "off")
 
@@ -467,9 +340,7 @@ def test_the_average_of_weights_by_hand(tmp_path, monkeypatch):
     average = steps[0]
     for after in steps[1:]:
         average = [0.75 * old + 0.25 * new for old, new in zip(average, after, strict=True)]
-    names = [
-        name for name, _ in prediction.networks.create(tiny().members[0].network).named_parameters()
-    ]
+    names = [name for name, _ in networks.create(tiny().members[0].network).named_parameters()]
     assert len(steps) > 1 and len(names) == len(average)
     for name, wanted in zip(names, average, strict=True):
         np.testing.assert_allclose(kept[name], wanted, rtol=1e-4, atol=1e-6)
@@ -500,20 +371,18 @@ def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
     scores = history(tmp_path / "with", "held_out_soft_iou")
     assert scores != history(tmp_path / "without", "held_out_soft_iou")
     network, scaling = loaded(chosen, tmp_path / "with")
-    p = loop.predict_held_out(network, scaling, train, 0, chosen, chosen.members[0], CPU)[1][
-        :, 0
-    ].astype(float)
+    run = run_of(tmp_path / "with", chosen)
+    p = prediction.predict_held_out(network, scaling, train, 0, run, chosen.members[0], CPU)[1]
+    p = p[:, 0].astype(float)
     y = train["mask"][train["fold"] == 0]
     assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
 
 
-def test_an_epoch_of_copies_holds_each_window_once_a_copy():
+def test_an_epoch_of_materialised_augmentations_holds_each_window_once_in_each():
     train = wells(patches=5, groups=2)
     windows = Windows.of(train, 36, CPU, np.ones(train["image"].shape, bool))
-    settings = Augment(depth_shift=False, copies=["none", "both_flips", "flip_depth"])
-    starts, symmetries = wells_batches._epoch_windows(
-        windows, settings, torch.Generator().manual_seed(0)
-    )
+    settings = Augment(depth_shift=False, materialised=["none", "both_flips", "flip_depth"])
+    starts, symmetries = batches._epoch_windows(windows, settings, torch.Generator().manual_seed(0))
     seen = sorted(
         zip(
             starts.tolist(),
@@ -565,25 +434,22 @@ def test_the_papers_network_trains_and_predicts(tmp_path):
     chosen = tiny(network={"name": "cat_corroseg"}, phase=[{"epochs": 1}])
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
-    name, probability = loop.predict_held_out(
-        network, scaling, train, 0, chosen, chosen.members[0], CPU
+    run = run_of(tmp_path, chosen)
+    name, probability = prediction.predict_held_out(
+        network, scaling, train, 0, run, chosen.members[0], CPU
     )
     assert probability.shape == (4, 1, 36, 36) and probability.dtype == np.float16
     assert list(name) == [f"well_1_patch_{number}" for number in range(4)]
 
 
-@pytest.mark.parametrize("member", [{"augment": EVERYTHING}, WITH_GROOVES, WITH_AVERAGES])
-@pytest.mark.parametrize("scaling", ["none", "per_well"])
-def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path, member, scaling):
+@pytest.mark.parametrize("member", [WITH_EVERYTHING, WITH_AVERAGES])
+def test_a_held_out_well_has_no_say_in_weights_or_scaling(tmp_path, member):
     clean, poisoned = wells(6, 3), wells(6, 3)
     for train in (clean, poisoned):
-        train["mask"][train["depth"] < 2] = 0  # in every well sound pipe to take texture from
+        train["mask"][train["depth"] < 2] = 0  # in every well defect-free pipe to take texture from
     poisoned["image"][poisoned["fold"] == 1] *= 1e6
     poisoned["mask"][poisoned["fold"] == 1] ^= 1
     for train, name in ((clean, "clean"), (poisoned, "poisoned")):
-        # as stage 00 does it; its last, common fit, which training makes anew, is left out
-        if scaling == "per_well":
-            train["image"] = preparation.scale_wells(train)
         fit(tiny(height=72, **member), train, tmp_path / name, fold=1)
     assert digest(tmp_path / "clean") == digest(tmp_path / "poisoned")
 
@@ -605,12 +471,12 @@ PHASES = [
     ("killed_in_epoch", "member"),
     [
         *((epoch, {}) for epoch in range(4)),
-        *((epoch, member) for epoch in (1, 3) for member in (WITH_GROOVES, WITH_AVERAGES)),
+        *((epoch, member) for epoch in (1, 3) for member in (WITH_EVERYTHING, WITH_AVERAGES)),
     ],
 )
 def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_epoch, member):
     train, chosen = wells(4, 2), tiny(phase=PHASES, **member)
-    train["mask"][::2] = 0  # sound pipe to take texture from
+    train["mask"][::2] = 0  # defect-free pipe to take texture from
 
     class Killed(Exception):
         pass
@@ -626,7 +492,7 @@ def test_a_killed_and_resumed_training_gives_the_same_bytes(tmp_path, killed_in_
     assert killed_in_epoch == 0 or len(losses(tmp_path / "killed")) == killed_in_epoch
     torch.rand(7)  # whatever else drew random numbers in between
     fit(chosen, train, tmp_path / "killed")
-    assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
+    assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
     assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
 
 
@@ -638,36 +504,36 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(tmp_path):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        fit(chosen, old, tmp_path / "changed", report=kill, made="of old data")
+        fit(chosen, old, tmp_path / "changed", report=kill)
     assert only(tmp_path / "changed", "checkpoint.pt").exists()
     fit(chosen, new, tmp_path / "changed")
     fit(chosen, new, tmp_path / "fresh")
-    assert digest(tmp_path / "changed") == digest(tmp_path / "fresh")
+    assert content(tmp_path / "changed") == content(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
-def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, content):
+@pytest.mark.parametrize("damage", [b"not a checkpoint", b""])
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, damage):
     train, chosen = wells(4, 2), tiny()
     fit(chosen, train, tmp_path / "fresh")
-    checkpoint = Paths(tmp_path / "damaged", tmp_path).checkpoint(chosen, Task("net", 0, 0))
+    checkpoint = run_of(tmp_path / "damaged", chosen).checkpoint(TASK)
     checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_bytes(content)
+    checkpoint.write_bytes(damage)
     fit(chosen, train, tmp_path / "damaged")
-    assert digest(tmp_path / "damaged") == digest(tmp_path / "fresh")
+    assert content(tmp_path / "damaged") == content(tmp_path / "fresh")
     assert "damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9999])
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, capsys, place):
-    network = torch.nn.Conv2d(1, 1, 3)
+    network, inputs = torch.nn.Conv2d(1, 1, 3), {"made": "here"}
     checkpoint = tmp_path / "checkpoint.pt"
-    state = {"epoch": 0, "history": [], "created_from": {"made": "here"}}
-    checkpoints.save({**state, "network": network.state_dict()}, checkpoint)
-    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU)
-    content = bytearray(checkpoint.read_bytes())
-    content[int(place * len(content))] ^= 4
-    checkpoint.write_bytes(content)
-    assert checkpoints.load(checkpoint, network, {"made": "here"}, False, CPU) is None
+    state = {"epoch": 0, "history": [], "network": network.state_dict()}
+    checkpoints.save(state, inputs, checkpoint)
+    assert checkpoints.load(checkpoint, network, inputs, False, CPU)
+    damaged = bytearray(checkpoint.read_bytes())
+    damaged[int(place * len(damaged))] ^= 4
+    checkpoint.write_bytes(damaged)
+    assert checkpoints.load(checkpoint, network, inputs, False, CPU) is None
     assert f"{checkpoint} is damaged" in capsys.readouterr().out
 
 
@@ -688,15 +554,8 @@ def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
         fit(tiny(network=network, phase=phases[:count]), train, tmp_path / str(count))
         for count in (1, 2, 3)
     ]
-    torch.manual_seed(
-        loop.Fit(
-            tiny(network=network), Task("net", 0, 0), Paths(tmp_path, tmp_path), {}, CPU
-        ).seed_of(-1)
-    )
-    start = {
-        name: tensor.numpy()
-        for name, tensor in prediction.networks.create(network).state_dict().items()
-    }
+    untrained = prepare_fit(tiny(network=network), train, tmp_path / "0").network
+    start = {name: tensor.numpy() for name, tensor in untrained.state_dict().items()}
 
     def moved(before, after, part):
         return [
@@ -712,20 +571,20 @@ def test_frozen_parts_stay_until_the_phase_that_releases_them(tmp_path):
 
 
 def test_a_frozen_part_that_is_not_there_is_refused():
-    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8]})
-    with pytest.raises(loop.UserError, match="encoder"):
+    network = networks.create({"name": "ring_unet", "channels": [4, 8]})
+    with pytest.raises(UserError, match="encoder"):
         loop.freeze(network, ["encodr"])
-    with pytest.raises(loop.UserError, match="nothing"):
+    with pytest.raises(UserError, match="nothing"):
         loop.freeze(network, ["encoder", "decoder", "up", "head"])
 
 
-def test_training_stops_when_the_held_out_soft_iou_has_not_risen_for_its_patience(tmp_path):
+def test_training_stops_when_the_held_out_soft_iou_has_not_risen_for_early_stopping(tmp_path):
     train = wells(4, 2)
     # the more it learns of this, the worse it does on the held-out well
     train["mask"][train["fold"] != 0] ^= 1
     chosen = tiny(
         selection="best_on_held_out",
-        patience=2,
+        early_stopping=2,
         phase=[{"epochs": 40, "learning_rate": 0.01, "schedule": "constant"}],
     )
     fit(chosen, train, tmp_path)
@@ -742,8 +601,9 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     )
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
-    name, probability = loop.predict_held_out(
-        network, scaling, train, 0, chosen, chosen.members[0], CPU
+    run = run_of(tmp_path, chosen)
+    name, probability = prediction.predict_held_out(
+        network, scaling, train, 0, run, chosen.members[0], CPU
     )
     truth = {n: m for n, m in zip(train["name"], train["mask"], strict=True)}
     p, y = probability[:, 0].astype(float), np.stack([truth[n] for n in name])
@@ -756,29 +616,21 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     )
 
 
-def test_watching_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
+def test_evaluating_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
     train, phase = wells(3, 2), [{"epochs": 5, "learning_rate": 0.05}]
-    fit(tiny(phase=phase), train, tmp_path / "unwatched")
-    fit(tiny(phase=phase, watch=2), train, tmp_path / "watched")
-    assert digest(tmp_path / "watched") == digest(tmp_path / "unwatched")
-    lines = list(csv.DictReader(only(tmp_path / "watched", "history.csv").open()))
+    fit(tiny(phase=phase), train, tmp_path / "never")
+    fit(tiny(phase=phase, eval_every=2), train, tmp_path / "evaluated")
+    assert digest(tmp_path / "evaluated") == digest(tmp_path / "never")
+    lines = list(csv.DictReader(only(tmp_path / "evaluated", "history.csv").open()))
     assert [line["held_out_soft_iou"] != "" for line in lines] == [False, True, False, True, False]
     fit(tiny(phase=phase, selection="best_on_held_out"), train, tmp_path / "each")
     each = history(tmp_path / "each", "held_out_score")
     assert [float(line["held_out_score"]) for line in lines[1::2]] == each[1::2]
 
 
-def loaded(chosen: recipe.Recipe, folder):
-    arrays = artifacts.read_weights(only(folder, "weights.safetensors"))
-    scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
-    network = prediction.networks.create(chosen.members[0].network)
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    return network.eval(), scaling
-
-
 def network_with_random_statistics(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8]})
+    network = networks.create({"name": "ring_unet", "channels": [4, 8]})
     network(torch.randn(8, 1, 36, 36))  # gives batch norm something to remember
     return network.eval()
 
@@ -805,7 +657,7 @@ def test_prediction_does_not_depend_on_the_batch_size():
 def test_prediction_does_not_depend_on_the_order_of_patches():
     train = wells(7, 2)
     order = np.random.default_rng(1).permutation(14)
-    shuffled = predict(prediction.rows_of(train, order), height=72, margin=16)
+    shuffled = predict(blocks.rows_of(train, order), height=72, margin=16)
     np.testing.assert_allclose(
         shuffled.astype(np.float32),
         predict(train, height=72, margin=16)[order].astype(np.float32),
@@ -842,9 +694,9 @@ def test_a_window_lets_the_network_see_the_pipe_above_and_below():
 def test_averages_reach_the_network_and_half_of_the_views_leave_dropped_ones_out(dropped):
     train = wells(3, 1)
     torch.manual_seed(0)
-    network = prediction.networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
+    network = networks.create({"name": "ring_unet", "channels": [4, 8], "inputs": 3})
     network(torch.randn(8, 3, 36, 36))
-    strip = geometry.strips(train["group"], train["depth"], train["phase"])
+    strip = geometry.strips(train["group"], train["depth"], train["parity"])
     x = torch.from_numpy(
         np.stack(
             [train["image"], *(averaged(train["image"], strip, rows) for rows in (37, 109))], axis=1
@@ -868,13 +720,13 @@ def test_batch_statistics_of_a_well_are_those_of_what_was_trained_on():
     """
     train = wells(3, 1)
     chosen = tiny(**WITH_AVERAGES).members[0]
-    network = prediction.networks.create(chosen.network)
+    network = networks.create(chosen.network)
     windows = Windows.of(train, 36, CPU, averages=chosen.depth_averages)
     x = windows.inputs(torch.from_numpy(windows.canvas.windows(36, 0)))
     blind = torch.cat([x[:, :1], 0 * x[:, 1:]], dim=1)
     with torch.no_grad():
         expected = network.encoder[0][0](torch.cat([x, blind])).mean((0, 2, 3))
-    got = prediction.adapted(network, train, chosen, CPU).encoder[0][1].running_mean
+    got = prediction.adabn(network, train, chosen, CPU).encoder[0][1].running_mean
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -883,18 +735,14 @@ def test_views_are_turned_back_before_they_are_averaged():
     network = network_with_random_statistics()
     x = torch.from_numpy(train["image"])[:, None]
     with torch.no_grad():
-        views = [
-            torch.sigmoid(network(x.roll(r, 3).flip(f))).flip(f).roll(-r, 3)
-            for f in ([], [2], [3], [2, 3])
-            for r in (0, 5)
-        ]
+        views = [torch.sigmoid(network(x.flip(f))).flip(f) for f in ([], [2], [3], [2, 3])]
     expected = torch.stack(views).mean(0).numpy()
     np.testing.assert_allclose(
-        predict(train, {"flips": True, "rolls": [0, 5]}).astype(np.float32), expected, atol=1e-3
+        predict(train, {"flips": True}).astype(np.float32), expected, atol=1e-3
     )
 
 
-def test_an_adapted_prediction_does_not_depend_on_a_wells_gain_and_offset():
+def test_a_prediction_by_adabn_does_not_depend_on_a_wells_gain_and_offset():
     """Batch norm with the well's own statistics takes both away behind the first convolution,
     which has no bias.
     """
@@ -904,36 +752,36 @@ def test_an_adapted_prediction_does_not_depend_on_a_wells_gain_and_offset():
             train["group"][:, None, None] == 2, 3 * train["image"] + 2, train["image"]
         )
     }
-    for adapt in (1.0, 0.0):
+    for adabn in (1.0, 0.0):
         plain, changed = (
-            predict(split, {"adapt": adapt}, height=72, margin=16).astype(np.float32)
+            predict(split, {"adabn": adabn}, height=72, margin=16).astype(np.float32)
             for split in (train, other)
         )
         np.testing.assert_allclose(plain[:5], changed[:5], atol=1e-3)  # the other well has no say
-        assert np.allclose(plain[5:], changed[5:], atol=2e-3) == (adapt == 1)
+        assert np.allclose(plain[5:], changed[5:], atol=2e-3) == (adabn == 1)
 
 
-def test_adapted_and_plain_predictions_are_averaged_by_weight_and_the_network_stays_as_it_is():
+def test_adabn_and_plain_predictions_are_averaged_by_weight_and_the_network_stays_as_it_is():
     train = wells(5, 2)
     plain, half, full = (
-        predict(train, {"adapt": adapt}).astype(np.float32) for adapt in (0.0, 0.25, 1.0)
+        predict(train, {"adabn": adabn}).astype(np.float32) for adabn in (0.0, 0.25, 1.0)
     )
     np.testing.assert_allclose(half, 0.75 * plain + 0.25 * full, atol=1e-3)
     assert np.abs(plain - full).max() > 0.01
     network = network_with_random_statistics()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    prediction.predict(network, train, tiny().members[0], recipe.Inference(adapt=1.0), CPU)
+    prediction.predict(network, train, tiny().members[0], recipe.Inference(adabn=1.0), CPU)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_twins_are_averaged_on_request():
+def test_half_pixel_neighbours_are_averaged_on_request():
     train = wells(4, 1)
-    train["depth"], train["phase"] = (
+    train["depth"], train["parity"] = (
         np.array([0, 0, 1, 1], np.int32),
         np.array([0, 1, 0, 1], np.int32),
     )
     plain, averaged = (
-        predict(train, {"average_twins": flag}).astype(np.float32) for flag in (False, True)
+        predict(train, {"average_neighbours": flag}).astype(np.float32) for flag in (False, True)
     )
     expected = plain[0] / 2 + (plain[1] + np.roll(plain[1], 1, -1)) / 4
     np.testing.assert_allclose(averaged[0], expected, atol=2e-3)
@@ -941,9 +789,9 @@ def test_twins_are_averaged_on_request():
 
 def test_cuda_is_never_replaced_silently(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert prediction.choose_device("auto").type == "cpu"
-    with pytest.raises(prediction.UserError, match="no CUDA device"):
-        prediction.choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="no CUDA device"):
+        choose_device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -958,29 +806,20 @@ def test_cuda_is_never_replaced_silently(monkeypatch):
     ],
 )
 def test_networks_that_cannot_work_are_refused_in_one_line_before_training(member, tmp_path):
-    paths, chosen = Paths(tmp_path, tmp_path), tiny(**member)
-    artifacts.write_arrays(
-        paths.prepared(chosen), {"train/image": np.zeros((1, 36, 36), np.float32)}, {}
-    )
-    with pytest.raises(loop.UserError, match="network") as caught:
-        loop.check(chosen, paths)
+    run = run_of(tmp_path, tiny(**member))
+    hdf5.write(run.prepared("train"), {"image": np.zeros((1, 36, 36), np.float32)}, {})
+    with pytest.raises(UserError, match="network") as caught:
+        training.check(run)
     assert len(str(caught.value)) < 400
-
-
-def test_pixels_are_valid_where_the_prepared_file_does_not_say(tmp_path):
-    paths, chosen, train = Paths(tmp_path, tmp_path), tiny(), wells(2, 1)
-    del train["valid"]
-    artifacts.write_splits(paths.prepared(chosen), {"train": train}, {})
-    assert prediction.read_split(paths, chosen, "train", "mask")["valid"].all()
 
 
 def test_a_history_whose_first_epochs_tell_less_is_written_whole(tmp_path):
     """A checkpoint of before a column was there may be resumed."""
-    chosen = tiny()
-    task, paths = chosen.tasks()[0], Paths(tmp_path, tmp_path)
+    fitting = prepare_fit(tiny(), wells(2, 2), tmp_path)
     old, new = {"epoch": 1, "loss": "0.5"}, {"epoch": 2, "loss": "0.4", "device": "a CPU"}
-    loop.Fit(chosen, task, paths, {}, CPU).write_history([old, new])
-    with paths.history(chosen, task).open() as file:
+    fitting.state["history"] = [old, new]
+    fitting.write_history()
+    with only(tmp_path, "history.csv").open() as file:
         assert list(csv.DictReader(file)) == [
             {"epoch": "1", "loss": "0.5", "device": ""},
             {"epoch": "2", "loss": "0.4", "device": "a CPU"},

@@ -1,27 +1,19 @@
-"""Files that are whole or absent, know when they are damaged, and have one writer at a time."""
+"""Files that are whole or absent, and have one writer at a time."""
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import safetensors
 
 from src.terminal import console
 from src.terminal.errors import UserError
-
-# what a file holds, near its beginning, where its checksum is to be
-CHECKSUM = "sha256:" + 64 * "0"
-_SUM = re.compile(rb"sha256:([0-9a-f]{64})")
-_HEAD, _BLOCK = 1 << 16, 1 << 20  # bytes: where the checksum lies, and what is read at a time
 
 
 @contextmanager
@@ -81,6 +73,11 @@ def _no_space(error: Exception) -> bool:
     return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """As `replacing`, for a whole folder; an existing one gives way only when the new one is
@@ -97,43 +94,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def seal(path: Path) -> None:
-    """Put into a file that holds `CHECKSUM` the SHA-256 of all its bytes, zeros standing where
-    the checksum is to be.
-    """
-    with open(path, "rb+") as file:
-        place, _, computed = _checksums(file)
-        file.seek(place)
-        file.write(computed)
-
-
-def is_sound(path: Path) -> bool:
-    """Whether a file carries the checksum of its bytes. It is read whole, once a process for as
-    long as nobody writes to it.
-    """
-    stat = path.stat()
-    return _is_sound(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _is_sound(path: Path, *version: int) -> bool:
-    with open(path, "rb") as file:
-        place, stored, computed = _checksums(file)
-    return place >= 0 and stored == computed
-
-
-def _checksums(file: BinaryIO) -> tuple[int, bytes, bytes]:
-    """Where a file's checksum lies (-1: nowhere), what it is, and what it should be."""
-    head = file.read(_HEAD)
-    found = _SUM.search(head)
-    if not found:
-        return -1, b"", b""
-    state = hashlib.sha256(head[: found.start()] + CHECKSUM.encode() + head[found.end() :])
-    while block := file.read(_BLOCK):
-        state.update(block)
-    return found.start(1), found[1], state.hexdigest().encode()
 
 
 @contextmanager

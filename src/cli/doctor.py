@@ -63,7 +63,7 @@ def check_packages() -> list[str]:
     told += [f"lacking: {', '.join(lacking)}"] if lacking else []
     line("packages", "; ".join(told))
     try:
-        importlib.import_module("src.training.loop")  # which imports whatever a stage does
+        importlib.import_module("src.stages.train")  # which imports whatever a stage does
     except UNUSABLE as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         return [
@@ -141,23 +141,27 @@ def needed(name: str, data: Path) -> float:
     Raises:
         FileNotFoundError: nothing is prepared yet.
     """
-    from src import artifacts, competitions, networks, recipe
+    from src import modality, networks, recipe
+    from src.artifacts import hdf5
 
-    chosen, paths = recipe.load(name), artifacts.Paths(data, data)
-    prepared = paths.prepared(chosen)
-    if not prepared.exists():
-        raise FileNotFoundError(prepared)
-    photographs = isinstance(competitions.get(chosen.competition), competitions.PhotoCompetition)
-    classes = len(artifacts.read_notes(prepared)["classes"]) if photographs else 1
+    run = modality.open_run(recipe.load(name), data, data)
+    for split in ("train", "test"):
+        if not run.prepared(split).exists():
+            raise FileNotFoundError(run.prepared(split))
+    classes = len(hdf5.metadata(run.prepared("train"))["classes"])
     train, test = (
-        2 * classes * _pixels(artifacts.read_shape(prepared, f"{split}/image"))
+        2 * classes * _pixels(hdf5.shape(run.prepared(split), "image"))
         for split in ("train", "test")
     )
-    tasks = chosen.tasks()
-    folds = len(tasks) / len(chosen.members) / len(chosen.seeds)
+    tasks, members = run.tasks(), run.recipe.members
+    folds = len(tasks) / len(members) / len(run.recipe.seeds)
     bytes_of = {
-        member.name: 4 * sum(w.numel() for w in networks.sketch(member.network).parameters())
-        for member in chosen.members
+        member.name: 4
+        * sum(
+            weights.numel()
+            for weights in networks.sketch(run.modality.network_options(run, member)).parameters()
+        )
+        for member in members
     }
     probabilities = train * len(tasks) / folds + test * len(tasks) + train + test
     checkpoints = 3 * max(bytes_of.values()) * len(os.sched_getaffinity(0))
@@ -173,7 +177,7 @@ def check_raw(data: Path) -> list[str]:
     demo from running.
     """
     try:
-        from src import artifacts, competitions, recipe
+        from src import modality, recipe
     except UNUSABLE:
         there = sorted(path.name for path in (data / "raw").glob("*") if path.is_dir())
         line(
@@ -182,25 +186,21 @@ def check_raw(data: Path) -> list[str]:
             "looked at once the packages are there",
         )
         return []
-    loaded = [recipe.load(path.stem) for path in sorted(recipe.RECIPES.glob("*.toml"))]
-    for folder, chosen in {
-        chosen.data.folder or chosen.competition: chosen for chosen in loaded
-    }.items():
-        competition, raw = (
-            competitions.get(chosen.competition),
-            artifacts.Paths(data, data).raw(folder),
-        )
-        photographs = isinstance(competition, competitions.PhotoCompetition)
-        if not photographs and competition.generate:
-            line(folder, competition.source)
+    runs = [
+        modality.open_run(recipe.load(path.stem), data, data)
+        for path in sorted(recipe.RECIPES.glob("*.toml"))
+    ]
+    for run in {run.raw: run for run in runs}.values():
+        competition = run.competition
+        if competition.generate:
+            line(run.raw.name, competition.source)
             continue
         try:
-            count = len(
-                competition.files(raw, chosen.data) if photographs else competition.files(raw)
-            )
-            line(folder, f"{count} raw files in {raw}")
+            files = competition.files(run.raw, run.recipe.data)
+            count = len({path for split in files.values() for path in split})
+            line(run.raw.name, f"{count} raw files in {run.raw}")
         except (UserError, OSError) as error:
-            line(folder, f"{error}; source: {competition.source}")
+            line(run.raw.name, f"{error}; source: {competition.source}")
     return []
 
 

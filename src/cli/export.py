@@ -26,18 +26,18 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
-from torch.nn import functional
 
-from src import artifacts, competitions, recipe
-from src.artifacts import Paths
-from src.competitions import PhotoCompetition
-from src.photographs.dataset import Gallery
-from src.recipe import Member, Recipe, Task
+from src import modality, recipe
+from src.artifacts import hdf5
+from src.artifacts.files import replacing
+from src.artifacts.run import Run
+from src.artifacts.sealed import megabytes
+from src.networks.loading import load_network
+from src.networks.scaling import Scaling
+from src.recipe import Member, Task
 from src.report import figures
 from src.terminal import command
 from src.terminal.errors import UserError
-from src.wells import prediction
-from src.wells.cleaning import Scaling
 
 TOLERANCE = 1e-4  # of logits, between torch and onnxruntime
 CALIBRATION = 64  # training images that set the ranges of 8-bit activations
@@ -46,27 +46,25 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Run:
+class Trained:
     """A finished task and its network, in evaluation mode on the CPU."""
 
     folder: Path
-    recipe: Recipe
+    run: Run
     task: Task
-    paths: Paths
     network: nn.Module
     scaling: Scaling
-    train: Gallery | None  # None for pipes
 
     @property
     def member(self) -> Member:
-        return self.recipe.member(self.task.member)
+        return self.run.recipe.member(self.task.member)
 
     @staticmethod
-    def open(folder: Path) -> "Run":
+    def open(folder: Path) -> "Trained":
         """
         Raises:
-            UserError: not the folder of a task, or not trained to its end, or the prepared
-                photographs are missing.
+            UserError: not the folder of a task, or not trained to its end, or what was prepared is
+                missing.
         """
         no_run = UserError(
             f"{folder}: not the folder of a run, as in data/runs/<recipe>/<member>/fold0_seed0"
@@ -77,54 +75,18 @@ class Run:
             raise no_run
         chosen = recipe.load(str(folder / "recipe.toml"))
         task = Task(full.parent.name, *map(int, named.groups()))
-        paths = Paths(full.parents[3], Path("submissions"))
-        if task not in chosen.tasks() or paths.task(chosen, task) != full:
+        run = modality.open_run(chosen, full.parents[3], Path("submissions"))
+        if task not in run.tasks() or run.task(task) != full:
             raise no_run
-        train = (
-            Gallery.open(paths, chosen, "train")
-            if isinstance(competitions.get(chosen.competition), PhotoCompetition)
-            else None
-        )
-        network, scaling = prediction.load_network(
-            chosen, task, paths, CPU, len(train.classes) if train else None
-        )
-        return Run(
-            folder,
-            chosen,
-            task,
-            paths,
-            network.to(memory_format=torch.contiguous_format),
-            scaling,
-            train,
-        )
+        network, scaling = load_network(run, task, CPU)
+        network = network.to(memory_format=torch.contiguous_format)
+        return Trained(folder, run, task, network, scaling)
 
     def images(self, count: int) -> Iterator[torch.Tensor]:
         """At most so many images that the network was trained on, (1, C, H, W) each, scaled and
         of one size.
         """
-        if self.train is None:
-            yield from self._windows(count)
-            return
-        rows = np.flatnonzero((self.train.fold >= 0) & (self.train.fold != self.task.fold))
-        size = tuple(self.member.photograph.resize or self.train.size[rows].max(0).tolist())
-        for row in rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]:
-            image = self.scaling.apply(self.train.image(row).astype(np.float32) / self.train.white)
-            yield functional.interpolate(
-                torch.from_numpy(image).permute(2, 0, 1)[None],
-                size,
-                mode="bilinear",
-                antialias=True,
-            )
-
-    def _windows(self, count: int) -> Iterator[torch.Tensor]:
-        train = prediction.read_split(self.paths, self.recipe, "train", "fold")
-        strip = self.scaling.apply(
-            train["image"][(train["fold"] >= 0) & (train["fold"] != self.task.fold)]
-        )
-        strip = strip.reshape(1, -1, strip.shape[2])
-        starts = np.linspace(0, max(0, strip.shape[1] - self.member.height), count).astype(int)
-        for start in sorted(set(starts.tolist())):
-            yield torch.from_numpy(strip[:, start : start + self.member.height].copy())[None]
+        return self.run.modality.examples(self.run, self.task, self.scaling, count)
 
 
 class Calibration(CalibrationDataReader):
@@ -145,7 +107,7 @@ def to_onnx(network: nn.Module, image: torch.Tensor, path: Path, notes: dict[str
     Raises:
         UserError: onnxruntime differs from torch by more than `TOLERANCE`.
     """
-    with artifacts.replacing(path) as partial:
+    with replacing(path) as partial:
         torch.onnx.export(
             network,
             (image,),
@@ -182,7 +144,7 @@ def to_int8(source: Path, target: Path, images: Iterator[torch.Tensor]) -> None:
     """Write an ONNX file with weights and activations of 8 bits, whose ranges come from these
     images.
     """
-    with artifacts.replacing(target) as partial:
+    with replacing(target) as partial:
         plain = partial.with_suffix(".plain")
         try:
             quant_pre_process(source, plain, skip_symbolic_shape=True)
@@ -252,7 +214,7 @@ def measure(
         costs["times faster"] = round(
             statistics.median(other / own for (own, _), (other, _) in laps), 2
         )
-    return {**artifacts.megabytes(file), **costs, "peak memory (MB)": round(laps[-1][0][1], 1)}
+    return {**megabytes(file), **costs, "peak memory (MB)": round(laps[-1][0][1], 1)}
 
 
 def _serve(connection: Connection, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
@@ -283,7 +245,7 @@ def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], obje
         runner, fed = session(file), {"image": image.numpy()}
         return lambda: runner.run(None, fed)
     torch.set_num_threads(THREADS)
-    network = Run.open(folder).network
+    network = Trained.open(folder).network
 
     def step() -> None:
         with torch.inference_mode():
@@ -292,52 +254,45 @@ def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], obje
     return step
 
 
-def export(run: Run, int8: bool) -> dict[str, Path]:
+def export(trained: Trained, int8: bool) -> dict[str, Path]:
     """Write network.onnx, and with `int8` network_int8.onnx, beside the weights; returns the
     files by name.
     """
-    files = {"onnx": run.folder / "network.onnx", "int8": run.folder / "network_int8.onnx"}
-    image = next(run.images(1))
+    folder, scaling = trained.folder, trained.scaling
+    files = {"onnx": folder / "network.onnx", "int8": folder / "network_int8.onnx"}
+    image, prepared = next(trained.images(1)), hdf5.metadata(trained.run.prepared("train"))
     try:
         with torch.inference_mode():
-            run.network(image)
+            trained.network(image)
     except Exception as error:
         size = "x".join(map(str, image.shape[1:]))
-        raise UserError(
-            f"{run.folder}: its network cannot take images of {size} ({error})"
-        ) from None
+        raise UserError(f"{folder}: its network cannot take images of {size} ({error})") from None
     notes = {
-        "center": json.dumps(run.scaling.center.tolist()),
-        "scale": json.dumps(run.scaling.scale.tolist()),
+        "center": json.dumps(scaling.center.tolist()),
+        "scale": json.dumps(scaling.scale.tolist()),
+        "activation": trained.member.activation,
+        "white": str(prepared.get("white", 1.0)),
+        "classes": json.dumps(prepared["classes"]),
     }
-    notes |= {
-        "activation": run.member.activation,
-        "white": str(run.train.white if run.train else 1.0),
-    }
-    notes |= {"classes": json.dumps(run.train.classes if run.train else ["corrosion"])}
-    difference = to_onnx(run.network, image, files["onnx"], notes)
+    difference = to_onnx(trained.network, image, files["onnx"], notes)
     print(f"{files['onnx']}: logits differ from torch by at most {difference:.2g}")
     if not int8:
         return {"onnx": files["onnx"]}
-    to_int8(files["onnx"], files["int8"], run.images(CALIBRATION))
-    print(
-        f"{files['int8']}: logits differ from torch by at most "
-        f"{disagreement(run.network, files['int8'], image.shape):.2g}"
-    )
+    to_int8(files["onnx"], files["int8"], trained.images(CALIBRATION))
+    difference = disagreement(trained.network, files["int8"], image.shape)
+    print(f"{files['int8']}: logits differ from torch by at most {difference:.2g}")
     return files
 
 
 def main(options: argparse.Namespace) -> None:
-    run = Run.open(options.run)
-    shape = tuple(next(run.images(1)).shape)
-    files = {"torch": run.paths.weights(run.recipe, run.task), **export(run, options.int8)}
+    trained = Trained.open(options.run)
+    shape = tuple(next(trained.images(1)).shape)
+    files = {"torch": trained.run.weights(trained.task), **export(trained, options.int8)}
     table = pd.DataFrame(
-        [{"network": name, **measure(file, run.folder, shape)} for name, file in files.items()]
+        [{"network": name, **measure(file, trained.folder, shape)} for name, file in files.items()]
     )
-    print(
-        f"\nOne image of {'x'.join(map(str, shape[1:]))}, {THREADS} CPU "
-        f"threads\n\n{figures.markdown(table)}"
-    )
+    size = "x".join(map(str, shape[1:]))
+    print(f"\nOne image of {size}, {THREADS} CPU threads\n\n{figures.markdown(table)}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,4 @@
-"""Print every network with its parameters and its operations for one image: python -m
-src.networks.
-"""
+"""Every network with its parameters and operations for one image: python -m src.cli.networks."""
 
 from src import networks
 

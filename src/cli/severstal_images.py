@@ -152,7 +152,7 @@ def _write_photographs(
     folder: Path, names: list[str], seed: int, stream: int, shape: tuple[int, int]
 ) -> dict[str, list[str]]:
     """Write a JPEG for each name; returns the codes of its four masks. Names are in no order, so
-    that twins are not neighbours.
+    that near-duplicates are not neighbours.
     """
     codes, sheets = {}, 0
     while len(codes) < len(names):

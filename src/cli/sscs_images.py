@@ -18,7 +18,7 @@ from src.competitions.sscs import COLOURS
 from src.terminal import command
 from src.terminal.errors import UserError
 
-PAINT = ((105, 125, 120), (150, 150, 140), (90, 110, 150))  # red, green, blue of sound paint
+PAINT = ((105, 125, 120), (150, 150, 140), (90, 110, 150))  # red, green, blue of intact paint
 RUST = {"fair": (165, 115, 80), "poor": (125, 75, 45), "severe": (70, 45, 35)}
 COVER = {"fair": 0.6, "poor": 0.85, "severe": 0.95}  # how much of the paint the rust hides
 ROUGH = {"fair": 8, "poor": 18, "severe": 30}  # grey levels, deviation

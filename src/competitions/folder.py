@@ -12,79 +12,69 @@ groups.csv        optional, name,group: training images that show the same thing
 not part
 """
 
-import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from src.competitions import PhotoCompetition, Photographs, PhotoSplit
+from src.competitions import Competition, PhotoSplit, Raw
 from src.competitions.formats import rle
 from src.competitions.formats.image_files import ENDINGS, Header, decode, decode_labels, header
 from src.competitions.formats.image_pairs import has_ending, listed, matched, visible
+from src.competitions.formats.tables import BY_CLASS, read_csv, write_codes
+from src.competitions.metrics import MEAN_DICE
 from src.recipe import Data
 from src.terminal.errors import UserError
 
 MOST_CLASSES = 64  # larger labels are grey values of a picture rather than numbers of classes
-LARGEST_CSV = 1 << 27  # bytes
-MOST_LINES = 1_000_000  # of a CSV
 
-BY_CLASS = ("ImageId", "ClassId", "EncodedPixels")
 JOINED = ("ImageId_ClassId", "EncodedPixels")
 ONE_CLASS = ("ImageId", "EncodedPixels")
 GROUPS = ("name", "group")
+DTYPES = (np.float32, np.uint16, np.uint8)  # of pixels, what holds most first
 
 
-def files(folder: Path, data: Data) -> list[Path]:
-    """Every raw file that `read` will read."""
+def files(folder: Path, data: Data) -> dict[str, list[Path]]:
+    """Every raw file that `read` will read, by the split that it is for."""
     _check_folder(folder, data)
-    images = [path for part in ("train", "test") for path in _images(folder / part / "images")]
+    images = {part: _images(folder / part / "images") for part in ("train", "test")}
     masks = _masks_at(folder)
     groups = folder / "groups.csv"
-    return [
-        *images,
-        *([masks] if masks.is_file() else listed(masks, (".png",))),
-        *([groups] if groups.is_file() else []),
-    ]
+    drawn = [masks] if masks.is_file() else listed(masks, (".png",))
+    own = [groups] if groups.is_file() else []
+    return {"train": [*images["train"], *drawn, *own], "test": images["test"]}
 
 
-def read(folder: Path, data: Data) -> Photographs:
-    """The images of a folder and the masks of its training images; images are decoded when they are
-    asked for.
+def read(folder: Path, data: Data) -> Raw:
+    """The images of a folder and the masks of its training images, decoded when asked for.
 
-    Integers are kept: uint8, or uint16 if any image has 16 bit (others times 257). If any image is
-    of floating point all are float32, integers as 0..1. All have one channel if every image has,
-    and three otherwise.
+    Integers are kept: uint8, or uint16 if any training image has 16 bit (others times 257). If any
+    is of floating point all are float32, integers as 0..1. All have one channel if every training
+    image has, and three otherwise.
 
     Raises:
         UserError: the recipe names no folder; a file is missing, damaged, too large, of another
-            size than its image, or belongs to none.
+            size than its image, or belongs to none; a test image holds more than the training
+            images do.
     """
     _check_folder(folder, data)
     paths = {part: _images(folder / part / "images") for part in ("train", "test")}
     headers = {part: [header(path) for path in own] for part, own in paths.items()}
-    everything = headers["train"] + headers["test"]
-    channels, dtype = max(found.channels for found in everything), _common_type(everything)
-    splits = {part: _split(paths[part], headers[part], channels, dtype) for part in paths}
+    channels = max(found.channels for found in headers["train"])
+    dtype = _common_type(headers["train"])
+    _check_test(paths["test"], headers["test"], channels, dtype)
+    train, test = (_split(paths[part], headers[part], channels, dtype) for part in paths)
 
     at = _masks_at(folder)
     read_coded_or_drawn = _coded_masks if at.is_file() else _drawn_masks
-    classes, read_mask = read_coded_or_drawn(at, paths["train"], splits["train"].size)
+    classes, read_mask = read_coded_or_drawn(at, paths["train"], train.size)
     groups = folder / "groups.csv"
     group = _read_groups(groups, paths["train"]) if groups.is_file() else None
-    train = PhotoSplit(
-        splits["train"].name, splits["train"].size, splits["train"].read_image, read_mask, group
-    )
-    return Photographs(
-        train,
-        splits["test"],
-        [str(k + 1) for k in range(classes)],
-        channels,
-        dtype,
-        _notes(folder, at),
-    )
+    names = [str(k + 1) for k in range(classes)]
+    train = replace(train, read_mask=read_mask, group=group)
+    return Raw(train, test, _notes(folder, at), names, channels, dtype)
 
 
 def write_submission(
@@ -102,34 +92,6 @@ def write_submission(
             meant.
     """
     write_codes(path, _images(folder / "test" / "images"), names, codes)
-
-
-def write_codes(
-    path: Path, images: list[Path], names: Sequence[str], codes: Sequence[Sequence[str]]
-) -> None:
-    """As `write_submission`, for the test images at these paths."""
-    expected = {image.name for image in images}
-    if (
-        len(names) != len(expected)
-        or set(names) != expected
-        or len({len(own) for own in codes}) != 1
-    ):
-        raise UserError(
-            f"{path}: not every one of the {len(expected)} test images is predicted "
-            "once; nothing was written"
-        )
-    rows = [
-        [name, str(k + 1), code]
-        for name, own in zip(names, codes, strict=True)
-        for k, code in enumerate(own)
-    ]
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([BY_CLASS, *rows])
-    if read_csv(path, [BY_CLASS]) != (BY_CLASS, rows):
-        raise UserError(
-            f"{path}: the submission does not read back as it was written: see "
-            "whether the disk is full"
-        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +186,19 @@ def _notes(folder: Path, masks: Path) -> list[str]:
 
 def _common_type(headers: list[Header]) -> type:
     present = {found.dtype for found in headers}
-    return next(dtype for dtype in (np.float32, np.uint16, np.uint8) if dtype in present)
+    return next(dtype for dtype in DTYPES if dtype in present)
+
+
+def _check_test(paths: list[Path], headers: list[Header], channels: int, dtype: type) -> None:
+    """Networks are made for what the training images hold; what test images hold beyond is lost."""
+    for path, found in zip(paths, headers, strict=True):
+        if found.channels > channels:
+            raise UserError(f"{path} has colour, the training images have none: save it as grey")
+        if DTYPES.index(found.dtype) < DTYPES.index(dtype):
+            own, most = np.dtype(found.dtype).name, np.dtype(dtype).name
+            raise UserError(
+                f"{path} has {own} pixels, the training images {most}: save it as those"
+            )
 
 
 def _split(paths: list[Path], headers: list[Header], channels: int, dtype: type) -> PhotoSplit:
@@ -359,55 +333,12 @@ def _index_of(images: list[Path]) -> dict[str, int]:
     }
 
 
-def read_csv(path: Path, headers: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The header of a CSV, one of `headers`, and the rows below it, each as long as the header.
-
-    Raises:
-        UserError: the file cannot be read, is larger than `LARGEST_CSV`, or has another header or a
-            row of another length.
-    """
-    # the code of one large mask may be longer than the default of 128 KiB
-    csv.field_size_limit(LARGEST_CSV)
-    rows = []
-    try:
-        if path.stat().st_size > LARGEST_CSV:
-            raise UserError(
-                f"{path} is larger than {LARGEST_CSV >> 20} MiB: put PNG masks into "
-                "train/masks/ instead"
-            )
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            lines = csv.reader(stream, strict=True)
-            columns = tuple(word.strip() for word in next(lines, []))
-            if columns not in headers:
-                raise UserError(
-                    f"{path}: the first line must be "
-                    f"{' or '.join(','.join(wanted) for wanted in headers)}"
-                )
-            for number, row in enumerate(lines, start=2):
-                if number > MOST_LINES:
-                    raise UserError(
-                        f"{path} has more than {MOST_LINES:,} lines: put PNG masks "
-                        "into train/masks/ instead"
-                    )
-                if row and len(row) != len(columns):
-                    raise UserError(
-                        f"{path}: line {number} has {len(row)} values instead of "
-                        f"{len(columns)}: mend that line"
-                    )
-                if row:
-                    rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}): save it again as CSV in UTF-8"
-        ) from None
-    return columns, rows
-
-
-COMPETITION = PhotoCompetition(
+COMPETITION = Competition(
     name="folder",
+    kind="photographs",
     source="your own images: README.md",
     files=files,
     read=read,
-    metric="mean Dice of each image and class, 1 where both are empty",
+    metric=MEAN_DICE,
     write_submission=write_submission,
 )

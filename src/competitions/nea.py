@@ -43,10 +43,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.competitions import PhotoCompetition, Photographs, PhotoSplit
-from src.competitions.folder import read_csv, write_codes
+from src.competitions import Competition, PhotoSplit, Raw
 from src.competitions.formats.image_files import ENDINGS, decode, decode_labels
 from src.competitions.formats.image_pairs import Pairs, ReadColour, find, listed
+from src.competitions.formats.tables import read_csv, write_codes
+from src.competitions.metrics import MEAN_DICE
 from src.recipe import Data
 from src.terminal.errors import UserError
 
@@ -58,24 +59,29 @@ FRAMES = [("frame_index", "frame_number", "repo_split", "file"), ("frame_index",
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def files(folder: Path, data: Data) -> list[Path]:
-    """Every raw file that `read` will read.
+def files(folder: Path, data: Data) -> dict[str, list[Path]]:
+    """Every raw file that `read` will read, by the split that it is for; frames.csv is for both.
 
     Raises:
         UserError: train/ or test/ is missing.
     """
-    parts = [part for split in ("train", "test") for part in _parts(folder, split)]
-    pictures = [
-        path
-        for part in parts
-        for kind in ("images", "masks")
-        for path in listed(part / kind, ENDINGS)
-    ]
     frames = folder / "frames.csv"
-    return [*pictures, *([frames] if frames.is_file() else [])]
+    table = [frames] if frames.is_file() else []
+    return {
+        split: [
+            *(
+                path
+                for part in _parts(folder, split)
+                for kind in ("images", "masks")
+                for path in listed(part / kind, ENDINGS)
+            ),
+            *table,
+        ]
+        for split in ("train", "test")
+    }
 
 
-def read(folder: Path, data: Data) -> Photographs:
+def read(folder: Path, data: Data) -> Raw:
     """The frames in the order of the video, with their masks, also of test/; (K, H, W) masks have K
     = 1 or 2 classes by their form.
 
@@ -96,7 +102,7 @@ def read(folder: Path, data: Data) -> Photographs:
         f"{folder / 'test'}: its {len(test.name)} frames lie between those of train/: a score on "
         "them flatters, the one out of fold counts"
     )
-    return Photographs(train, test, CLASSES[form], 3, np.uint8, [note])
+    return Raw(train, test, [note], CLASSES[form], 3, np.uint8)
 
 
 def write_submission(
@@ -271,11 +277,12 @@ def _read_frames(path: Path) -> dict[str, int]:
     return found
 
 
-COMPETITION = PhotoCompetition(
+COMPETITION = Competition(
     name="nea",
+    kind="photographs",
     source="github.com/gemsanyu/pruned-rust-segmentation, datasets/NEA",
     files=files,
     read=read,
-    metric="mean Dice of each image and class, 1 where both are empty",
+    metric=MEAN_DICE,
     write_submission=write_submission,
 )

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.competitions import PhotoCompetition, Photographs, PhotoSplit
-from src.competitions.folder import write_codes
+from src.competitions import Competition, PhotoSplit, Raw
 from src.competitions.formats.image_files import ENDINGS, decode
 from src.competitions.formats.image_pairs import ReadColour, find, listed, visible
+from src.competitions.formats.tables import write_codes
+from src.competitions.metrics import MEAN_DICE
 from src.recipe import Data
 from src.terminal.errors import UserError
 
@@ -36,28 +37,30 @@ COLOURS = {"good": (0, 0, 0), "fair": (128, 0, 0), "poor": (0, 128, 0), "severe"
 CLASSES = [state for state in COLOURS if state != "good"]
 
 
-def files(folder: Path, data: Data) -> list[Path]:
-    """Every raw file that `read` will read.
+def files(folder: Path, data: Data) -> dict[str, list[Path]]:
+    """Every raw file that `read` will read, by the split that it is for.
 
     Raises:
         UserError: a folder is missing.
     """
-    parts = [
-        (_part(folder, split, kind), endings)
+    return {
+        split: [
+            path
+            for kind, endings in (("images", ENDINGS), ("masks", (".png",)))
+            for path in listed(_part(folder, split, kind), endings)
+        ]
         for split in ("train", "test")
-        for kind, endings in (("images", ENDINGS), ("masks", (".png",)))
-    ]
-    return [path for part, endings in parts for path in listed(part, endings)]
+    }
 
 
-def read(folder: Path, data: Data) -> Photographs:
+def read(folder: Path, data: Data) -> Raw:
     """The photographs with their masks (3, H, W): fair, poor and severe. The test photographs have
     theirs too.
 
     Raises:
         UserError: a file is missing, damaged or of another size than its image.
     """
-    return Photographs(_split(folder, "train"), _split(folder, "test"), CLASSES, 3, np.uint8, [])
+    return Raw(_split(folder, "train"), _split(folder, "test"), [], CLASSES, 3, np.uint8)
 
 
 def write_submission(
@@ -138,11 +141,12 @@ def _part(folder: Path, *names: str) -> Path:
     return folder
 
 
-COMPETITION = PhotoCompetition(
+COMPETITION = Competition(
     name="sscs",
+    kind="photographs",
     source="doi.org/10.7294/16624663",
     files=files,
     read=read,
-    metric="mean Dice of each image and class, 1 where both are empty",
+    metric=MEAN_DICE,
     write_submission=write_submission,
 )

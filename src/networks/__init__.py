@@ -93,7 +93,8 @@ def for_photographs(member: Member, classes: int, channels: int) -> dict[str, An
     """A member's `network` table with what the data say: photographs of so many channels and K
     classes of defects.
 
-    A gate has one output; softmax has one more than there are classes, for the background.
+    An image classifier has one output; softmax has one more than there are classes, for the
+    background.
 
     Raises:
         UserError: the network is one for pipes.
@@ -103,7 +104,7 @@ def for_photographs(member: Member, classes: int, channels: int) -> dict[str, An
             f"member '{member.name}': network '{member.network['name']}' is for "
             "pipes, not for photographs"
         )
-    outputs = 1 if member.role == "gate" else classes + (member.activation == "softmax")
+    outputs = 1 if member.role == "classify" else classes + (member.activation == "softmax")
     return {**member.network, "classes": outputs, "channels": channels}
 
 

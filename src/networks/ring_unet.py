@@ -15,42 +15,6 @@ from src.terminal.errors import UserError
 Pool = tuple[int, int]  # rows, columns
 
 
-class Recurrence(nn.Module):
-    """Features (B, C, h, w), plus what a bidirectional GRU (Cho et al. 2014) reads in each
-    column of them, downwards and upwards.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gru = nn.GRU(channels, channels // 2, batch_first=True, bidirectional=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        columns = x.permute(0, 3, 2, 1)  # (B, w, h, C)
-        read, _ = self.gru(columns.flatten(0, 1))
-        return x + read.unflatten(0, columns.shape[:2]).permute(0, 3, 2, 1)
-
-
-class Presence(nn.Module):
-    """Logits (B, 1, H, W) of pixels, made smaller where the rows around show no corrosion at all.
-
-    From the deepest features (B, C, h, w) a second head gives each row the chance that about a
-    patch around it holds any corrosion; a pixel's chance is multiplied with it.
-    """
-
-    def __init__(self, channels: int, rows: int) -> None:
-        super().__init__()
-        self.rows = rows
-        self.head = nn.Conv1d(channels, 1, kernel_size=9, padding=4)
-        # at first every row may hold some, so that pixels learn too
-        nn.init.constant_(self.head.bias, 3.0)
-
-    def forward(self, logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        row = self.head(features.amax(dim=3)).repeat_interleave(self.rows, dim=2)[..., None]
-        pixel, row = torch.broadcast_tensors(logits.float(), row.float())
-        # the logit of the product of two sigmoids
-        return -torch.logsumexp(torch.stack([-pixel, -row, -pixel - row]), dim=0)
-
-
 class RingUNet(nn.Module):
     """Ring convolutions at every level, with concatenated skips; between two levels the map is
     pooled along depth and azimuth.
@@ -60,14 +24,7 @@ class RingUNet(nn.Module):
     network may see the pipe above and below a patch.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        channels: list[int],
-        pools: list[Pool],
-        recurrent: bool = False,
-        presence: bool = False,
-    ) -> None:
+    def __init__(self, inputs: int, channels: list[int], pools: list[Pool]) -> None:
         super().__init__()
         self.pools = pools
         self.factor = tuple(math.prod(sizes) for sizes in zip(*pools, strict=True)) or (1, 1)
@@ -80,8 +37,6 @@ class RingUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(double_ring_conv(2 * o, o) for o in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
-        self.along = Recurrence(channels[-1]) if recurrent else nn.Identity()
-        self.presence = Presence(channels[-1], self.factor[0]) if presence else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, columns = self.factor
@@ -92,10 +47,9 @@ class RingUNet(nn.Module):
         for level, block in enumerate(self.encoder):
             x = block(nn.functional.max_pool2d(x, self.pools[level - 1]) if level else x)
             skips.append(x)
-        x = deepest = self.along(x)
         for level in reversed(range(len(self.up))):
             x = self.decoder[level](torch.cat([skips[level], self.up[level](x)], dim=1))
-        return self.presence(self.head(x), deepest) if self.presence else self.head(x)
+        return self.head(x)
 
 
 @register
@@ -104,8 +58,6 @@ def ring_unet(
     pool_rows: Sequence[int] = (),
     pool_columns: Sequence[int] = (),
     inputs: int = 1,
-    recurrent: bool = False,
-    presence: bool = False,
 ) -> nn.Module:
     """The small U-Net; `channels` are those of each level, the first at full size, `inputs` the
     number of channels that it is given.
@@ -113,10 +65,6 @@ def ring_unet(
     `pool_rows` and `pool_columns`, one number for each step down (2 unless given), say by how much
     it shrinks depth and azimuth. A groove runs through hundreds of rows at nearly constant azimuth:
     deep levels that shrink depth alone see it as a whole.
-
-    `recurrent` puts a GRU along depth at the deepest level, through which a row learns of its whole
-    window; `presence` a second head, which makes pixels smaller where the rows around show no
-    corrosion at all.
     """
     steps = len(channels) - 1
     rows, columns = list(pool_rows) or [2] * steps, list(pool_columns) or [2] * steps
@@ -126,6 +74,4 @@ def ring_unet(
             "network 'ring_unet' needs channels, and one number fewer of pool_rows "
             f"and of pool_columns, not {found}"
         )
-    return RingUNet(
-        inputs, list(channels), list(zip(rows, columns, strict=True)), recurrent, presence
-    )
+    return RingUNet(inputs, list(channels), list(zip(rows, columns, strict=True)))

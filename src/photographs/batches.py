@@ -4,7 +4,7 @@ augmented on the device.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,15 +12,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from src import networks
-from src.photographs.dataset import Gallery
-from src.recipe import Member, Photograph
-from src.wells.cleaning import Scaling
+from src.artifacts.run import Run
+from src.networks.scaling import Scaling
+from src.photographs import confusion
+from src.photographs.augmentation import draw_views
+from src.photographs.dataset import PhotoDataset
+from src.recipe import Member, Photograph, Task
+from src.training.data import Batch
 
 TRIES = 10  # places looked at for a crop that is not dark
 DARK = 1 / 16  # of white: a crop with a darker mean shows no steel
 KEPT = 1 << 30  # bytes that scaled photographs may take in memory
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # image, mask, weight
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Crops(Dataset):
     Whole photographs stay in `kept`, where there is one, by row: they are the same in every epoch.
     """
 
-    gallery: Gallery
+    dataset: PhotoDataset
     samples: list[Sample]
     resize: tuple[int, int] | None
     kept: dict[int, Batch] | None = None
@@ -66,12 +68,12 @@ class Crops(Dataset):
         return self.kept[sample.row]
 
     def _read(self, sample: Sample) -> Batch:
-        image, mask = self.gallery.image(sample.row), self.gallery.mask(sample.row)
+        image, mask = self.dataset.image(sample.row), self.dataset.mask(sample.row)
         if sample.size:
-            top, left = place(image, mask, sample, DARK * self.gallery.white)
+            top, left = place(image, mask, sample, DARK * self.dataset.white)
             here = np.s_[top : top + sample.size[0], left : left + sample.size[1]]
             image, mask = image[here], mask[:, *here]
-        tensors = _tensors(image, mask, self.gallery.white)
+        tensors = _tensors(image, mask, self.dataset.white)
         if sample.size:
             lack = sample.size[0] - image.shape[0], sample.size[1] - image.shape[1]
             tensors = tuple(functional.pad(tensor, (0, lack[1], 0, lack[0])) for tensor in tensors)
@@ -126,7 +128,11 @@ def collate(items: list[Batch]) -> Batch:
 
 
 def plan(
-    gallery: Gallery, rows: np.ndarray, settings: Photograph, epoch: int, draw: np.random.Generator
+    dataset: PhotoDataset,
+    rows: np.ndarray,
+    settings: Photograph,
+    epoch: int,
+    draw: np.random.Generator,
 ) -> list[Sample]:
     """The samples of an epoch, as many as there are photographs, in the order in which they are
     trained on.
@@ -137,7 +143,7 @@ def plan(
     """
     size = tuple(settings.crops[epoch % len(settings.crops)]) if settings.crops else None
     seeds = draw.integers(1 << 31, size=len(rows)).tolist()
-    shows = gallery.shows[rows]
+    shows = dataset.shows[rows]
     if settings.balanced:
         kinds = [(k, rows[shows[:, k]]) for k in range(shows.shape[1])] + [
             (None, rows[~shows.any(1)])
@@ -185,132 +191,54 @@ def weighted_kinds(
 
 
 @dataclass(frozen=True)
-class Views:
-    """What is done to each image of a batch, (B,) each: flips, an angle in radians, shifts as
-    shares of the size, and factors.
-    """
+class PhotoTrainingSet:
+    """The photographs of all folds but the task's, a `src.training.data.TrainingSet`."""
 
-    flip_rows: torch.Tensor
-    flip_columns: torch.Tensor
-    angle: torch.Tensor
-    shift_rows: torch.Tensor
-    shift_columns: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-
-    def to(self, device: torch.device) -> "Views":
-        return Views(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def apply(self, image: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor) -> Batch:
-        """Images are interpolated, masks and weights take the nearest pixel; what comes from
-        beyond the edge has weight 0.
-        """
-        if not self.moves:
-            return self.intensities(image, weight), mask, weight
-        grid = self.grid(image.shape[2], image.shape[3])
-        image = functional.grid_sample(image, grid, "bilinear", "border", align_corners=False)
-        mask, weight = (
-            functional.grid_sample(x, grid, "nearest", "zeros", align_corners=False)
-            for x in (mask, weight)
-        )
-        return self.intensities(image, weight), mask, weight
-
-    @property
-    def moves(self) -> bool:
-        moving = (
-            self.flip_rows,
-            self.flip_columns,
-            self.angle,
-            self.shift_rows,
-            self.shift_columns,
-        )
-        return any(bool(tensor.any()) for tensor in moving)
-
-    def grid(self, height: int, width: int) -> torch.Tensor:
-        """For `grid_sample`, (B, height, width, 2): where each pixel comes from, columns first,
-        -1 to 1 from edge to edge.
-        """
-        cos, sin = self.angle.cos(), self.angle.sin()
-        up, left = 1 - 2.0 * self.flip_rows, 1 - 2.0 * self.flip_columns
-        # In pixels a rotation is a rotation; in shares of the size it must be stretched by the
-        # ratio of the sides.
-        columns = torch.stack([left * cos, -left * sin * height / width, self.shift_columns], dim=1)
-        rows = torch.stack([up * sin * width / height, up * cos, self.shift_rows], dim=1)
-        return functional.affine_grid(
-            torch.stack([columns, rows], dim=1), [len(cos), 1, height, width], align_corners=False
-        )
-
-    def intensities(self, image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Contrast about each image's mean, then brightness, as factors."""
-        brightness, contrast = (
-            self.brightness[:, None, None, None],
-            self.contrast[:, None, None, None],
-        )
-        mean = (image * weight).sum((1, 2, 3), keepdim=True) / (
-            weight.sum((1, 2, 3), keepdim=True) * image.shape[1]
-        ).clamp(min=1)
-        return ((image - mean) * contrast + mean) * brightness
-
-
-def draw_views(settings: Photograph, samples: list[Sample], generator: torch.Generator) -> Views:
-    """Views for a batch, drawn on the CPU: independent and uniform, each flip with probability
-    one half; or what `weighted` drew.
-    """
-    count, kinds = len(samples), [sample.kind for sample in samples]
-
-    def uniform(most: float) -> torch.Tensor:
-        return most * (2 * torch.rand(count, generator=generator) - 1)
-
-    chance = torch.rand(2, count, generator=generator) < 0.5
-    flip_rows, flip_columns = chance & settings.flips
-    angle = uniform(math.radians(settings.rotate))
-    if settings.weighted:
-        flip_rows, flip_columns = (
-            torch.tensor([kind == "vertical_flip" for kind in kinds]),
-            torch.zeros(count, dtype=torch.bool),
-        )
-        angle = angle * torch.tensor([kind == "rotation" for kind in kinds])
-    # the sides of a grid are 2 long
-    shifts = uniform(2 * settings.shift), uniform(2 * settings.shift)
-    return Views(
-        flip_rows,
-        flip_columns,
-        angle,
-        *shifts,
-        1 + uniform(settings.brightness),
-        1 + uniform(settings.contrast),
-    )
-
-
-@dataclass(frozen=True)
-class PhotoSource:
-    """A training set of photographs for one member: what `src.training.Fit` asks of its data."""
-
-    gallery: Gallery
-    rows: np.ndarray
-    member: Member
+    run: Run
+    task: Task
+    dataset: PhotoDataset
     device: torch.device
     workers: int  # processes that read beside the one that trains; 0 where the CPU itself trains
+    rows: np.ndarray
     scaling: Scaling
     kept: dict[int, Batch] = field(default_factory=dict)
+    kept_held_out: dict[int, Batch] = field(default_factory=dict)
+
+    @staticmethod
+    def of(run: Run, task: Task, device: torch.device, threads: int) -> "PhotoTrainingSet":
+        train = PhotoDataset.open(run, "train")
+        rows = np.flatnonzero((train.fold >= 0) & (train.fold != task.fold))
+        # on a CPU they would take the cores from the training itself
+        workers = threads if device.type == "cuda" else 0
+        return PhotoTrainingSet(run, task, train, device, workers, rows, train.scaling(rows))
+
+    @property
+    def member(self) -> Member:
+        return self.run.recipe.member(self.task.member)
 
     def network(self) -> torch.nn.Module:
-        return networks.create(
-            networks.for_photographs(
-                self.member, len(self.gallery.classes), self.gallery.moments.shape[2]
-            )
-        )
+        return networks.create(self.run.modality.network_options(self.run, self.member))
+
+    def held_out(self, network: torch.nn.Module) -> dict[str, float]:
+        """IoU over all pixels with the background, and the mean IoU of the classes."""
+        rows = np.flatnonzero(self.dataset.fold == self.task.fold)
+        resize = self.member.photograph.resize
+        whole = [Sample(int(row), 0, None) for row in rows]
+        kept = self.kept_held_out if resize else None
+        read = Crops(self.dataset, whole, resize and tuple(resize), kept)
+        pairs = ((image, mask) for image, mask, _ in (read[number] for number in range(len(read))))
+        return confusion.held_out(network, pairs, self.scaling, self.member, self.device)
 
     def epoch(self, epoch: int, seed: int) -> tuple[int, Iterator[Batch]]:
-        """The number of batches, and the batches, on the device; a gate's truth is (B, 1, 1, 1),
-        whether there is any defect.
+        """The number of batches, and the batches, on the device; an image classifier's truth is (B,
+        1, 1, 1), whether there is any defect.
         """
         settings, size = self.member.photograph, self.member.batch_size
-        samples = plan(self.gallery, self.rows, settings, epoch, np.random.default_rng(seed))
+        samples = plan(self.dataset, self.rows, settings, epoch, np.random.default_rng(seed))
         if len(samples) % size == 1 < len(samples):
             samples.pop()  # batch norm cannot train on a batch of one; the next epoch draws anew
         crops = Crops(
-            self.gallery,
+            self.dataset,
             samples,
             settings.resize and tuple(settings.resize),
             self.kept if self._fit_memory() else None,
@@ -330,7 +258,7 @@ class PhotoSource:
         """
         settings, planes = (
             self.member.photograph,
-            self.gallery.moments.shape[2] + len(self.gallery.classes) + 1,
+            self.dataset.moments.shape[2] + len(self.dataset.classes) + 1,
         )
         return (
             bool(settings.resize and not self.workers)
@@ -347,14 +275,24 @@ class PhotoSource:
         )
         for number, batch in enumerate(loader):
             image, mask, weight = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            views = draw_views(
-                self.member.photograph, samples[number * size : (number + 1) * size], generator
-            ).to(self.device)
+            kinds = [sample.kind for sample in samples[number * size : (number + 1) * size]]
+            views = draw_views(self.member.photograph, kinds, generator).to(self.device)
             image, mask, weight = views.apply(image, mask, weight)
             image = (image - center) / scale * weight  # beyond the edge lies the mean
-            if self.member.role == "gate":
+            if self.member.role == "classify":
                 mask, weight = (
                     mask.amax((1, 2, 3), keepdim=True),
                     torch.ones_like(weight[:, :, :1, :1]),
                 )
             yield image, mask, weight
+
+
+def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
+    """At most so many photographs (1, C, H, W) that a task was trained on, scaled, of one size."""
+    train, settings = PhotoDataset.open(run, "train"), run.recipe.member(task.member).photograph
+    rows = np.flatnonzero((train.fold >= 0) & (train.fold != task.fold))
+    size = tuple(settings.resize or train.size[rows].max(0).tolist())
+    for row in rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]:
+        image = scaling.apply(train.image(row).astype(np.float32) / train.white)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None]
+        yield functional.interpolate(x, size, mode="bilinear", antialias=True)

@@ -7,22 +7,22 @@ accuracy / (2 - accuracy). Where most pixels are background it hardly notices th
 told here beside the IoU of each class.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import nn
 
-from src import artifacts
-from src.artifacts import Paths
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.networks.devices import LAYOUT, autocast
 from src.networks.layers import Activation, probability
-from src.photographs.averaging import oof_average, tasks_of
-from src.photographs.batches import Batch, Crops, Sample
-from src.photographs.dataset import Gallery
+from src.networks.loading import load_network
+from src.networks.scaling import Scaling
+from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import STEPS, in_tiles, predict
-from src.recipe import Member, Recipe
-from src.wells.cleaning import Scaling
-from src.wells.prediction import LAYOUT, autocast, load_network
+from src.recipe import Member
+from src.scoring import averaging
 
 
 def labels(likely: np.ndarray, activation: Activation) -> np.ndarray:
@@ -70,89 +70,69 @@ def micro_iou(counts: np.ndarray) -> float:
     return float(accuracy / (2 - accuracy))
 
 
-def out_of_fold(recipe: Recipe, paths: Paths, seeds: list[int]) -> np.ndarray:
-    """`count` over all photographs that were held out, predicted by the average of some seeds."""
-    chosen, train = recipe.model_copy(update={"seeds": seeds}), Gallery.open(paths, recipe, "train")
-    average = oof_average(chosen, paths, "segment")
-    activation = next(member.activation for member in recipe.members if member.role == "segment")
+def out_of_fold(run: Run) -> np.ndarray:
+    """`count` over all photographs that were held out, predicted by the average of all tasks."""
+    train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
     counts = empty(len(train.classes))
     for row, name in enumerate(train.name):
-        if name in average.names:
-            counts += count(train.mask(row), average.of(name), activation)
+        if name in average.row_of:
+            counts += count(train.mask(row), average.of(name), activation_of(run))
     return counts
 
 
-def on_test(
-    recipe: Recipe, paths: Paths, seeds: list[int], device: torch.device
-) -> np.ndarray | None:
-    """`count` over all test photographs, predicted by the average of all folds of some seeds;
-    None where their truth is not known.
+def activation_of(run: Run) -> Activation:
+    """That of the members that segment."""
+    return next(member.activation for member in run.recipe.members if member.role == "segment")
+
+
+def on_test(run: Run, device: torch.device) -> np.ndarray | None:
+    """`count` over all test photographs, predicted by the average of all folds; None where their
+    truth is not known.
     """
-    if not artifacts.holds(paths.prepared(recipe), "test/mask"):
+    if not hdf5.holds(run.prepared("test"), "mask"):
         return None
-    test = Gallery.open(paths, recipe, "test")
-    chosen = recipe.model_copy(update={"seeds": seeds})
-    tasks = tasks_of(chosen, "segment")
+    test = PhotoDataset.open(run, "test")
     loaded = [
-        (recipe.member(task.member), *load_network(recipe, task, paths, device, len(test.classes)))
-        for task in tasks
+        (run.recipe.member(task.member), *load_network(run, task, device))
+        for task in run.tasks("segment")
     ]
     counts = empty(len(test.classes))
     for row in range(len(test.name)):
         image = test.image(row)[None]
         parts = [
-            predict(network, image, test.white, scaling, member, recipe.inference, device)[0]
+            predict(network, image, test.white, scaling, member, run.recipe.inference, device)[0]
             for member, network, scaling in loaded
         ]
-        counts += count(
-            test.mask(row), np.mean(parts, 0, dtype=np.float32), loaded[0][0].activation
-        )
+        mean = np.mean(parts, 0, dtype=np.float32)
+        counts += count(test.mask(row), mean, activation_of(run))
     return counts
 
 
-@dataclass
-class HeldOut:
-    """Scores a network on its held-out fold while it is trained: whole photographs at the size
-    in which it sees them, without flips.
+def held_out(
+    network: nn.Module,
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    scaling: Scaling,
+    member: Member,
+    device: torch.device,
+) -> dict[str, float]:
+    """Scores of a network on whole photographs at the size in which it sees them, without flips.
+
+    Args:
+        pairs: images (C, H, W), white being 1, and masks (K, H, W).
     """
-
-    train: Gallery
-    rows: np.ndarray
-    member: Member
-    scaling: Scaling
-    device: torch.device
-    kept: dict[int, Batch] = field(default_factory=dict)
-
-    def __call__(self, network: nn.Module) -> dict[str, float]:
-        network.eval()
-        resize = self.member.photograph.resize
-        read = Crops(
-            self.train,
-            [Sample(int(row), 0, None) for row in self.rows],
-            resize and tuple(resize),
-            self.kept if resize else None,
+    network.eval()
+    counts: np.ndarray | int = 0
+    for image, mask in pairs:
+        scaled = scaling.apply(image.permute(1, 2, 0).numpy())
+        x = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
+        with torch.inference_mode(), autocast(member, device):
+            logits = in_tiles(network, x.contiguous(memory_format=LAYOUT))
+        # as it would be stored
+        likely = probability(logits, member.activation)[0].mul(STEPS).round().div(STEPS)
+        counts = counts + count(
+            mask.numpy().astype(np.uint8), likely.cpu().numpy(), member.activation
         )
-        counts = empty(len(self.train.classes))
-        for number in range(len(read)):
-            image, mask, _ = read[number]
-            scaled = (
-                torch.from_numpy(self.scaling.apply(image.permute(1, 2, 0).numpy()))
-                .permute(2, 0, 1)[None]
-                .to(self.device)
-            )
-            with torch.inference_mode(), autocast(self.member, self.device):
-                logits = in_tiles(network, scaled.contiguous(memory_format=LAYOUT))
-            # as it would be stored
-            likely = (
-                probability(logits, self.member.activation)[0]
-                .mul(STEPS)
-                .round()
-                .div(STEPS)
-                .cpu()
-                .numpy()
-            )
-            counts += count(mask.numpy().astype(np.uint8), likely, self.member.activation)
-        return {
-            "held_out_micro_iou": micro_iou(counts),
-            "held_out_iou": float(class_iou(counts).mean()),
-        }
+    return {
+        "held_out_micro_iou": micro_iou(counts),
+        "held_out_iou": float(class_iou(counts).mean()),
+    }

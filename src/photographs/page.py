@@ -3,86 +3,60 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from src import artifacts, networks
-from src.artifacts import Arrays, CreatedFrom, Paths
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
 from src.photographs import selection
-from src.photographs.averaging import Average
-from src.photographs.dataset import Gallery
-from src.photographs.selection import mask_of
-from src.recipe import Recipe, to_toml
-from src.report import checks, curves, pictures, provenance
+from src.photographs.dataset import PhotoDataset
+from src.report import curves, pictures, provenance
+from src.report.checks import Check
 from src.report.rendering import render
+from src.scoring import averaging
+from src.scoring.averaging import Average
 
 SHOWN = 6  # photographs, of the best and of the worst each
 LONGEST = 1600  # pixels of a side that is shown; more are shrunk
 
 
-def page(recipe: Recipe, paths: Paths, result: dict[str, Any], made: CreatedFrom) -> str:
+def page(
+    run: Run, result: dict[str, Any], train: PhotoDataset, selected: Arrays, checks: list[Check]
+) -> str:
     """The page as HTML.
 
     Args:
         result: what submissions/<recipe>.json says.
-        made: what the submission is made from.
+        selected: as `src.photographs.selection.arrays_of` gives it.
     """
-    train, test = Gallery.open(paths, recipe, "train"), Gallery.open(paths, recipe, "test")
-    chosen = artifacts.read_arrays(
-        paths.choice(recipe), ["name", "dice", "shows", "closed", "gate", "curve"]
+    own = result.get("classifier")
+    score = run.competition.metric.of(*selected["selected"])
+    chart = own and curves.classifier_chart(
+        selected["classifier"], selected["shows"].any(1), own["threshold"]
     )
-    told, csv, official = (
-        curves.histories(recipe, paths),
-        paths.submission(recipe),
-        paths.submission(recipe, "_official.csv"),
-    )
-    channels = train.moments.shape[2]
+    at = selected["score_at_thresholds"]
     return render(
         "photographs.html",
         "photographs.js",
         result=result,
         ruler=_ruler(result),
-        classes=_classes(
-            train.classes, chosen, result, pd.read_csv(csv, dtype=str, keep_default_na=False)
-        ),
-        class_charts=_class_charts(
-            train.classes, chosen["curve"], selection.sizes_of(recipe), result
-        ),
-        gate_chart=curves.gate_chart(
-            chosen["gate"], chosen["shows"].any(1), result["gate"]["threshold"]
-        )
-        if "gate" in result
-        else None,
-        photographs=_photographs(
-            train, Average([[paths.ensemble(recipe)]], "oof/"), chosen, result
-        ),
+        classes=_classes(run, train.classes, selected, score, result),
+        class_charts=_class_charts(train.classes, at, selection.sizes_of(run), result),
+        classifier_chart=chart,
+        photographs=_photographs(run, train, selected, score),
         colours=dict(zip(train.classes, pictures.class_colours(len(train.classes)), strict=True)),
         inferno=pictures.INFERNO,
-        learning=curves.learning(recipe, told),
-        members=provenance.members(
-            recipe,
-            told,
-            {
-                m.name: networks.for_photographs(m, len(train.classes), channels)
-                for m in recipe.members
-            },
-        ),
-        seeds=recipe.seeds,
-        checks=checks.photographs(csv, test.name.tolist(), test.classes, test.size),
-        files=provenance.files([csv, official]),
-        made=made,
-        versions=provenance.versions(),
-        toml=to_toml(recipe),
+        **provenance.shared(run, checks),
     )
 
 
 def _ruler(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of the chart at the top, between 0 and 1."""
     lines = [{"what": "Out of fold", "value": result["oof_score"], "kind": "score"}]
-    if "gate" in result:
+    if "classifier" in result:
         lines.append(
             {
-                "what": "Out of fold, without the gate",
-                "value": result["oof_score_without_gate"],
+                "what": "Out of fold, without the image classifier",
+                "value": result["oof_score_without_classifier"],
                 "kind": "score",
             }
         )
@@ -100,28 +74,33 @@ def _ruler(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _classes(
-    names: list[str], chosen: Arrays, result: dict[str, Any], submission: pd.DataFrame
+    run: Run, names: list[str], selected: Arrays, score: np.ndarray, result: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A line for each class: how often it is shown and marked, what was chosen for it, and its
-    mean Dice out of fold.
+    """A line for each class: how often it is shown and marked, what is selected for it, and its
+    mean score out of fold.
+
+    Args:
+        score: (N, K).
     """
+    shows, empty = selected["shows"], selection.all_empty(run.competition.metric, selected)
+    test = len(hdf5.read(run.prepared("test"), "name")["name"])
+    with hdf5.reading(run.ensemble) as file:
+        masks = file["test/mask"]
+        marked = np.sum([masks[row].any((1, 2)) for row in range(len(masks))], axis=0, dtype=int)
+        marked = np.broadcast_to(marked, len(names))
     lines = []
     for k, name in enumerate(names):
-        shown, dice, marked = (
-            chosen["shows"][:, k],
-            chosen["dice"][:, k],
-            submission["rle"][submission["class"] == name] != "",
-        )
+        shown, own = shows[:, k], score[:, k]
         lines.append(
             {
                 "name": name,
                 "shown": float(shown.mean()),
-                "marked": float(marked.mean()) if len(marked) else None,
+                "marked": float(marked[k] / test) if test else None,
                 "threshold": result["threshold"][k],
                 "min_size": result["min_size"][k],
-                "dice": float(dice.mean()),
-                "dice_shown": float(dice[shown].mean()) if shown.any() else None,
-                "all_empty": float((~shown).mean()),
+                "score": float(own.mean()),
+                "score_shown": float(own[shown].mean()) if shown.any() else None,
+                "all_empty": float(empty[:, k].mean()),
             }
         )
     return lines
@@ -130,7 +109,7 @@ def _classes(
 def _class_charts(
     names: list[str], curve: np.ndarray, sizes: list[int], result: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """For each class the mean Dice of all training photographs against the threshold, at the
+    """For each class the mean score of all training photographs against the threshold, at the
     smallest component chosen.
     """
     return [
@@ -147,59 +126,46 @@ def _class_charts(
 
 
 def _photographs(
-    train: Gallery, average: Average, chosen: Arrays, result: dict[str, Any]
+    run: Run, train: PhotoDataset, selected: Arrays, score: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The photographs with defects that came out best and worst, out of fold, by the mean Dice
+    """The photographs with defects that came out best and worst, out of fold, by the mean score
     of the classes that they show.
     """
-    score = np.where(chosen["shows"], chosen["dice"], np.nan)
-    defective = np.flatnonzero(chosen["shows"].any(1))
+    score = np.where(selected["shows"], score, np.nan)
+    defective = np.flatnonzero(selected["shows"].any(1))
     order = defective[np.argsort(np.nanmean(score[defective], axis=1), kind="stable")]
     row_of = {name: row for row, name in enumerate(train.name)}
-    groups = []
+    average, groups = averaging.of_ensemble(run, "oof"), []
     for title, some in (("Worst", order[:SHOWN]), ("Best", order[::-1][:SHOWN])):
         drawn = [
-            _photograph(
-                train, row_of[chosen["name"][n]], average, bool(chosen["closed"][n]), result
-            )
+            {
+                **_photograph(run, train, row_of[selected["name"][n]], average),
+                "rejected": bool(selected["rejected"][n]),
+                "score": float(np.nanmean(score[n])),
+            }
             for n in some
         ]
-        scores = [float(np.nanmean(score[n])) for n in some]
-        groups.append(
-            {
-                "title": title,
-                "photographs": [
-                    own | {"score": dice} for own, dice in zip(drawn, scores, strict=True)
-                ],
-            }
-        )
+        groups.append({"title": title, "photographs": drawn})
     return groups
 
 
-def _photograph(
-    train: Gallery, row: int, average: Average, closed: bool, result: dict[str, Any]
-) -> dict[str, Any]:
+def _photograph(run: Run, train: PhotoDataset, row: int, average: Average) -> dict[str, Any]:
     name = str(train.name[row])
     probability, truth, image = average.of(name), train.mask(row), train.image(row) / train.white
-    mask = (
-        np.zeros_like(truth)
-        if closed
-        else mask_of(probability, result["threshold"], result["min_size"])
-    )
+    place, (height, width) = average.row_of[name], train.size[row]
+    mask = hdf5.read_rows(run.ensemble, ["oof/mask"], np.array([place]))["oof/mask"][0]
     step = -(-max(image.shape[:2]) // LONGEST)
     shows = [label for label, own in zip(train.classes, truth, strict=True) if own.any()]
+    likely = probability.max(0)[::step, ::step]
+    panels = {
+        "photograph": pictures.photograph(image, step),
+        "truth": pictures.classes(truth[:, ::step, ::step]),
+        "probability": pictures.probability(likely),
+        "mask": pictures.classes(mask[:, :height:step, :width:step]),
+    }
     return {
         "name": name,
-        "closed": closed,
         "shows": ", ".join(shows),
         "broad": image.shape[1] > 1.5 * image.shape[0],
-        "panels": [
-            {"title": "photograph", "picture": pictures.photograph(image, step)},
-            {"title": "truth", "picture": pictures.classes(truth[:, ::step, ::step])},
-            {
-                "title": "probability",
-                "picture": pictures.probability(probability.max(0)[::step, ::step]),
-            },
-            {"title": "mask", "picture": pictures.classes(mask[:, ::step, ::step])},
-        ],
+        "panels": [{"title": title, "picture": own} for title, own in panels.items()],
     }

@@ -3,28 +3,21 @@ whole set may not fit in memory.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from src import artifacts
-from src.artifacts import CreatedFrom, Paths, streams
+from src.artifacts.predictions import Predictions
+from src.artifacts.run import Run
+from src.networks.devices import LAYOUT, autocast
 from src.networks.layers import probability
-from src.photographs.dataset import Gallery
-from src.photographs.selection import open_rows
-from src.recipe import Inference, Member, Recipe, Task
-from src.wells.cleaning import Scaling
-from src.wells.prediction import (
-    LAYOUT,
-    autocast,
-    check_finite,
-    load_network,
-    predictions_from,
-    set_up_torch,
-)
+from src.networks.loading import load_network
+from src.networks.scaling import Scaling
+from src.photographs.dataset import PhotoDataset
+from src.photographs.selection import accepted
+from src.recipe import Inference, Member, Task
 
 # pixels: what a network sees at once of a photograph larger than `WHOLE`, and how much of it is
 # context only
@@ -35,92 +28,36 @@ WHOLE = 1 << 22  # pixels: a photograph up to 4 megapixels is predicted at once
 STEPS = 1024
 
 
-def predict_held_out(
-    recipe: Recipe, task: Task, paths: Paths, inputs: CreatedFrom, device: torch.device
-) -> None:
-    """Write oof.h5 of a task: its held-out fold."""
-    train = Gallery.open(paths, recipe, "train")
-    _predict(
-        train,
-        np.flatnonzero(train.fold == task.fold),
-        recipe,
-        task,
-        paths,
-        paths.oof(recipe, task),
-        inputs,
-        device,
-    )
+def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Predictions:
+    """What a trained task says of its held-out fold ("train") or of the test set, without what an
+    image classifier has rejected; a classifier's own probabilities are (1, 1, 1) each.
 
-
-def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a task's test predictions are made from: with a gate, also which photographs it lets
-    pass.
+    Beyond a photograph's size lie zeros.
     """
-    rows = open_rows(recipe, task, paths, prepared)
-    return predictions_from(recipe, task, paths, prepared) | {"rows": artifacts.digest(rows)}
+    dataset, member = PhotoDataset.open(run, split), run.recipe.member(task.member)
+    if split == "train":
+        rows = np.flatnonzero(dataset.fold == task.fold)
+    else:
+        all_of_them = np.arange(len(dataset.name))
+        rows = all_of_them if member.role == "classify" else accepted(run)
+    network, scaling = load_network(run, task, device)
+    size = dataset.size[rows]
+    shape = (len(dataset.classes), *size.max(0, initial=1).tolist())
+
+    def one_size_at_a_time() -> Iterator[np.ndarray]:
+        for batch in batches(dataset, rows, member.batch_size):
+            images = np.stack([dataset.image(row) for row in batch])
+            yield predict(
+                network, images, dataset.white, scaling, member, run.recipe.inference, device
+            )
+
+    shape = (1, 1, 1) if member.role == "classify" else shape
+    return Predictions(dataset.name[rows], shape, one_size_at_a_time(), size)
 
 
-def predict_test(
-    recipe: Recipe,
-    task: Task,
-    paths: Paths,
-    inputs: CreatedFrom,
-    device: torch.device,
-    threads: int,
-) -> None:
-    """Write test.h5 of a task, without what a gate called clean; `inputs` is what `test_from`
-    says of it.
-    """
-    set_up_torch(threads)
-    rows = open_rows(recipe, task, paths, inputs["prepared"])
-    _predict(
-        Gallery.open(paths, recipe, "test"),
-        rows,
-        recipe,
-        task,
-        paths,
-        paths.test(recipe, task),
-        inputs,
-        device,
-    )
-
-
-def _predict(
-    gallery: Gallery,
-    rows: np.ndarray,
-    recipe: Recipe,
-    task: Task,
-    paths: Paths,
-    target: Path,
-    inputs: CreatedFrom,
-    device: torch.device,
-) -> None:
-    """`name` (N,), `size` (N, 2) and `probability` (N, K, H, W) float16, a gate's (N, 1, 1, 1);
-    beyond a photograph's size, zeros.
-    """
-    member = recipe.member(task.member)
-    network, scaling = load_network(recipe, task, paths, device, len(gallery.classes))
-    height, width = gallery.size[rows].max(0, initial=1)
-    shape = (1, 1, 1) if member.role == "gate" else (len(gallery.classes), height, width)
-    with streams.streaming(target, inputs) as stream:
-        stream.put("name", gallery.name[rows])
-        stream.put("size", gallery.size[rows])
-        stream.create("probability", (len(rows), *shape), np.float16)
-        done = 0
-        for batch in batches(gallery, rows, member.batch_size):
-            images = np.stack([gallery.image(row) for row in batch])
-            own = predict(network, images, gallery.white, scaling, member, recipe.inference, device)
-            check_finite(own, paths.weights(recipe, task))
-            for p in own:
-                stream.write("probability", done, p)
-                done += 1
-            paths.progress(recipe, task).write_text(f"{done / len(rows):.4f}", encoding="utf-8")
-    paths.progress(recipe, task).unlink(missing_ok=True)
-
-
-def batches(gallery: Gallery, rows: np.ndarray, most: int) -> Iterator[np.ndarray]:
+def batches(dataset: PhotoDataset, rows: np.ndarray, most: int) -> Iterator[np.ndarray]:
     """Stretches of at most `most` rows whose photographs are of one size."""
-    breaks = np.flatnonzero((np.diff(gallery.size[rows], axis=0) != 0).any(1)) + 1
+    breaks = np.flatnonzero((np.diff(dataset.size[rows], axis=0) != 0).any(1)) + 1
     for stretch in np.split(rows, breaks):
         for first in range(0, len(stretch), most):
             yield stretch[first : first + most]
@@ -135,8 +72,8 @@ def predict(
     inference: Inference,
     device: torch.device,
 ) -> np.ndarray:
-    """Probabilities (B, K, H, W) float16, a gate's (B, 1, 1, 1), of photographs (B, H, W, C):
-    the mean over the flips.
+    """Probabilities (B, K, H, W) float16, an image classifier's (B, 1, 1, 1), of photographs (B, H,
+    W, C): the mean over the flips.
     """
     x = (
         torch.from_numpy(scaling.apply(images.astype(np.float32) / white))

@@ -1,72 +1,66 @@
-"""What turns probabilities of photographs into masks, chosen out of fold: thresholds, smallest
-components, and the gate's threshold.
+"""What turns probabilities of photographs into masks, selected out of fold: for each class a
+threshold and a smallest component, and the threshold of the image classifier, where there is one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import joblib
 import numpy as np
 from scipy import ndimage
 
-from src import artifacts
-from src.artifacts import CreatedFrom, Paths, content_digest, digest, made_from, up_to_date
-from src.photographs.averaging import Average, oof_average, tasks_of, test_average
-from src.photographs.dataset import Gallery
-from src.recipe import Recipe, Task
-from src.terminal.errors import UserError
-from src.wells.prediction import predictions_from
+from src.artifacts import hdf5, lineage
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.competitions.metrics import Metric
+from src.photographs.dataset import PhotoDataset
+from src.scoring import averaging
+from src.scoring.averaging import Average
+from src.scoring.selection import Choice, Nested, select
 
 # The last marks nothing: where a class is hopeless, empty masks score best.
 THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
 HALF = 5  # the place of one half among them
-# a photograph whose gate probability is lower is called clean; 0 calls none so
-GATES = np.arange(100) / 100
-CHUNK = 64  # photographs scored by one process at a time
+# a photograph is rejected, called clean, where its probability of any defect is lower; 0: never
+REJECTING = np.arange(100) / 100
+CHUNK = 64  # photographs counted by one process at a time
+# ways to select: with the classifier or without, at selected thresholds and sizes or at one half
+WAYS = ("selected", "unrejected", "half", "half_unrejected")
 
 
 def overlaps(probability: np.ndarray, truth: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Dice (T, S, K) of one photograph (K, H, W) at each of `THRESHOLDS` and without components of
-    fewer than each of `sizes` pixels.
+    """Pixels (2, T, S, K) of one photograph (K, H, W) that are shared with the truth, and that are
+    predicted, at each of `THRESHOLDS` and without components of fewer than each of `sizes` pixels.
 
-    Pixels touch across edges and corners. Dice is 1 where mask and truth are empty.
+    Pixels touch across edges and corners.
     """
-    result = np.empty((len(THRESHOLDS), len(sizes), len(truth)))
+    result = np.zeros((2, len(THRESHOLDS), len(sizes), len(truth)), np.int64)
     for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
-        true = int(y.sum())
         for t, threshold in enumerate(THRESHOLDS):
             box = _box(p > threshold)
             p, y = p[box], y[box]  # what lies outside is below every further threshold too
-            label, count = (
-                ndimage.label(p > threshold, np.ones((3, 3)))
-                if p.size
-                else (np.zeros(p.shape, int), 0)
-            )
+            if not p.size:
+                break
+            label, count = ndimage.label(p > threshold, np.ones((3, 3)))
             area = np.bincount(label.ravel(), minlength=count + 1)[1:]
             hit = np.bincount(label[y > 0], minlength=count + 1)[1:]
             for s, size in enumerate(sizes):
-                marked, common = area[area >= size].sum(), hit[area >= size].sum()
-                result[t, s, k] = 2 * common / (marked + true) if marked + true else 1.0
+                result[:, t, s, k] = hit[area >= size].sum(), area[area >= size].sum()
     return result
 
 
 def _box(mask: np.ndarray) -> tuple[slice, slice]:
     """The smallest box that holds all of a mask (H, W), an empty one for an empty mask."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return (
-        (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        if len(rows)
-        else (slice(0), slice(0))
-    )
+    if not len(rows):
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def mask_of(
     probability: np.ndarray, threshold: Sequence[float], min_size: Sequence[int]
 ) -> np.ndarray:
-    """Masks (K, H, W) uint8 of one photograph: a threshold and a smallest component for each
-    class.
-    """
+    """Masks (K, H, W) uint8 of one photograph: a threshold and a smallest component a class."""
     masks = np.zeros(probability.shape, np.uint8)
     for k, p in enumerate(probability):
         label, _ = ndimage.label(p > threshold[k], np.ones((3, 3)))
@@ -77,167 +71,202 @@ def mask_of(
 
 
 @dataclass(frozen=True)
-class Rule:
-    """For each class an index of `THRESHOLDS` and one of the sizes; and one of `GATES`."""
-
-    threshold: tuple[int, ...]
-    size: tuple[int, ...]
-    gate: int
-
-
-def best_rule(dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None) -> Rule:
-    """The rule with the highest mean Dice.
-
-    Args:
-        dice: (T, S, N, K) as `overlaps` gives it.
-        shows: (N, K), which classes a photograph truly shows: an empty mask scores 1 where it does
-            not.
-        gate: (N,) probability of any defect, or None without a gate.
+class Counted:
+    """What candidates are scored by: pixels shared and predicted (2, T, S, N, K), true pixels (N,
+    K), the folds (F,) and each photograph's place among them, and its probability of any defect
+    (N,), where there is an image classifier.
     """
-    t, s, n, k = dice.shape
-    flat = dice.reshape(t * s, n, k)
-    best, chosen, opened = -1.0, flat.mean(1).argmax(0), 0
-    for number, level in enumerate(GATES if gate is not None else GATES[:1]):
-        closed = np.zeros(n, bool) if gate is None else gate < level
-        mean = (flat[:, ~closed].sum(1) + (~shows[closed]).sum(0)) / n
-        if mean.max(0).mean() > best:
-            best, chosen, opened = mean.max(0).mean(), mean.argmax(0), number
-    return Rule(tuple((chosen // s).tolist()), tuple((chosen % s).tolist()), opened)
+
+    pixels: np.ndarray
+    true: np.ndarray
+    folds: np.ndarray
+    place: np.ndarray
+    verdict: np.ndarray | None
+
+    def way(self, name: str) -> "Counted":
+        """What one of the `WAYS` selects on."""
+        pixels = self.pixels[:, HALF : HALF + 1, :1] if name.startswith("half") else self.pixels
+        verdict = None if name.endswith("unrejected") else self.verdict
+        return Counted(pixels, self.true, self.folds, self.place, verdict)
+
+    def scores(self, metric: Metric) -> np.ndarray:
+        """(T S, N, K) of every candidate."""
+        of_all = metric.of(*self.pixels, self.true)
+        return of_all.reshape(-1, *of_all.shape[2:])
+
+    def select(self, metric: Metric) -> Nested:
+        """The candidates of each class and the classifier's threshold, nested over folds."""
+        scores, default = self.scores(metric), min(HALF, self.pixels.shape[1] - 1)
+        empty = metric.of(*np.zeros((2, *self.true.shape), np.int64), self.true)
+        sums = [self._sums(scores, empty, self.place == fold) for fold in range(len(self.folds))]
+        return select(np.stack(sums, axis=3), default * self.pixels.shape[2])
+
+    def _sums(self, scores: np.ndarray, empty: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """(G, C, K) over the photographs of a fold at each threshold of the classifier."""
+        if self.verdict is None:
+            return scores[:, own].sum(1)[None]
+        rows = np.flatnonzero(own)
+        rows = rows[np.argsort(-self.verdict[rows], kind="stable")]  # the surest first
+        accepted = np.searchsorted(-self.verdict[rows], -REJECTING, side="right")
+        kept = np.pad(scores[:, rows].cumsum(1), ((0, 0), (1, 0), (0, 0)))
+        lost = np.pad(empty[rows].cumsum(0), ((1, 0), (0, 0)))
+        return kept[:, accepted].swapaxes(0, 1) + (lost[-1] - lost[accepted])[:, None]
+
+    def under(self, nested: Nested) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels shared, predicted and true (3, N, K), each fold's under what is selected on the
+        others; and which photographs (N,) are rejected.
+        """
+        sizes = self.pixels.shape[2]
+        result, rejected = np.zeros((3, *self.true.shape), np.int64), np.zeros(len(self.true), bool)
+        result[2] = self.true
+        for fold, choice in enumerate(nested.without):
+            own = np.flatnonzero(self.place == fold)
+            for k, candidate in enumerate(choice.candidates):
+                result[:2, own, k] = self.pixels[:, candidate // sizes, candidate % sizes, own, k]
+            if self.verdict is not None:
+                rejected[own] = self.verdict[own] < REJECTING[choice.setting]
+        result[:2, rejected] = 0
+        return result, rejected
 
 
-def apply_rule(
-    rule: Rule, dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Dice (N, K) under a rule, and which photographs (N,) the gate closes."""
-    own = np.stack(
-        [dice[rule.threshold[k], rule.size[k], :, k] for k in range(dice.shape[3])], axis=1
-    )
-    closed = np.zeros(len(own), bool) if gate is None else gate < GATES[rule.gate]
-    return np.where(closed[:, None], ~shows, own), closed
+@dataclass(frozen=True)
+class Decisions:
+    """For each class a threshold and a smallest component, and the classifier's threshold."""
 
+    threshold: list[float]
+    min_size: list[int]
+    classifier: float
 
-def rule_without(
-    number: int, dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None, fold: np.ndarray
-) -> Rule:
-    """The best rule on all folds but one; the plain threshold of one half where there is no
-    other to choose on.
-    """
-    others = fold != number
-    if not others.any():
-        return Rule((min(HALF, len(dice) - 1),) * dice.shape[3], (0,) * dice.shape[3], 0)
-    return best_rule(dice[:, :, others], shows[others], None if gate is None else gate[others])
-
-
-def nested(
-    dice: np.ndarray, shows: np.ndarray, gate: np.ndarray | None, fold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`apply_rule`, each fold under the rule that is best on the others."""
-    score, closed = np.empty((len(fold), dice.shape[3])), np.empty(len(fold), bool)
-    for number in np.unique(fold):
-        own, rule = fold == number, rule_without(number, dice, shows, gate, fold)
-        score[own], closed[own] = apply_rule(
-            rule, dice[:, :, own], shows[own], None if gate is None else gate[own]
+    @staticmethod
+    def of(choice: Choice, sizes: list[int]) -> "Decisions":
+        places = [divmod(candidate, len(sizes)) for candidate in choice.candidates]
+        return Decisions(
+            [float(THRESHOLDS[threshold]) for threshold, _ in places],
+            [sizes[size] for _, size in places],
+            float(REJECTING[choice.setting]),
         )
-    return score, closed
+
+    def mask(self, probability: np.ndarray) -> np.ndarray:
+        return mask_of(probability, self.threshold, self.min_size)
 
 
-def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a choice is made from.
+def sizes_of(run: Run) -> list[int]:
+    return sorted({0, *run.recipe.postprocess.min_sizes})
 
-    Raises:
-        UserError: out-of-fold predictions are missing, or of other weights or settings than
-            today's.
+
+def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
+    """What a run's out-of-fold averages are worth, on all cores; with the training photographs and
+    the rows (N,) of those that count.
     """
-    files = []
-    for task in recipe.tasks():
-        file = paths.oof(recipe, task)
-        if not made_from(file, predictions_from(recipe, task, paths, prepared)):
-            raise UserError(
-                f"{file} is missing or of other weights or settings: run "
-                "01_train_folds.py with the same arguments first"
-            )
-        files.append(file)
-    predictions = digest(*map(content_digest, files))
-    return {
-        "prepared": prepared,
-        "predictions": predictions,
-        "sizes": str(sizes_of(recipe)),
-        "roles": digest(*recipe.members),
-    }
-
-
-def sizes_of(recipe: Recipe) -> list[int]:
-    return sorted({0, *recipe.postprocess.min_sizes})
-
-
-def make(recipe: Recipe, paths: Paths, prepared: str) -> dict[str, Any]:
-    """Choose, unless what was chosen is up to date; returns its notes.
-
-    The file holds for every training photograph that counts `name`, `dice` (N, K) and `closed`
-    (N,), each fold under the rule that is best on the others, `ungated` (N, K), the same without a
-    gate, `half` and `half_ungated` (N, K), the same at a threshold of one half with nothing
-    removed, `shows` (N, K) and `gate` (N,), its probability of any defect; `curve` (T, S, K) is the
-    mean Dice of all of them at each of `THRESHOLDS` and of the sizes. Its notes are the rule for
-    the test set.
-    """
-    target, inputs = paths.choice(recipe), created_from(recipe, paths, prepared)
-    if not up_to_date(target, inputs):
-        train = Gallery.open(paths, recipe, "train")
-        average = oof_average(recipe, paths, "segment")
-        rows = np.array([row for row, name in enumerate(train.name) if name in average.names])
-        sizes = sizes_of(recipe)
-        dice, shows, gate = score_rows(train, average, rows, sizes), train.shows[rows], None
-        if tasks_of(recipe, "gate"):
-            told = oof_average(recipe, paths, "gate")
-            gate = np.array([told.of(train.name[row])[0, 0, 0] for row in rows])
-        score, closed = nested(dice, shows, gate, train.fold[rows])
-        arrays = {"name": train.name[rows], "dice": score, "closed": closed, "shows": shows}
-        arrays |= {
-            "ungated": nested(dice, shows, None, train.fold[rows])[0],
-            "gate": np.ones(len(rows)) if gate is None else gate,
-        }
-        arrays["curve"] = dice.mean(2)
-        halved = dice[HALF : HALF + 1, :1]
-        arrays |= {
-            "half": nested(halved, shows, gate, train.fold[rows])[0],
-            "half_ungated": nested(halved, shows, None, train.fold[rows])[0],
-        }
-        rule = best_rule(dice, shows, gate)
-        threshold, size = (
-            [float(THRESHOLDS[t]) for t in rule.threshold],
-            [sizes[s] for s in rule.size],
-        )
-        artifacts.write_arrays(
-            target, arrays, inputs, threshold=threshold, min_size=size, gate=float(GATES[rule.gate])
-        )
-    return artifacts.read_notes(target)
-
-
-def score_rows(train: Gallery, average: Average, rows: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """`overlaps` (T, S, N, K) of training photographs, on all cores."""
+    train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
+    rows = averaging.rows_by_name(train.name, average.names, str(train.path), subset=True)
     chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-    # a process takes seconds to start, a small set takes less to score
+    # a process takes seconds to start, a small set takes less to count
     jobs = min(joblib.cpu_count(), len(chunks))
+    counting = joblib.delayed(_count)
     parts = joblib.Parallel(n_jobs=jobs)(
-        joblib.delayed(_score)(train, average, chunk, sizes) for chunk in chunks
+        counting(train, average, chunk, sizes_of(run)) for chunk in chunks
     )
-    return np.concatenate(parts, axis=2)
-
-
-def _score(train: Gallery, average: Average, rows: np.ndarray, sizes: list[int]) -> np.ndarray:
-    return np.stack(
-        [overlaps(average.of(train.name[row]), train.mask(row), sizes) for row in rows], axis=2
+    pixels, true = (
+        np.concatenate(own, axis)
+        for own, axis in zip(zip(*parts, strict=True), (3, 0), strict=True)
     )
+    verdict = None
+    if run.tasks("classify"):
+        own = averaging.oof(run, "classify")
+        verdict = np.array([own.of(train.name[row])[0, 0, 0] for row in rows])
+    folds, place = np.unique(train.fold[rows], return_inverse=True)
+    return Counted(pixels, true, folds, place, verdict), train, rows
 
 
-def open_rows(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> np.ndarray:
-    """The test photographs that a task predicts, by row: a gate all of them, the others those
-    that no gate calls clean.
+def _count(
+    train: PhotoDataset, average: Average, rows: np.ndarray, sizes: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    truth = [train.mask(row) for row in rows]
+    pixels = [
+        overlaps(average.of(train.name[row]), own, sizes)
+        for row, own in zip(rows, truth, strict=True)
+    ]
+    return np.stack(pixels, 3), np.array([own.sum((1, 2), dtype=np.int64) for own in truth])
+
+
+def write(run: Run) -> str:
+    """Select, and write what is selected; returns a line about it.
+
+    The file holds for every photograph that counts `name`, `shows` (N, K), `rejected` (N,) and
+    `classifier` (N,), its probability of any defect; for each of the `WAYS` the pixels shared,
+    predicted and true (3, N, K), each fold's as selected on the others; and
+    `score_at_thresholds` (T, S, K), the mean over all. Its metadata are the decisions for the test
+    set and, by fold, those for the photographs of each.
     """
-    test = Gallery.open(paths, recipe, "test")
-    if recipe.member(task.member).role == "gate" or not tasks_of(recipe, "gate"):
-        return np.arange(len(test.name))
-    level, told = make(recipe, paths, prepared)["gate"], test_average(recipe, paths, "gate")
-    return np.array(
-        [row for row, name in enumerate(test.name) if told.of(name)[0, 0, 0] >= level], np.int64
+    inputs, metric, sizes = lineage.selection(run), run.competition.metric, sizes_of(run)
+    counted, train, rows = count(run)
+    nested = {name: counted.way(name).select(metric) for name in WAYS}
+    pixels = {name: counted.way(name).under(own) for name, own in nested.items()}
+    final = Decisions.of(nested["selected"].final, sizes)
+    without = {
+        str(fold): vars(Decisions.of(choice, sizes))
+        for fold, choice in zip(counted.folds.tolist(), nested["selected"].without, strict=True)
+    }
+    verdict = np.ones(len(rows)) if counted.verdict is None else counted.verdict
+    arrays = {"name": train.name[rows], "shows": train.shows[rows], "classifier": verdict}
+    arrays |= {
+        "rejected": pixels["selected"][1],
+        **{name: own for name, (own, _) in pixels.items()},
+    }
+    arrays["score_at_thresholds"] = metric.of(*counted.pixels, counted.true).mean(2)
+    hdf5.write(run.selection, arrays, inputs, **vars(final), without=without)
+    score = metric.of(*pixels["selected"][0]).mean()
+    rejecting = f", classifier {final.classifier}" if run.tasks("classify") else ""
+    return (
+        f"thresholds {final.threshold}, smallest components {final.min_size}{rejecting}; "
+        f"out-of-fold score {score:.4f}, each fold under what is best on the others"
     )
+
+
+def read(run: Run) -> tuple[Decisions, dict[int, Decisions]]:
+    """What is selected at the end, and for each fold on the others."""
+    content = hdf5.metadata(run.selection)
+    without = content.pop("without")
+    return Decisions(**content), {int(fold): Decisions(**own) for fold, own in without.items()}
+
+
+def arrays_of(run: Run) -> Arrays:
+    """The arrays that `write` wrote."""
+    names = ("name", "shows", "rejected", "classifier", "score_at_thresholds")
+    return hdf5.read(run.selection, *names, *WAYS)
+
+
+def all_empty(metric: Metric, selected: Arrays) -> np.ndarray:
+    """The score (N, K) of empty masks."""
+    true = selected["selected"][2]
+    nothing = np.zeros_like(true)
+    return metric.of(nothing, nothing, true)
+
+
+def accepted(run: Run) -> np.ndarray:
+    """The rows of the test photographs that no image classifier rejects."""
+    names = hdf5.read(run.prepared("test"), "name")["name"]
+    if not run.tasks("classify"):
+        return np.arange(len(names))
+    final, _ = read(run)
+    verdict = averaging.test(run, "classify")
+    sure = [verdict.of(name)[0, 0, 0] >= final.classifier for name in names]
+    return np.flatnonzero(sure)
+
+
+def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
+    """Masks (1, K, h, w) of the photographs of the ensemble's part, "oof" or "test"."""
+    (final, without), average = read(run), averaging.of_ensemble(run, part)
+    if part == "test":
+        for name in average.names:
+            yield final.mask(average.of(name))[None]
+        return
+    own = hdf5.read(run.selection, "name", "rejected")
+    rejected = dict(zip(own["name"], own["rejected"], strict=True))
+    known = hdf5.read(run.prepared("train"), "name", "fold")
+    fold = dict(zip(known["name"], known["fold"].tolist(), strict=True))
+    for name in average.names:
+        probability = average.of(name)
+        mask = without[fold[name]].mask(probability)
+        yield (np.zeros_like(mask) if rejected[name] else mask)[None]

@@ -1,30 +1,23 @@
-"""The typed recipe: `schema` says what it may hold, `overrides` changes it from a command line."""
+"""The typed recipe: `schema` and `training` say what it may hold, `loading` reads and writes it,
+`overrides` changes it from a command line.
+"""
 
+from src.recipe.loading import RECIPES, check_kind, dump, load, parse, to_toml
 from src.recipe.schema import (
-    RECIPES,
-    Augment,
-    Copy,
-    Count,
+    HMM,
     Data,
     Folds,
     Generate,
     Inference,
-    Member,
-    Phase,
-    Photograph,
     Postprocess,
-    Pruning,
     Recipe,
-    Section,
     Task,
-    Track,
-    dump,
-    load,
-    parse,
-    to_toml,
 )
+from src.recipe.section import Count, Kind, Section, foreign
+from src.recipe.training import Augment, Copy, Member, Phase, Photograph, Pruning
 
 __all__ = [
+    "HMM",
     "RECIPES",
     "Augment",
     "Copy",
@@ -33,6 +26,7 @@ __all__ = [
     "Folds",
     "Generate",
     "Inference",
+    "Kind",
     "Member",
     "Phase",
     "Photograph",
@@ -41,8 +35,9 @@ __all__ = [
     "Recipe",
     "Section",
     "Task",
-    "Track",
+    "check_kind",
     "dump",
+    "foreign",
     "load",
     "parse",
     "to_toml",

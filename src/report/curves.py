@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts
-from src.artifacts import Paths
+from src.artifacts import hdf5
+from src.artifacts.run import Run
 from src.recipe import Recipe
 from src.report.charts import Line, lines
 
@@ -19,27 +19,27 @@ TOLD = {
 }
 
 
-def histories(recipe: Recipe, paths: Paths) -> dict[str, pd.DataFrame]:
+def histories(run: Run) -> dict[str, pd.DataFrame]:
     """By member, the histories of its tasks below each other with `fold` and `seed`; tasks
     without one are left out.
     """
-    parts: dict[str, list[pd.DataFrame]] = {member.name: [] for member in recipe.members}
-    for task in recipe.tasks():
-        path = paths.history(recipe, task)
+    parts: dict[str, list[pd.DataFrame]] = {member.name: [] for member in run.recipe.members}
+    for task in run.tasks():
+        path = run.history(task)
         if path.is_file():
-            with artifacts.reading(path):
+            with hdf5.legible(path):
                 parts[task.member].append(pd.read_csv(path).assign(fold=task.fold, seed=task.seed))
     return {name: pd.concat(own, ignore_index=True) for name, own in parts.items() if own}
 
 
-def learning(recipe: Recipe, told: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def learning(recipe: Recipe, histories: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """For each member its charts: mean over the tasks, and the range from the lowest to the
     highest.
     """
     return [
-        {"name": member.name, "charts": _charts(recipe, member.name, told[member.name])}
+        {"name": member.name, "charts": _charts(recipe, member.name, histories[member.name])}
         for member in recipe.members
-        if member.name in told
+        if member.name in histories
     ]
 
 
@@ -101,18 +101,19 @@ def spread_chart(score: np.ndarray) -> Any:
     return lines([Line(levels, below)], "score", "share of patches", says)
 
 
-def gate_chart(gate: np.ndarray, real: np.ndarray, chosen: float) -> Any:
-    """What a gate with probabilities (N,) of a defect does at every threshold to photographs
-    with and without one (N,).
+def classifier_chart(verdict: np.ndarray, real: np.ndarray, threshold: float) -> Any:
+    """What an image classifier with probabilities (N,) of a defect does at every threshold to
+    photographs with and without one (N,).
     """
     levels = np.linspace(0, 1, 101)
     clean, missed = (
-        np.searchsorted(np.sort(gate[own]), levels) / max(1, own.sum()) for own in (~real, real)
+        np.searchsorted(np.sort(verdict[own]), levels) / max(1, own.sum()) for own in (~real, real)
     )
-    at = int(np.searchsorted(levels, chosen))
+    at = int(np.searchsorted(levels, threshold))
     says = (
-        f"at the gate's threshold {chosen:.2f}, {clean[at]:.0%} of the clean photographs are told "
-        f"so, {missed[at]:.0%} of the others missed"
+        f"at the threshold {threshold:.2f}, {clean[at]:.0%} of the clean photographs are rejected, "
+        f"{missed[at]:.0%} of the others missed"
     )
     series = [Line(levels, missed, style="minor"), Line(levels, clean)]
-    return lines(series, "threshold of the gate", "share", says, [(chosen, f"chosen {chosen:.2f}")])
+    mark = [(threshold, f"selected {threshold:.2f}")]
+    return lines(series, "threshold of the classifier", "share rejected", says, mark)

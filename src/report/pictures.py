@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from src.artifacts import Arrays
+from src.artifacts.sealed import Arrays
 from src.report.rendering import data_uri
 
 TILE_ROWS = 16_000  # browsers and WebP take no picture of more than 16,383
@@ -25,7 +25,7 @@ COLOURS = {
     "false": "#56b4e9",
     "marked": "#f2f2f2",
     "repaired": "#7d6bb0",
-    "sound": "#101014",
+    "defect_free": "#101014",
 }
 CLASSES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#3d85c6", "#d55e00", "#cc79a7"]
 INFERNO = [
@@ -35,7 +35,7 @@ INFERNO = [
 
 # Of pictures that show all of it: greys, then the steps of probability, then the kinds of pixels.
 GREYS = 128
-KINDS = ["sound", "found", "missed", "false", "marked", "repaired"]
+KINDS = ["defect_free", "found", "missed", "false", "marked", "repaired"]
 PALETTE = [
     f"#{grey:02x}{grey:02x}{grey:02x}" for grey in np.linspace(0, 255, GREYS).round().astype(int)
 ] + INFERNO
@@ -54,12 +54,9 @@ class Unrolled:
     @staticmethod
     def of(arrays: Arrays, well: int) -> "Unrolled":
         own = np.flatnonzero(arrays["group"] == well)
-        depth, phase = arrays["depth"][own], arrays["phase"][own].clip(min=0)
-        loose = depth < 0  # without a place: below all others
-        place = depth - depth[~loose].min(initial=depth.max())
-        place[loose] = place.max() + np.arange(1, loose.sum() + 1)
-        index = np.full((place.max() + 1, phase.max() + 1), -1)
-        index[place, phase] = own
+        parity, place = arrays["parity"][own], arrays["depth"][own] - arrays["depth"][own].min()
+        index = np.full((place.max() + 1, parity.max() + 1), -1)
+        index[place, parity] = own
         return Unrolled(index)
 
     def stack(self, patches: np.ndarray) -> np.ndarray:
@@ -83,7 +80,7 @@ def well(arrays: Arrays, number: int, label: np.ndarray) -> dict[str, Any]:
     there are any, their scores.
 
     Args:
-        arrays: `name`, `image`, `valid`, `group`, `depth`, `phase`, `probability`, perhaps `score`
+        arrays: `name`, `image`, `valid`, `group`, `depth`, `parity`, `probability`, perhaps `score`
             and `mask`, of a split.
         label: as `labels` gives them.
     """
@@ -146,7 +143,7 @@ def overview(arrays: Arrays, number: int, label: np.ndarray) -> str:
     )
     low, high = limits(arrays, number)
     kinds = _kinds(np.bitwise_or.reduceat(label, first, axis=0), "mask" in arrays)
-    gap = np.full((len(first), 2), _place("sound"), np.uint8)
+    gap = np.full((len(first), 2), _place("defect_free"), np.uint8)
     return data_uri("png", _coloured(np.hstack([_steps(mean, low, high, GREYS), gap, kinds]).T))
 
 
@@ -155,7 +152,7 @@ def patch(arrays: Arrays, row: int, label: np.ndarray) -> str:
     mask beside each other.
     """
     low, high = limits(arrays, arrays["group"][row])
-    truth = np.where(label[row] & TRUTH, _place("marked"), _place("sound"))
+    truth = np.where(label[row] & TRUTH, _place("marked"), _place("defect_free"))
     panels = [
         _steps(arrays["image"][row], low, high, GREYS),
         truth,
@@ -172,7 +169,8 @@ def classes(masks: np.ndarray) -> str:
     """Masks (K, H, W) in a colour for each class; where classes overlap the last one shows."""
     shown = (masks > 0) * np.arange(1, len(masks) + 1)[:, None, None]
     return data_uri(
-        "png", _coloured(shown.max(0, initial=0), [COLOURS["sound"], *class_colours(len(masks))])
+        "png",
+        _coloured(shown.max(0, initial=0), [COLOURS["defect_free"], *class_colours(len(masks))]),
     )
 
 
@@ -204,7 +202,7 @@ def _kinds(label: np.ndarray, known: bool) -> np.ndarray:
         else [("marked", marked)]
     )
     return np.select(
-        [where for _, where in kinds], [_place(kind) for kind, _ in kinds], _place("sound")
+        [where for _, where in kinds], [_place(kind) for kind, _ in kinds], _place("defect_free")
     ).astype(np.uint8)
 
 

@@ -9,7 +9,11 @@ from typing import Any
 import pandas as pd
 
 from src import networks
-from src.recipe import Member, Phase, Recipe
+from src.artifacts import lineage
+from src.artifacts.run import Run
+from src.recipe import Member, Phase, to_toml
+from src.report import curves
+from src.report.checks import Check
 
 PACKAGES = (
     "torch",
@@ -25,25 +29,36 @@ PACKAGES = (
 UNKNOWN = "not recorded"
 
 
-def members(
-    recipe: Recipe, told: dict[str, pd.DataFrame], options: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def shared(run: Run, checks: list[Check]) -> dict[str, Any]:
+    """What the pages of both kinds of data tell alike, by the names of their templates."""
+    histories = curves.histories(run)
+    csv, official = run.submission(), run.submission("_official.csv")
+    return {
+        "learning": curves.learning(run.recipe, histories),
+        "members": members(run, histories),
+        "seeds": run.recipe.seeds,
+        "checks": checks,
+        "files": files([csv, official]),
+        "made": lineage.submission(run),
+        "versions": versions(),
+        "toml": to_toml(run.recipe, run.competition.kind),
+    }
+
+
+def members(run: Run, histories: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
     """A line for each member: its network, how it was trained, how long, and on what.
 
     Args:
-        told: the histories, as `src.report.curves.histories` gives them.
-        options: by member, its network's name and options.
+        histories: by member, as `src.report.curves.histories` gives them.
     """
     return [
-        _member(member, recipe, told.get(member.name, pd.DataFrame()), options[member.name])
-        for member in recipe.members
+        _member(member, run, histories.get(member.name, pd.DataFrame()))
+        for member in run.recipe.members
     ]
 
 
-def _member(
-    member: Member, recipe: Recipe, history: pd.DataFrame, options: dict[str, Any]
-) -> dict[str, Any]:
-    tasks = [task for task in recipe.tasks() if task.member == member.name]
+def _member(member: Member, run: Run, history: pd.DataFrame) -> dict[str, Any]:
+    network = networks.sketch(run.modality.network_options(run, member))
     line = {
         "name": member.name,
         "role": member.role,
@@ -51,21 +66,19 @@ def _member(
             f"{value}" if key == "name" else f"{key} {value}"
             for key, value in member.network.items()
         ),
-        "parameters": sum(weights.numel() for weights in networks.sketch(options).parameters()),
+        "parameters": sum(weights.numel() for weights in network.parameters()),
         "phases": [phase_text(phase) for phase in member.phases],
         "epochs": member.epochs,
         "batch": member.batch_size,
-        "tasks": len(tasks),
+        "tasks": sum(task.member == member.name for task in run.tasks()),
         "recorded": 0,
         "seconds": None,
         "devices": UNKNOWN,
         "weights": None,
     }
     if len(history):
-        line |= {
-            "recorded": len(history[["fold", "seed"]].drop_duplicates()),
-            "seconds": float(history["seconds"].sum()),
-        }
+        tasks = len(history[["fold", "seed"]].drop_duplicates())
+        line |= {"recorded": tasks, "seconds": float(history["seconds"].sum())}
         named = sorted(history["device"].dropna().unique()) if "device" in history else []
         line["devices"] = "; ".join(named) or UNKNOWN
         if "weights" in history:

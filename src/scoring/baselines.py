@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.artifacts import Arrays
+from src.artifacts.sealed import Arrays
 from src.scoring.metrics import Score
 from src.scoring.quantiles import quantiles
 

@@ -82,7 +82,7 @@ def explicit(group: np.ndarray, groups: list[list[int]]) -> dict[int, int]:
 
 def at_random(patches: int, count: int) -> np.ndarray:
     """A random fold (N,) int8 for each patch, all folds alike in size and always the same: what
-    leaks twins and neighbours.
+    leaks half-pixel neighbours and near-duplicates.
     """
     return (np.random.default_rng(0).permutation(patches) % count).astype(np.int8)
 

@@ -10,7 +10,6 @@ src.studies.trial RECIPE [--challenges N] [--first-seed S] [--set KEY.PATH=VALUE
 
 import argparse
 import contextlib
-import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src import artifacts, competitions, recipe
-from src.artifacts import Paths
-from src.artifacts.files import locked
-from src.recipe import RECIPES, Recipe
+from src import modality, recipe
+from src.artifacts import sealed
+from src.artifacts.digests import digest
+from src.artifacts.files import locked, write_text
+from src.artifacts.run import Run
 from src.report import figures
-from src.scoring import forecast
+from src.scoring import averaging, forecast
+from src.scoring.metrics import scorer
+from src.stages.ensemble import ensemble
+from src.stages.predict import predict
+from src.stages.prepare import prepare
+from src.stages.submit import submit
+from src.stages.train import train
+from src.studies.tables import nested
+from src.tasks.parallel import Options
 from src.terminal import command, console
 from src.terminal.errors import UserError
-from src.wells import prediction, refinement, selection, submission
+from src.wells import selection
 
-STAGES = [
-    "00_prepare_data.py",
-    "01_train_folds.py",
-    "02_predict.py",
-    "03_ensemble.py",
-    "04_postprocess.py",
-]
 RANDOM = ['folds={ scheme = "random", count = 5, run = [0] }', "prepared=random_split"]
 
 Measured = dict[str, Any]
@@ -51,79 +52,75 @@ def measure(seed: int, folder: Path, options: argparse.Namespace) -> Measured:
         random split of patches.
     """
     place = folder / f"seed{seed}"
-    by_well = _options(options, place, [f"generate.seed={seed}", f"name=trial_{seed}"])
-    by_patch = _options(
-        options, place, [f"generate.seed={seed}", f"name=trial_{seed}_random", *RANDOM]
-    )
-    runs = [recipe.load(run.recipe, run.overrides) for run in (by_well, by_patch)]
-    target, inputs = place.with_suffix(".json"), {"recipes": artifacts.digest(*runs)}
+    own = [*options.overrides, f"generate.seed={seed}"]
+    by_well = recipe.load(options.recipe, [*own, f"name=trial_{seed}"])
+    by_patch = recipe.load(options.recipe, [*own, f"name=trial_{seed}_random", *RANDOM])
+    target, inputs = place.with_suffix(".json"), {"recipes": digest(by_well, by_patch)}
     with locked(folder / f".seed{seed}.lock", target):
-        if options.force or not artifacts.up_to_date(target, inputs):
+        if options.force or not sealed.up_to_date(target, inputs):
             place.mkdir(parents=True, exist_ok=True)
-            told = console.state()
+            honest, random = (modality.open_run(own, place, place) for own in (by_well, by_patch))
+            shown = console.state()
             with (
                 open(place / "log.txt", "a", encoding="utf-8") as log,
                 contextlib.redirect_stdout(log),
                 contextlib.redirect_stderr(log),
             ):
-                _run(STAGES, by_well)
-                _run(STAGES[:2], by_patch)
-            console.resume(told)  # the stages' own log goes with the place
-            paths = command.paths(by_well)
-            measured = {"seed": seed, **scores(runs[0], paths), "promise": promise(runs[1], paths)}
-            artifacts.write_json(target, measured, inputs)
+                result = run_all(honest, Options.of(options))
+                prepare(random)
+                train(random, Options.of(options))
+            console.resume(shown)
+            measured = {"seed": seed, **scores(honest, result), "promise": promise(random)}
+            sealed.write_json(target, measured, inputs)
             shutil.rmtree(place)
-    return artifacts.read_json(target)
+    return sealed.read_json(target)
 
 
-def scores(chosen: Recipe, paths: Paths) -> Measured:
+def run_all(run: Run, options: Options) -> dict[str, Any]:
+    """The five stages; returns what the last one says."""
+    prepare(run)
+    train(run, options)
+    predict(run, options)
+    ensemble(run)
+    return submit(run)
+
+
+def scores(run: Run, result: dict[str, Any]) -> Measured:
     """What the five stages measured: what `measure` returns, but for the promise."""
-    source, rule = paths.ensemble(chosen), competitions.get(chosen.competition).score
-    oof = artifacts.read_split(source, "oof", ["name", "probability"])
-    train = selection.scored(
-        prediction.read_split(paths, chosen, "train", "mask", "fold"), oof["name"], source
-    )
-    train["probability"] = oof["probability"][:, 0]
-    best = refinement.choose([train], artifacts.read_notes(source), chosen.postprocess, rule)
-    score, _ = refinement.assess(train, best, chosen.postprocess, rule)
-    wells = {str(name): train["group"] == name for name in np.unique(train["group"])}
-    told = submission.read_scores(chosen, paths)
+    average = averaging.of_ensemble(run, "oof")
+    wells = selection.predicted(run, "train", average, "image", "valid", "mask")
+    score, _ = nested(run, wells)
+    index = wells.index
+    own = {str(name): index["group"] == name for name in np.unique(index["group"])}
     return {
-        "train": {name: score[own].round(5).tolist() for name, own in wells.items()},
-        "fold": {name: int(train["fold"][own][0]) for name, own in wells.items()},
-        "test": told["test_by_group"],
-        "test_score": told["test_score"],
-        "removed_by_averaging": told["removed_by_averaging"],
+        "train": {name: score[at].round(5).tolist() for name, at in own.items()},
+        "fold": {name: int(index["fold"][at][0]) for name, at in own.items()},
+        "test": result["test_by_group"],
+        "test_score": result["test_score"],
+        "removed_by_averaging": result["removed_by_averaging"],
     }
 
 
-def promise(chosen: Recipe, paths: Paths) -> float:
-    """The score of the held-out patches of a random split, at the threshold that is best on
-    them.
-    """
-    oof = selection.average(selection.oof_files(chosen, paths))
-    train = prediction.read_split(paths, chosen, "train", "mask", "fold")
-    train = prediction.rows_of(train, np.isin(train["fold"], chosen.folds.run))
-    mask = selection.scored(train, oof["name"], paths.prepared(chosen))["mask"]
-    return float(
-        selection.threshold_scores(
-            oof["probability"][:, 0], mask, competitions.get(chosen.competition).score
-        )
-        .mean(1)
-        .max()
-    )
+def promise(run: Run) -> float:
+    """The score of the held-out patches of a random split, at the threshold best on them."""
+    score = scorer(run.competition.metric)
+    parts = [
+        selection.threshold_scores(block["probability"], block["mask"], score)
+        for block in selection.predicted(run, "train", averaging.oof(run), "mask")
+    ]
+    return float(np.concatenate(parts, axis=1).mean(1).max())
 
 
 def row(measured: Measured) -> dict[str, Any]:
     """A line of the table: the forecast from what was known before the test, beside the truth."""
-    told = forecast.expect(*known(measured))
+    own = forecast.expect(*known(measured))
     return {
         "seed": measured["seed"],
-        "forecast": told.score,
-        "low": told.low,
-        "high": told.high,
+        "forecast": own.score,
+        "low": own.low,
+        "high": own.high,
         "truth": measured["test_score"],
-        "inside": "yes" if told.low <= measured["test_score"] <= told.high else "no",
+        "inside": "yes" if own.low <= measured["test_score"] <= own.high else "no",
         "random split promised": measured["promise"],
     }
 
@@ -162,23 +159,6 @@ def summary(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _options(options: argparse.Namespace, place: Path, more: list[str]) -> argparse.Namespace:
-    """The options of the stages for a run of its own in `place`."""
-    return argparse.Namespace(
-        **{
-            **vars(options),
-            "overrides": [*options.overrides, *more],
-            "data_dir": place,
-            "submissions_dir": place,
-        }
-    )
-
-
-def _run(stages: list[str], options: argparse.Namespace) -> None:
-    for stage in stages:
-        runpy.run_path(str(RECIPES.parent / stage))["main"](options)
-
-
 def parser() -> argparse.ArgumentParser:
     arguments = command.parser(__doc__)
     arguments.add_argument("--challenges", type=int, default=24, help="how many (default: 24)")
@@ -190,29 +170,26 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     chosen = recipe.load(options.recipe, options.overrides)
-    competition = competitions.get(chosen.competition)
-    if isinstance(competition, competitions.PhotoCompetition) or competition.generate is None:
+    run = modality.open_run(chosen, options.data_dir, options.submissions_dir)
+    if run.competition.generate is None:
         raise UserError(
             f"{chosen.competition} is not generated: a trial needs challenges whose "
             "truth is known, as recipe demo has them"
         )
-    folder, rows = command.paths(options).trial(chosen.name), []
+    folder, rows = options.data_dir / "trials" / chosen.name, []
     for seed in range(options.first_seed, options.first_seed + options.challenges):
         rows.append(row(measure(seed, folder, options)))
-        console.say(
-            ", ".join(
-                f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in rows[-1].items()
-            )
+        cells = (
+            f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in rows[-1].items()
         )
+        console.say(", ".join(cells))
     table = pd.DataFrame(rows)
     settings = ", ".join(options.overrides) or "as in the recipe"
-    artifacts.write_text(folder / "table.csv", table.to_csv(index=False))
-    artifacts.write_text(
-        folder / "table.md",
-        f"Recipe {chosen.name}; settings: "
-        f"{settings}.\n\n{summary(table)}\n\n{figures.markdown(table)}\n",
-    )
+    head = f"Recipe {chosen.name}; settings: {settings}."
+    write_text(folder / "table.csv", table.to_csv(index=False))
+    text = f"{head}\n\n{summary(table)}\n\n{figures.markdown(table)}\n"
+    write_text(folder / "table.md", text)
     console.say(summary(table))
     console.summary(f"measured {len(table)} challenges: {folder}/table.csv, table.md")
 

@@ -6,12 +6,14 @@ import argparse
 import fcntl
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -22,11 +24,11 @@ from typing import Any
 import joblib
 import torch
 
+from src.networks.devices import choose_device
 from src.tasks import progress
 from src.tasks.cluster import Cluster
 from src.terminal import console
 from src.terminal.errors import UserError
-from src.wells import prediction
 
 ENVIRONMENT = {
     # cuBLAS is deterministic only with this, and it must be set before CUDA starts
@@ -34,6 +36,25 @@ ENVIRONMENT = {
     # OpenMP threads that spin while idle would take the cores from the other tasks
     "OMP_WAIT_POLICY": "passive",
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command line says of where tasks run; None means as many as fit."""
+
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int | None = None
+    cluster: str | None = None
+    gpus_per_task: int = 1
+    shared: Path = Path("data")  # the data directory, which the machines of a cluster share
+
+    @staticmethod
+    def of(arguments: argparse.Namespace) -> "Options":
+        """From the arguments of `src.terminal.command.parser`."""
+        own = {name: getattr(arguments, name) for name in ("device", "jobs", "threads", "cluster")}
+        shared = arguments.data_dir.absolute()
+        return Options(**own, gpus_per_task=arguments.gpus_per_task, shared=shared)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,9 @@ class Workers:
                 "ignore", "A worker stopped while some jobs were given to the executor", UserWarning
             )
             try:
-                yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(numbered)
+                with _interrupts_held():  # it starts the workers
+                    done = joblib.Parallel(return_as="generator_unordered", batch_size=1)(numbered)
+                yield from done
             except joblib.externals.loky.process_executor.TerminatedWorkerError:
                 raise UserError(
                     f"{title}: a worker process died, most likely out of memory: use fewer --jobs "
@@ -119,27 +142,17 @@ class Workers:
         return self.cluster.run(there, gpus, ENVIRONMENT | limits)
 
 
-def workers(options: argparse.Namespace, tasks: int, gpus: int = 1) -> Workers:
-    """Who does a table of so many tasks by the command line's --device, --jobs, --threads and
-    --cluster, with so many GPUs a task.
+def workers(options: Options, tasks: int, gpus: int = 1) -> Workers:
+    """Who does a table of so many tasks, with so many GPUs a task.
 
     Raises:
         UserError: the machine or the cluster has not what is asked for.
     """
-    cluster = Cluster(options.cluster, options.data_dir.absolute()) if options.cluster else None
-    if cluster and options.jobs:
-        raise UserError(
-            "--jobs has no meaning with --cluster: the workers' --nthreads say how "
-            "many tasks each runs at a time"
-        )
-    name, slots = (
-        cluster.offers(options.device, gpus)
-        if cluster
-        else (prediction.choose_device(options.device).type, 0)
-    )
-    device = torch.device(name)
-    own = torch.cuda.device_count() if device.type == "cuda" and not cluster else 0
-    if gpus > 1 and own < gpus and not cluster:
+    if options.cluster:
+        return _of_cluster(Cluster(options.cluster, options.shared), options, tasks, gpus)
+    device = choose_device(options.device)
+    own = torch.cuda.device_count() if device.type == "cuda" else 0
+    if gpus > 1 and own < gpus:
         raise UserError(
             f"--gpus-per-task {gpus}: there are {own} GPUs to use here; ask for no "
             "more, or use --cluster"
@@ -147,9 +160,33 @@ def workers(options: argparse.Namespace, tasks: int, gpus: int = 1) -> Workers:
     cores = joblib.cpu_count()
     most = own // gpus if own else max(1, cores // (options.threads or 1))
     jobs = min(options.jobs or most, tasks)
-    return Workers(
-        device, min(slots, tasks) or jobs, options.threads or max(1, cores // jobs), gpus, cluster
-    )
+    return Workers(device, jobs, options.threads or max(1, cores // jobs), gpus)
+
+
+def _of_cluster(cluster: Cluster, options: Options, tasks: int, gpus: int) -> Workers:
+    if options.jobs:
+        raise UserError(
+            "--jobs has no meaning with --cluster: the workers' --nthreads say how "
+            "many tasks each runs at a time"
+        )
+    name, slots = cluster.offers(options.device, gpus)
+    cores = joblib.cpu_count()
+    # by the machine where the stage is started, so that the bytes do not hang on the cluster
+    here = min(max(1, cores // (options.threads or 1)), tasks)
+    threads = options.threads or max(1, cores // here)
+    return Workers(torch.device(name), min(slots, tasks) or here, threads, gpus, cluster)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and never reaches the processes and threads that begin in
+    it: they end with this process, and have nothing to say of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _numbered(
@@ -168,7 +205,7 @@ def _numbered(
     if os.getpid() != parent:
         die_with(parent)
         console.resume(told)
-    if prediction.choose_device(device.type).type == "cuda":
+    if choose_device(device.type).type == "cuda":
         shares = torch.cuda.device_count() // gpus
         if not shares:
             raise UserError(

@@ -1,6 +1,7 @@
 """How far the tasks are, and how long they will still take."""
 
 import heapq
+import os
 import sys
 import threading
 import time
@@ -9,33 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src import networks
-from src.recipe import Member, Recipe, Task
 from src.terminal import console
-
-
-def lengths(recipe: Recipe, tasks: list[Task], training: bool) -> list[float]:
-    """How long each task takes beside the others: by the operations of its network."""
-    of_member = {
-        name: cost(recipe.member(name), training) for name in {task.member for task in tasks}
-    }
-    return [of_member[task.member] for task in tasks]
-
-
-def cost(member: Member, training: bool) -> float:
-    """Floating-point operations for a row of a pipe, or for a crop (in prediction a pixel) of a
-    photograph; in training of all epochs.
-    """
-    times = member.epochs * len(member.augment.copies or [""]) if training else 1
-    if networks.takes_photographs(str(member.network["name"])):
-        height, width = member.photograph.resize or (member.photograph.crops or [[256, 256]])[0]
-        return (
-            times
-            * networks.operations(member.network, height, width, training)
-            / (1 if training else height * width)
-        )
-    rows = member.height if training else member.height - 2 * member.margin
-    return times * networks.operations(member.network, member.height, training=training) / rows
 
 
 def since(began: float) -> str:
@@ -108,7 +83,7 @@ class Bar:
             total=1.0,
             desc=title,
             bar_format=layout,
-            dynamic_ncols=True,
+            ncols=_columns() if self.drawn else None,
             leave=False,
             disable=not self.drawn,
         )
@@ -146,12 +121,20 @@ class Bar:
         begin = f"{self.title} {self.estimate.done:4.0%}"
         if self.drawn:
             self.bar.n, self.bar.bar_format = self.estimate.done, f"{begin} |{{bar}}| {times}"
+            self.bar.ncols = _columns()
             self.bar.refresh()
         if elapsed >= self.due:
             self.due = elapsed + max(30.0, elapsed / 10)
             console.note(f"{begin}, {times}")
             if console.says() and not self.drawn:
                 print(f"{begin}, {times}", file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    """How wide the bar may be: behind it there is room for the ^C that a terminal writes, which
+    would otherwise begin a line below, and the bar could not be cleared any more.
+    """
+    return max(20, (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3)
 
 
 def _read_share(path: Path) -> float:

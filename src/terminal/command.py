@@ -3,13 +3,13 @@
 import argparse
 import errno
 import os
+import resource
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from src import artifacts
 from src.terminal import console
 from src.terminal.errors import UserError
 
@@ -87,34 +87,49 @@ def parser(description: str) -> argparse.ArgumentParser:
     return arguments
 
 
-def paths(options: argparse.Namespace) -> artifacts.Paths:
-    """Where artifacts live; in full for a cluster, whose workers start elsewhere."""
-    return artifacts.Paths(
-        options.data_dir.absolute() if options.cluster else options.data_dir,
-        options.submissions_dir,
-    )
-
-
 def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
     """Run a stage; what the user can mend becomes one line on stderr and exit code 2."""
     try:
         options = arguments.parse_args()
         console.start(getattr(options, "quiet", False))
         stage(options)
-    except UserError as error:
-        _exit(str(error))
     except KeyboardInterrupt:
         _exit("interrupted; run the same command again to go on from here", code=130)
-    except OSError as error:
-        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _exit(
+    except Exception as error:
+        line = _mendable(error)
+        if line:
+            _exit(line)
+        console.note(traceback.format_exc())  # for the log; Python shows it by itself
+        raise
+
+
+def _mendable(error: Exception) -> str | None:
+    """What to tell the user of an error that he can mend; None for any other."""
+    if _too_many_files(error):
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"too many open files (at most {most} here): raise it, as in ulimit -n 4096"
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and (
+        error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return (
             f"{error.filename or 'the data directory'}: {error.strerror}; mend that, or choose "
             "another --data-dir or --submissions-dir"
         )
-    except Exception:
-        console.note(traceback.format_exc())  # for the log; Python shows it by itself
-        raise
+    return None
+
+
+def _too_many_files(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is the system's refusal to open one more file;
+    HDF5 and others tell it in words of their own.
+    """
+    while error:
+        words = {os.strerror(number) for number in (errno.EMFILE, errno.ENFILE)}
+        if any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def then(stage: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import distributed, nn
 
+from src.training.data import Batch
 from src.training.losses import Loss
-from src.wells.batches import Batch
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

@@ -109,7 +109,7 @@ def lovasz(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> t
     errors, order = (1 - logits * (2 * truth - 1)).sort(descending=True, stable=True)
     corroded = truth[order]
     union = corroded.sum() + (1 - corroded).cumsum(0)
-    # the first sound pixel of a batch without corrosion: 1
+    # the first defect-free pixel of a batch without corrosion: 1
     jaccard = 1 - (corroded.sum() - corroded.cumsum(0)) / union.clamp(min=1)
     return (errors.relu() * jaccard.diff(prepend=jaccard.new_zeros(1))).sum()
 

@@ -7,7 +7,7 @@ Lightweight Metal Corrosion Image Segmentation Models", section 2.2. Masks are c
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
 
@@ -15,9 +15,9 @@ import torch
 import torch_pruning
 from segmentation_models_pytorch.decoders.manet.decoder import PABBlock
 from torch import nn
-from torch.nn.utils import prune
 
 from src.networks.layers import RingConv2d
+from src.networks.loading import attach
 from src.recipe import Pruning
 from src.terminal.errors import UserError
 
@@ -46,68 +46,6 @@ def layers(network: nn.Module) -> dict[str, nn.Module]:
     the logits.
     """
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, PRUNABLE)}
-
-
-def attach(network: nn.Module, names: Iterable[str]) -> None:
-    """Give layers masks of ones, where they have none: `weight` becomes `weight_orig` times
-    `weight_mask`.
-    """
-    for name in names:
-        layer = network.get_submodule(name)
-        if not prune.is_pruned(layer):
-            prune.identity(layer, "weight")
-
-
-def fit_state(network: nn.Module, state: State) -> None:
-    """Give a new network the masks and the channel counts of a stored state, so that it can be
-    loaded.
-
-    Channels need no record of their own: the shapes of the weights say how many each layer has
-    kept.
-    """
-    attach(
-        network,
-        (name.removesuffix(".weight_mask") for name in state if name.endswith(".weight_mask")),
-    )
-    for name, layer in network.named_modules():
-        own = {
-            key: state.get(f"{name}.{key}")
-            for key, _ in (
-                *layer.named_parameters(recurse=False),
-                *layer.named_buffers(recurse=False),
-            )
-        }
-        for key, stored in own.items():
-            mine = getattr(layer, key)
-            if stored is not None and stored.shape != mine.shape:
-                fresh = mine.new_empty(stored.shape)
-                setattr(
-                    layer,
-                    key,
-                    nn.Parameter(fresh, mine.requires_grad)
-                    if isinstance(mine, nn.Parameter)
-                    else fresh,
-                )
-        _count_channels(layer)
-
-
-def _count_channels(layer: nn.Module) -> None:
-    """Let a layer's own numbers say what its weights' shapes say."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
-        outputs, inputs = (
-            layer.weight.shape[:2] if not layer.transposed else reversed(layer.weight.shape[:2])
-        )
-        if layer.groups == layer.in_channels == layer.out_channels:  # depthwise: a group a channel
-            layer.groups = outputs if not layer.transposed else inputs
-        layer.in_channels = layer.weight.shape[0] if layer.transposed else inputs * layer.groups
-        layer.out_channels = outputs * layer.groups if layer.transposed else outputs
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.BatchNorm2d):
-        layer.num_features = len(layer.running_mean)
-    elif isinstance(layer, nn.GroupNorm) and layer.affine:
-        size, layer.num_channels = layer.num_channels // layer.num_groups, len(layer.weight)
-        layer.num_groups = layer.num_channels // size
 
 
 def plain_state(network: nn.Module) -> State:

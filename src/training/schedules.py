@@ -19,7 +19,7 @@ def learning_rate(phase: Phase, progress: float, losses: Sequence[float] = ()) -
         losses: the training losses of the phase's epochs so far, for "plateau".
     """
     if phase.schedule == "plateau":
-        return phase.learning_rate * plateau_factor(losses, phase.patience)
+        return phase.learning_rate * plateau_factor(losses, phase.plateau_patience)
     if phase.schedule == "cyclic":
         height = 1 - abs(1 - 2 * (progress * phase.cycles % 1))
         return phase.lowest_rate + (phase.learning_rate - phase.lowest_rate) * height

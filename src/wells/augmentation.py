@@ -1,5 +1,5 @@
 """What is drawn for each window of a batch and applied on its device: the symmetries of an unrolled
-pipe, simulated grooves, other intensities, CutMix.
+pipe, other intensities, CutMix.
 """
 
 from dataclasses import dataclass, fields
@@ -78,7 +78,7 @@ def draw(
     )
 
 
-def copies(
+def materialised(
     names: list[Copy], count: int, height: int, width: int, generator: torch.Generator
 ) -> Symmetries:
     """Symmetries for a full copy of `count` windows for each name, copy after copy (CorroSeg paper,
@@ -105,8 +105,8 @@ def copies(
 
 @dataclass(frozen=True)
 class Intensities:
-    """For each window (B,) a factor, and how much of the texture of sound pipe is laid over it,
-    from the row `source` downwards.
+    """For each window (B,) a factor, and how much of the texture of defect-free pipe is laid over
+    it, from the row `source` downwards.
     """
 
     gain: torch.Tensor
@@ -127,7 +127,11 @@ class Intensities:
 
 
 def draw_intensities(
-    settings: Augment, count: int, windows: Windows, sound: torch.Tensor, generator: torch.Generator
+    settings: Augment,
+    count: int,
+    windows: Windows,
+    defect_free: torch.Tensor,
+    generator: torch.Generator,
 ) -> Intensities:
     """Intensities for a batch of `count` windows, drawn on the CPU.
 
@@ -135,12 +139,13 @@ def draw_intensities(
     texture, of a uniform strength up to `settings.texture`.
 
     Args:
-        sound: first rows of windows without corrosion (`Windows.sound`); needed for texture only.
+        defect_free: first rows of windows without corrosion (`Windows.defect_free`); needed for
+            texture only.
 
     Raises:
-        UserError: texture is asked for, and there is no sound window to take it from.
+        UserError: texture is asked for, and there is no defect-free window to take it from.
     """
-    if settings.texture and not len(sound):
+    if settings.texture and not len(defect_free):
         raise UserError(
             f"augment.texture: the training wells have no {windows.height} rows free of "
             "corrosion: lower member.height or set it to 0"
@@ -151,99 +156,13 @@ def draw_intensities(
         * torch.rand(count, generator=generator)
         * (torch.rand(count, generator=generator) < 0.5)
     )
-    sound = sound if len(sound) else torch.zeros(1, dtype=torch.int64)  # of strength 0
-    source = sound[torch.randint(len(sound), (count,), generator=generator)]
+    if not len(defect_free):
+        defect_free = torch.zeros(1, dtype=torch.int64)  # of strength 0
+    source = defect_free[torch.randint(len(defect_free), (count,), generator=generator)]
     symmetries = draw(settings, count, windows.height, windows.image.shape[1], generator)
     device = windows.image.device
     return Intensities(
         gain.to(device), strength.to(device), source.to(device), symmetries.to(device)
-    )
-
-
-@dataclass(frozen=True)
-class Grooves:
-    """For each window (B,) whether it gives way to sound pipe, from the row `source` downwards,
-    with a straight groove.
-
-    In the middle of the window the groove is at `column`, in every next row `lean` columns further.
-    It is `width` columns wide where half of its `depth` is reached, and goes from row `top` to row
-    `bottom`.
-    """
-
-    chosen: torch.Tensor
-    source: torch.Tensor
-    symmetries: Symmetries
-    column: torch.Tensor
-    lean: torch.Tensor
-    width: torch.Tensor
-    depth: torch.Tensor
-    top: torch.Tensor
-    bottom: torch.Tensor
-
-    def apply(
-        self, image: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, windows: Windows
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images, masks and weights (B, 1, H, W); a pixel is corroded where the groove is more
-        than half as deep as in its middle.
-        """
-        height, turn = image.shape[2:]
-        pipe = self.symmetries.apply(windows.take(windows.image, self.source))
-        rows, columns = (
-            torch.arange(height, device=image.device),
-            torch.arange(turn, device=image.device),
-        )
-        middle = self.column[:, None] + self.lean[:, None] * (rows - height // 2)
-        away = ((columns - middle[:, :, None] + turn / 2) % turn - turn / 2).abs()
-        width, depth = self.width[:, None, None], self.depth[:, None, None]
-        inside = ((rows >= self.top[:, None]) & (rows < self.bottom[:, None]))[:, :, None] & (
-            away < width
-        )
-        groove = torch.where(inside, depth / 2 * (1 + torch.cos(torch.pi * away / width)), 0.0)
-        chosen = self.chosen[:, None, None, None]
-        corroded = (inside & (away < width / 2))[:, None].to(mask.dtype)
-        return (
-            torch.where(chosen, pipe - groove[:, None], image),
-            torch.where(chosen, corroded, mask),
-            torch.where(chosen, 1.0, weight),
-        )
-
-
-def draw_grooves(
-    settings: Augment, count: int, windows: Windows, sound: torch.Tensor, generator: torch.Generator
-) -> Grooves:
-    """Grooves for a batch of `count` windows, each with probability `settings.grooves`; drawn on
-    the CPU.
-
-    Grooves are 1 to 5 columns wide and .5 to 3 scaled units deep, the logarithm uniform, as most in
-    the training wells are; they drift by a normal deviation of .02 columns a row. Half of them go
-    through the whole window, the others from one random row to another.
-
-    Args:
-        sound: first rows of windows without corrosion (`Windows.sound`).
-
-    Raises:
-        UserError: there is no sound window.
-    """
-    if not len(sound):
-        raise UserError(
-            f"augment.grooves: the training wells have no {windows.height} rows free of "
-            "corrosion: lower member.height or set it to 0"
-        )
-    height, turn = windows.height, windows.image.shape[1]
-    chance, through, column, width, depth, first, second = torch.rand(7, count, generator=generator)
-    ends = (torch.stack([first, second]) * (height + 1)).long().sort(0).values
-    source = sound[torch.randint(len(sound), (count,), generator=generator)]
-    device = windows.image.device
-    return Grooves(
-        chosen=(chance < settings.grooves).to(device),
-        source=source.to(device),
-        symmetries=draw(settings, count, height, turn, generator).to(device),
-        column=(column * turn).to(device),
-        lean=(0.02 * torch.randn(count, generator=generator)).to(device),
-        width=(1 + 4 * width).to(device),
-        depth=(0.5 * 6**depth).to(device),
-        top=torch.where(through < 0.5, 0, ends[0]).to(device),
-        bottom=torch.where(through < 0.5, height, ends[1]).to(device),
     )
 
 

@@ -10,47 +10,64 @@ import torch
 from torch import nn
 
 from src import networks
-from src.artifacts import Arrays
-from src.recipe import Augment, Member
-from src.wells import augmentation
-from src.wells.cleaning import Scaling, fit_scaling
-from src.wells.prediction import rows_of
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.networks.scaling import Scaling
+from src.recipe import Augment, Member, Task
+from src.scoring.metrics import scorer, soft_iou
+from src.training.data import Batch
+from src.wells import augmentation, prediction
+from src.wells.blocks import read_split, rows_of
+from src.wells.cleaning import fit_scaling
 from src.wells.windows import Windows
-
-# image (B, C, H, W), mask, weight, (B, 1, H, W) each
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class PipeSource:
-    """A training set of patches for one member: what `src.training.Fit` asks of its data."""
+class WellTrainingSet:
+    """The patches of all folds but the task's, a `src.training.data.TrainingSet`.
 
+    Scaling is fitted on these alone.
+    """
+
+    run: Run
+    task: Task
+    train: Arrays
     windows: Windows
-    member: Member
     scaling: Scaling
 
     @staticmethod
-    def of(
-        train: Arrays, fold: int, member: Member, per_pixel: bool, device: torch.device
-    ) -> "PipeSource":
-        """Every patch of the prepared training split that is in another fold; scaling is fitted
-        on these alone.
+    def of(run: Run, task: Task, train: Arrays, device: torch.device) -> "WellTrainingSet":
         """
-        trained_on = (train["fold"] >= 0) & (train["fold"] != fold)
+        Args:
+            train: the prepared training split, with `mask` and `fold`.
+        """
+        member = run.recipe.member(task.member)
+        per_pixel = run.recipe.data.scaling == "per_pixel"
+        trained_on = (train["fold"] >= 0) & (train["fold"] != task.fold)
         scaling = fit_scaling(train["image"][trained_on], train["valid"][trained_on], per_pixel)
         weight = train["valid"] & trained_on[:, None, None]
         known = np.isin(train["group"], train["group"][trained_on])
         scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        return PipeSource(
-            Windows.of(
-                scaled, member.height, device, weight[known], member.depth_averages, member.beside
-            ),
-            member,
-            scaling,
-        )
+        windows = Windows.of(scaled, member.height, device, weight[known], member.depth_averages)
+        return WellTrainingSet(run, task, train, windows, scaling)
+
+    @property
+    def member(self) -> Member:
+        return self.run.recipe.member(self.task.member)
 
     def network(self) -> nn.Module:
         return networks.create(self.member.network)
+
+    def held_out(self, network: nn.Module) -> dict[str, float]:
+        """The official score at a threshold of one half, and soft IoU."""
+        fold, device = self.task.fold, self.windows.image.device
+        _, probability = prediction.predict_held_out(
+            network, self.scaling, self.train, fold, self.run, self.member, device
+        )
+        truth = self.train["mask"][self.train["fold"] == fold]
+        official = scorer(self.run.competition.metric)(probability[:, 0] > 0.5, truth).mean()
+        soft = soft_iou(probability[:, 0], truth)
+        return {"held_out_score": float(official), "held_out_soft_iou": soft}
 
     def epoch(self, epoch: int, seed: int) -> tuple[int, Iterator[Batch]]:
         """The number of batches, and the batches, on the device."""
@@ -64,10 +81,8 @@ class PipeSource:
         self, starts: torch.Tensor, symmetries: augmentation.Symmetries, generator: torch.Generator
     ) -> Iterator[Batch]:
         settings, windows, size = self.member.augment, self.windows, self.member.batch_size
-        sound = (
-            windows.sound()
-            if settings.texture or settings.grooves
-            else torch.empty(0, dtype=torch.int64)
+        defect_free = (
+            windows.defect_free() if settings.texture else torch.empty(0, dtype=torch.int64)
         )
         for first in range(0, len(starts), size):
             batch = slice(first, first + size)
@@ -76,12 +91,9 @@ class PipeSource:
                 *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight)),
             )
             image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
-            if settings.grooves:
-                grooves = augmentation.draw_grooves(settings, len(image), windows, sound, generator)
-                image, mask, weight = grooves.apply(image, mask, weight, windows)
             if settings.gain or settings.texture:
                 image = augmentation.draw_intensities(
-                    settings, len(image), windows, sound, generator
+                    settings, len(image), windows, defect_free, generator
                 ).apply(image, windows)
             if settings.cutmix:
                 cuts = augmentation.draw_cuts(
@@ -98,14 +110,24 @@ def _epoch_windows(
 ) -> tuple[torch.Tensor, augmentation.Symmetries]:
     """The windows of an epoch in random order, by their first rows, and a symmetry for each."""
     starts, width = windows.shuffled(settings.depth_shift, generator), windows.image.shape[1]
-    if settings.copies is None:
+    if settings.materialised is None:
         return starts, augmentation.draw(
             settings, len(starts), windows.height, width, generator
         ).to(starts.device)
-    symmetries = augmentation.copies(
-        settings.copies, len(starts), windows.height, width, generator
+    symmetries = augmentation.materialised(
+        settings.materialised, len(starts), windows.height, width, generator
     ).to(starts.device)
-    order = torch.randperm(len(starts) * len(settings.copies), generator=generator).to(
+    order = torch.randperm(len(starts) * len(settings.materialised), generator=generator).to(
         starts.device
     )
-    return starts.repeat(len(settings.copies))[order], symmetries[order]
+    return starts.repeat(len(settings.materialised))[order], symmetries[order]
+
+
+def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
+    """At most so many windows (1, 1, H, W) of what a task was trained on, scaled."""
+    train, height = read_split(run, "train", "fold"), run.recipe.member(task.member).height
+    strip = scaling.apply(train["image"][(train["fold"] >= 0) & (train["fold"] != task.fold)])
+    strip = strip.reshape(1, -1, strip.shape[2])
+    starts = np.linspace(0, max(0, strip.shape[1] - height), count).astype(int)
+    for start in sorted(set(starts.tolist())):
+        yield torch.from_numpy(strip[:, start : start + height].copy())[None]

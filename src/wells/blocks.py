@@ -2,14 +2,14 @@
 nothing needs all wells at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from src import artifacts
-from src.artifacts import Arrays, Paths
-from src.recipe import Recipe
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
 
 PATCHES = 2048  # of a block, unless a single well has more
 
@@ -56,25 +56,32 @@ class Blocks:
         return Blocks(self.index, lambda place: self.read(place) | {name: read(place)})
 
 
-def prepared(recipe: Recipe, paths: Paths, split: str, large: Sequence[str]) -> Blocks:
-    """The test patches of the prepared file, or those training patches that count, which are in a
-    fold.
+def prepared(run: Run, split: str, *large: str) -> Blocks:
+    """The test patches, or those training patches that count, which are in a fold that is run.
 
     Args:
-        large: which large arrays to read: `image`, `valid` (if it is absent all pixels are valid),
-            `mask`.
+        large: which large arrays to read: "image", "valid", "mask".
     """
-    path = paths.prepared(recipe)
-    index = artifacts.read_split(path, split, ["name", "group", "depth", "phase"], ["fold"])
+    path = run.prepared(split)
+    more = ["fold"] if split == "train" else []
+    index = hdf5.read(path, "name", "group", "depth", "parity", *more)
     rows = np.argsort(index["group"], kind="stable")
-    if "fold" in index:
-        rows = rows[index["fold"][rows] >= 0]
-    there = [name for name in large if name != "valid" or artifacts.holds(path, f"{split}/valid")]
-    shape = artifacts.read_shape(path, f"{split}/image")[1:]
+    if split == "train":
+        folds = run.recipe.folds
+        rows = rows[np.isin(index["fold"][rows], folds.run or range(folds.number))]
+    return Blocks(
+        {name: array[rows] for name, array in index.items()},
+        lambda place: hdf5.read_rows(path, large, rows[place]),
+    )
 
-    def read(place: np.ndarray) -> Arrays:
-        arrays = artifacts.read_rows(path, [f"{split}/{name}" for name in there], rows[place])
-        absent = {name: np.ones((len(place), *shape), bool) for name in large if name not in there}
-        return {name.removeprefix(f"{split}/"): array for name, array in arrays.items()} | absent
 
-    return Blocks({name: array[rows] for name, array in index.items()}, read)
+def read_split(run: Run, split: str, *more: str) -> Arrays:
+    """What prediction needs of a prepared split, whole; `more` names further arrays."""
+    return hdf5.read(
+        run.prepared(split), "name", "image", "valid", "group", "depth", "parity", *more
+    )
+
+
+def rows_of(arrays: Arrays, which: np.ndarray) -> Arrays:
+    """The same arrays with only the patches `which` (a mask or indices)."""
+    return {name: array[which] for name, array in arrays.items()}

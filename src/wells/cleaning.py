@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from src.competitions.formats.masks import slices
+from src.networks.scaling import Scaling
 from src.scoring.quantiles import quantiles
 from src.wells.geometry import Strip
 
@@ -75,19 +76,6 @@ def _nearest(
             tuple(np.flip(array, axis) if backwards else array for array in (value, distance))
         )
     return result
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """(image - center) / scale; both are scalars (one for all pixels) or (H, W) (one for each
-    pixel position, as in the paper).
-    """
-
-    center: np.ndarray
-    scale: np.ndarray
-
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        return ((image - self.center) / self.scale).astype(np.float32)
 
 
 def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scaling:

@@ -3,8 +3,8 @@
 A patch is 36 rows of depth by 36 columns of azimuth, once around the pipe: column 35 touches column
 0. In most wells patch k + 1 continues patch k downwards. Some wells were scanned with 72 azimuths
 and cut by column parity: patch 2i holds the even columns and patch 2i + 1 the odd columns of the
-same stretch. `depth` counts patches downwards, `phase` is 0 for even and 1 for odd columns, and a
-strip is one well and one phase from top to bottom.
+same stretch. `depth` counts patches downwards, `parity` is 0 for even and 1 for odd columns, and a
+strip is one well and one parity from top to bottom.
 """
 
 from dataclasses import dataclass
@@ -50,25 +50,25 @@ def _mean_step(a: np.ndarray, b: np.ndarray, a_valid: np.ndarray, b_valid: np.nd
 def locate(
     image: np.ndarray, valid: np.ndarray, group: np.ndarray, number: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and phase, (N,) int32 each, of patches (N, H, W) by well and patch number;
+    """Depth and parity, (N,) int32 each, of patches (N, H, W) by well and patch number;
     interleaved wells are found by measurement.
     """
-    depth, phase = number.astype(np.int32), np.zeros(len(number), np.int32)
+    depth, parity = number.astype(np.int32), np.zeros(len(number), np.int32)
     for well in np.unique(group):
         own = np.flatnonzero(group == well)
         if interleave_ratio(image[own], valid[own], number[own]) < 1:
-            depth[own], phase[own] = number[own] // 2, number[own] % 2
-    return depth, phase
+            depth[own], parity[own] = number[own] // 2, number[own] % 2
+    return depth, parity
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One well and phase, downwards: `index[d]` is the row of the patch at the d-th depth from
+    """One well and parity, downwards: `index[d]` is the row of the patch at the d-th depth from
     its top, -1 where one is missing.
     """
 
     group: int
-    phase: int
+    parity: int
     index: np.ndarray
 
     def stack(self, patches: np.ndarray) -> np.ndarray:
@@ -86,83 +86,54 @@ class Strip:
         patches[self.index[present]] = strip.reshape(len(self.index), -1, strip.shape[1])[present]
 
 
-def strips(group: np.ndarray, depth: np.ndarray, phase: np.ndarray) -> list[Strip]:
-    """The strips of all wells; a patch without a depth (-1) is a strip of its own."""
+def strips(group: np.ndarray, depth: np.ndarray, parity: np.ndarray) -> list[Strip]:
+    """The strips of all wells, by well and then by parity."""
     result = []
-    for well, parity in sorted(set(zip(group.tolist(), phase.tolist(), strict=True))):
-        own = np.flatnonzero((group == well) & (phase == parity))
-        loose, placed = own[depth[own] < 0], own[depth[own] >= 0]
-        result += [Strip(well, parity, np.array([row])) for row in loose]
-        if len(placed):
-            index = np.full(depth[placed].max() - depth[placed].min() + 1, -1)
-            index[depth[placed] - depth[placed].min()] = placed
-            result.append(Strip(well, parity, index))
+    for well, half in sorted(set(zip(group.tolist(), parity.tolist(), strict=True))):
+        own = np.flatnonzero((group == well) & (parity == half))
+        place = depth[own] - depth[own].min()
+        index = np.full(place.max() + 1, -1)
+        index[place] = own
+        result.append(Strip(well, half, index))
     return result
 
 
-def interleaved(group: np.ndarray, phase: np.ndarray) -> np.ndarray:
+def interleaved(group: np.ndarray, parity: np.ndarray) -> np.ndarray:
     """(N,) bool, whether the patch's well was scanned with twice as many azimuths and cut into
     even and odd columns.
     """
-    return np.isin(group, group[phase > 0])
+    return np.isin(group, group[parity > 0])
 
 
-def ring(even: np.ndarray, odd: np.ndarray) -> np.ndarray:
-    """The full ring (rows, 2 W) of an interleaved well from the strips of its even and its odd
-    columns (rows, W).
-    """
-    return np.stack([even, odd], axis=2).reshape(len(even), -1)
-
-
-def average_twins(
-    probability: np.ndarray, group: np.ndarray, depth: np.ndarray, phase: np.ndarray
+def average_neighbours(
+    probability: np.ndarray, group: np.ndarray, depth: np.ndarray, parity: np.ndarray
 ) -> np.ndarray:
-    """Make interleaved twins agree: on the full ring, each column becomes 1/2 of itself and 1/4 of
-    each neighbour.
+    """Interleaved patches averaged as half-pixel neighbours: on the full ring, each column becomes
+    1/2 of itself and 1/4 of each neighbour.
 
-    A column's two neighbours on the ring come from the twin patch. A patch without its twin stays
-    as it is.
+    A column's two neighbours come from the other patch of the same stretch. A patch without one
+    stays as it is.
 
     Args:
-        probability: (N, ..., W), patches by row; `group`, `depth`, `phase` (N,).
+        probability: (N, ..., W), patches by row; `group`, `depth`, `parity` (N,).
     """
-    result, (even, odd) = probability.copy(), _twins(group, depth, phase)
+    result, (even, odd) = probability.copy(), _neighbours(group, depth, parity)
     e, o = probability[even], probability[odd]
     result[even] = e / 2 + (o + np.roll(o, 1, -1)) / 4
     result[odd] = o / 2 + (e + np.roll(e, -1, -1)) / 4
     return result
 
 
-def beside(
-    image: np.ndarray, group: np.ndarray, depth: np.ndarray, phase: np.ndarray
-) -> np.ndarray:
-    """The pipe half a column to the left and to the right of each column, the mean of both.
-
-    An interleaved patch has both measured, in its twin; for a patch without a twin they are
-    interpolated.
-
-    Args:
-        image: (N, ..., W), patches by row; `group`, `depth`, `phase` (N,).
-    """
-    result, (even, odd) = (
-        image / 2 + (np.roll(image, 1, -1) + np.roll(image, -1, -1)) / 4,
-        _twins(group, depth, phase),
-    )
-    result[even] = (image[odd] + np.roll(image[odd], 1, -1)) / 2
-    result[odd] = (image[even] + np.roll(image[even], -1, -1)) / 2
-    return result
-
-
-def _twins(group: np.ndarray, depth: np.ndarray, phase: np.ndarray) -> np.ndarray:
+def _neighbours(group: np.ndarray, depth: np.ndarray, parity: np.ndarray) -> np.ndarray:
     """(2, P) rows of the even and of the odd columns of the same stretch of pipe."""
     row_of = {
         key: row
-        for row, key in enumerate(zip(group.tolist(), depth.tolist(), phase.tolist(), strict=True))
+        for row, key in enumerate(zip(group.tolist(), depth.tolist(), parity.tolist(), strict=True))
     }
     pairs = [
         (row, row_of[well, d, 1])
-        for (well, d, parity), row in row_of.items()
-        if parity == 0 and (well, d, 1) in row_of
+        for (well, d, half), row in row_of.items()
+        if half == 0 and (well, d, 1) in row_of
     ]
     return np.array(pairs, np.int64).reshape(-1, 2).T
 
@@ -217,16 +188,3 @@ class Canvas:
             last = max(length + margin - height, -margin)
             starts.append(first + np.append(np.arange(-margin, last, height - 2 * margin), last))
         return np.concatenate(starts)
-
-    def window(self, patches: np.ndarray, row: int, context: int, around: int = 0) -> np.ndarray:
-        """The patch in `row` of (N, H, W) with its pipe: `context` rows above and below, `around`
-        columns on both sides, around the ring.
-
-        Returns:
-            (H + 2 context, W + 2 around). The context may be no taller than the canvas's margin.
-        """
-        height, width = patches.shape[1:]
-        top = self.position[row * height]
-        rows = self.source[top - context : top + height + context]
-        columns = np.arange(-around, width + around) % width
-        return patches.reshape(-1, width)[rows[:, None], columns]

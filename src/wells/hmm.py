@@ -1,4 +1,5 @@
-"""Follow the groove of a strip through faint stretches, with a hidden Markov model along depth.
+"""Smooth a strip along depth with a hidden Markov model, so that a groove is found through faint
+stretches.
 
 A groove runs through hundreds of rows and drifts slowly around the pipe. Where it is faint a
 network hesitates at every pixel, but the hesitations line up along depth, and nothing else in the
@@ -7,13 +8,13 @@ strip does: a model that knows how grooves drift tells the two apart.
 
 import numpy as np
 
-from src.recipe import Track
+from src.recipe import HMM
 
 BATCH = 32  # strips that go through the model side by side, so that few long arrays are in memory
 
 
-def follow(logits: list[np.ndarray], settings: Track) -> list[np.ndarray]:
-    """Logits of strips, raised beside a groove that can be followed along depth and lowered
+def smooth(logits: list[np.ndarray], settings: HMM) -> list[np.ndarray]:
+    """Logits of strips, raised beside a groove that goes on along depth and lowered
     elsewhere.
 
     To each pixel's logit come `strength` times the log-odds that a groove's centre lies within
@@ -38,7 +39,7 @@ def follow(logits: list[np.ndarray], settings: Track) -> list[np.ndarray]:
     return result
 
 
-def centres(logits: list[np.ndarray], settings: Track) -> list[np.ndarray]:
+def centres(logits: list[np.ndarray], settings: HMM) -> list[np.ndarray]:
     """The probability that a groove's centre is at each column, given the whole strip.
 
     Depth advances in steps of `rows` rows. The hidden state is the column of the centre, or that
@@ -79,7 +80,7 @@ def _steps(strip: np.ndarray, rows: int) -> np.ndarray:
     return np.add.reduceat(strip, first, axis=0) / np.diff(np.append(first, len(strip)))[:, None]
 
 
-def _transition(width: int, settings: Track) -> np.ndarray:
+def _transition(width: int, settings: HMM) -> np.ndarray:
     """(W + 1, W + 1) chances of the next state (column) after a state (row); the last state is
     "no groove".
     """

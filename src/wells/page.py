@@ -1,63 +1,55 @@
 """What stands on the page of a submission of wells."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from src import artifacts
-from src.artifacts import Arrays, CreatedFrom, Paths
-from src.competitions import Competition
-from src.competitions.formats.masks import PackedMasks
-from src.recipe import Recipe, to_toml
-from src.report import checks, curves, pictures, provenance
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.report import curves, figures, pictures, provenance
+from src.report.checks import Check
 from src.report.rendering import render
-from src.wells import selection
 from src.wells.blocks import Blocks
+from src.wells.geometry import Strip, strips
+from src.wells.selection import THRESHOLDS, Selection
 
 SHOWN, SHOWN_OF_A_WELL = 12, 3  # best and worst patches
 DRAWN = 40  # wells of a split; of more, the best and the worst, half of each
+ROWS = 720  # of a strip in one picture: 20 patches
 STEP = 3  # thresholds from one point of the curves to the next
 
 
 def page(
-    recipe: Recipe,
-    competition: Competition,
-    paths: Paths,
+    run: Run,
     result: dict[str, Any],
-    made: CreatedFrom,
+    selection: Selection,
     train: Blocks,
     test: Blocks,
-    masks: PackedMasks,
-    at_thresholds: np.ndarray,
+    checks: list[Check],
 ) -> str:
     """The page as HTML.
 
     Args:
         result: what submissions/<recipe>.json says.
-        made: what the submission is made from.
         train, test: the scored training patches and the test patches, as
-            `src.wells.postprocessing.examined` gives them.
-        masks: the submission's.
-        at_thresholds: (F + 1, T) mean scores of each fold, and of all patches, at each of
-            `ensemble.THRESHOLDS`.
+            `src.wells.submission.evaluated` gives them.
     """
-    told, thresholds = curves.histories(recipe, paths), artifacts.read_notes(paths.ensemble(recipe))
-    size, of_train, of_test = (
-        masks.size[0] * masks.size[1],
-        result["oof_by_group"],
-        result.get("test_by_group", {}),
-    )
+    size = int(np.prod(hdf5.shape(run.prepared("test"), "image")[1:]))
+    of_train, of_test = result["oof_by_group"], result.get("test_by_group", {})
     drawn = {
         split: drawn_wells(np.unique(own.index["group"]).tolist(), scores)
         for split, own, scores in (("train", train, of_train), ("test", test, of_test))
     }
-    csv, official = paths.submission(recipe), paths.submission(recipe, "_official.csv")
     return render(
         "wells.html",
         "wells.js",
         result=result,
         ruler=ruler(result),
-        folds=_folds(result, train.index, thresholds),
+        folds=_folds(result, train.index, selection.plain),
         wells=_wells("train", train, of_train, drawn["train"], size),
         test_wells=_wells("test", test, of_test, drawn["test"], size),
         most_drawn=DRAWN,
@@ -65,22 +57,11 @@ def page(
         colours={"kinds": pictures.COLOURS, "probability": pictures.INFERNO},
         patches=_patches(train, drawn["train"]),
         threshold_chart=curves.threshold_chart(
-            selection.THRESHOLDS[::STEP], at_thresholds[:, ::STEP], result["threshold"]
+            THRESHOLDS[::STEP], selection.at_thresholds[:, ::STEP], result["threshold"]
         ),
         spread_chart=curves.spread_chart(train.index["score"][train.index["true"] > 0]),
         refinements=_refinements(result),
-        learning=curves.learning(recipe, told),
-        members=provenance.members(
-            recipe, told, {member.name: member.network for member in recipe.members}
-        ),
-        seeds=recipe.seeds,
-        checks=checks.wells(
-            csv, official, test.index["name"], test.index["repaired"] < size, masks, competition
-        ),
-        files=provenance.files([csv, official]),
-        made=made,
-        versions=provenance.versions(),
-        toml=to_toml(recipe),
+        **provenance.shared(run, checks),
     )
 
 
@@ -114,13 +95,13 @@ def ruler(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _folds(
-    result: dict[str, Any], train: Arrays, thresholds: dict[str, Any]
+    result: dict[str, Any], train: Arrays, thresholds: dict[int, float]
 ) -> list[dict[str, Any]]:
     return [
         {
             "fold": fold,
             "wells": ", ".join(map(str, np.unique(train["group"][train["fold"] == int(fold)]))),
-            "threshold": thresholds["threshold_without_fold"][fold],
+            "threshold": thresholds[int(fold)],
             **row,
         }
         for fold, row in result["oof_by_fold"].items()
@@ -155,7 +136,7 @@ def _wells(
                 "well": well,
                 "title": f"{'Test well' if split == 'test' else 'Well'} {well}",
                 "patches": int(own.sum()),
-                "interleaved": bool((index["phase"][own] > 0).any()),
+                "interleaved": bool((index["parity"][own] > 0).any()),
                 "repaired": float(index["repaired"][own].mean() / size),
                 "marked": float(index["marked"][own].mean() / size),
                 "true": float(index["true"][own].mean() / size) if "true" in index else None,
@@ -189,8 +170,8 @@ def lost(score: np.ndarray, shows: np.ndarray) -> list[dict[str, Any]]:
         shows: (N,) whether it shows corrosion.
     """
     kinds = [
-        ("sound, and left unmarked", ~shows & (score == 1)),
-        ("sound, but marked", ~shows & (score < 1)),
+        ("defect-free, and left unmarked", ~shows & (score == 1)),
+        ("defect-free, but marked", ~shows & (score < 1)),
         ("corroded, and nothing of it met", shows & (score == 0)),
         ("corroded, and met in part or wholly", shows & (score > 0)),
     ]
@@ -262,3 +243,90 @@ def _refinements(result: dict[str, Any]) -> dict[str, Any]:
         "low": min(values) - pad,
         "high": max(values) + pad,
     }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A well for a picture: `arrays` with `image`, `group`, `depth` and `parity` of its patches,
+    and titles and maps (N, H, W).
+    """
+
+    title: str
+    arrays: Arrays
+    panels: dict[str, np.ndarray]
+
+
+def wells_picture(wells: list[Shown]) -> Figure:
+    """A stretch of each well, side by side: image and further maps below each other, depth to the
+    right and azimuth downwards.
+
+    The stretch shown is the one of at most `ROWS` rows with the most corrosion in the first panel.
+    """
+    count = 1 + len(wells[0].panels)
+    figure, grid = plt.subplots(
+        count,
+        len(wells),
+        figsize=(7 * len(wells), 1.1 * count),
+        sharex="col",
+        squeeze=False,
+        layout="constrained",
+    )
+    for well, axes in zip(wells, grid.T, strict=True):
+        strip = strips(well.arrays["group"], well.arrays["depth"], well.arrays["parity"])[0]
+        first = _busiest(strip, next(iter(well.panels.values())))
+        rows = slice(first, first + ROWS)
+        image = strip.stack(well.arrays["image"])[rows]
+        low, high = np.percentile(image, [2, 98])
+        depth = {
+            "aspect": "auto",
+            "interpolation": "nearest",
+            "extent": (first, first + len(image), image.shape[1], 0),
+        }
+        axes[0].imshow(image.T, cmap="gray", vmin=low, vmax=high, **depth)
+        axes[0].set_title(f"{well.title}: thickness", loc="left", fontsize=9)
+        for axis, (title, patches) in zip(axes[1:], well.panels.items(), strict=True):
+            axis.imshow(
+                strip.stack(patches)[rows].T.astype(np.float32),
+                cmap="inferno",
+                vmin=0,
+                vmax=1,
+                **depth,
+            )
+            axis.set_title(title, loc="left", fontsize=9)
+        for axis in axes:
+            axis.set_yticks([])
+            axis.tick_params(labelsize=8)
+        axes[-1].set_xlabel("depth (rows)", fontsize=8)
+    return figure
+
+
+def _busiest(strip: Strip, mask: np.ndarray) -> int:
+    """First row, at a patch's edge, of the stretch of `ROWS` rows with the most marked pixels."""
+    marked = np.append(0, strip.stack(mask).sum(1, dtype=np.float64).cumsum())
+    starts = np.arange(0, max(1, len(marked) - ROWS), mask.shape[1])
+    ends = (starts + ROWS).clip(max=len(marked) - 1)
+    return int(starts[np.argmax(marked[ends] - marked[starts])])
+
+
+def picture(result: dict[str, Any], train: Blocks) -> bytes:
+    """The best and the worst training well of those that show corrosion, as predicted by
+    networks that did not see them.
+    """
+    groups, true = train.index["group"], train.index["true"]
+    corroded = {str(well) for well in np.unique(groups[true > 0])} or set(result["oof_by_group"])
+    ranked = sorted(
+        (row["score"], int(well))
+        for well, row in result["oof_by_group"].items()
+        if well in corroded
+    )
+    shown = []
+    ends = dict.fromkeys((ranked[-1], ranked[0]))
+    for (score, well), what in zip(ends, ("best", "worst"), strict=False):
+        own = next(train.of([well]))
+        panels = {
+            "truth": own["mask"],
+            "probability": own["probability"],
+            "prediction": own["prediction"],
+        }
+        shown.append(Shown(f"{what} well: {well}, {score:.3f}", own, panels))
+    return figures.png(wells_picture(shown))

@@ -1,174 +1,73 @@
 """Predict one split with one network, averaged over the symmetries of the pipe."""
 
 import copy
-import platform
-from contextlib import AbstractContextManager
-from itertools import product
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from src import artifacts, networks
-from src.artifacts import Arrays, CreatedFrom, Paths, streams
+from src.artifacts import hdf5
+from src.artifacts.predictions import Predictions
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.networks.devices import LAYOUT, autocast, in_bfloat16
 from src.networks.folding import folded
 from src.networks.layers import probability
-from src.recipe import Inference, Member, Recipe, Task
-from src.terminal.errors import UserError
+from src.networks.loading import load_network
+from src.networks.scaling import Scaling
+from src.recipe import Inference, Member, Task
 from src.wells import blocks, geometry
-from src.wells.cleaning import Scaling
 from src.wells.windows import Windows
 
-# of images and weights: the faster one for convolutions, on CPUs and GPUs
-LAYOUT = torch.channels_last
 # of windows that a CPU predicts at once: memory for more goes back to the system every time, and
 # comes a page at a time
 CPU_ROWS = 2304
 # of windows, drawn from a well for its batch statistics: the rows of a thousand patches say enough
-ADAPT_ROWS = 1024 * 36
+ADABN_ROWS = 1024 * 36
 
 Networks = list[tuple[float, nn.Module]]  # that predict together, each with its weight in the mean
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for `--device`: "auto" takes CUDA where there is one; asking for CUDA where
-    there is none is an error.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def describe(device: torch.device) -> str:
-    """What a device is called by its maker, a CPU with the threads in use: what a time is worth
-    depends on it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    models = [
-        line.partition(":")[2].strip()
-        for line in _cpuinfo().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def set_up_torch(threads: int) -> None:
-    """The CPU threads to use, and the same bytes for the same task on the same machine."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # nothing reads such memory, and filling it costs a tenth of training
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = False
-
-
-def autocast(member: Member, device: torch.device) -> AbstractContextManager[None]:
-    """The precision of the member's forward passes: bfloat16 where asked for, or where "auto"
-    finds hardware for it.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=_in_bfloat16(member, device))
-
-
-def _in_bfloat16(member: Member, device: torch.device) -> bool:
-    return member.precision == "bfloat16" or (member.precision == "auto" and _has_bfloat16(device))
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo().split()))
-
-
-def _cpuinfo() -> str:
-    """What Linux says of the CPU; elsewhere nothing."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def load_network(
-    recipe: Recipe, task: Task, paths: Paths, device: torch.device, classes: int | None = None
-) -> tuple[nn.Module, Scaling]:
-    """The trained network of a task, in evaluation mode, and the scaling of its input.
-
-    Args:
-        classes: of a network for photographs.
-
-    Raises:
-        UserError: the weights are missing, damaged, or of another network.
-    """
-    path = paths.weights(recipe, task)
-    arrays = artifacts.read_weights(path)
-    scaling = Scaling(arrays.pop("scaling.center"), arrays.pop("scaling.scale"))
-    member = recipe.member(task.member)
-    options = (
-        member.network
-        if classes is None
-        else networks.for_photographs(member, classes, len(scaling.center))
-    )
-    network = networks.create(networks.untrained(options))
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if any(pruning.channels for pruning in member.prunings):
-        from src.training.pruning import fit_state  # with Torch-Pruning, whose import takes seconds
-
-        fit_state(network, state)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError:
-        raise UserError(
-            f"{path} holds the weights of another network: run 01_train_folds.py {recipe.name}"
-        ) from None
-    return network.to(device, memory_format=LAYOUT).eval(), scaling
 
 
 def predict(
     network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device
 ) -> np.ndarray:
     """Probabilities (N, 1, H, W) float16 of a prepared split (`image`, `group`, `depth`,
-    `phase`), scaled for this network.
+    `parity`), scaled for this network.
     """
     patches = np.empty((len(arrays["image"]), 1, *arrays["image"].shape[1:]), np.float16)
     for well in np.unique(arrays["group"]):
         here = arrays["group"] == well
-        patches[here] = predict_well(network, rows_of(arrays, here), member, inference, device)
+        patches[here] = predict_well(
+            network, blocks.rows_of(arrays, here), member, inference, device
+        )
     return patches
 
 
 def predict_well(
     network: nn.Module, arrays: Arrays, member: Member, inference: Inference, device: torch.device
 ) -> np.ndarray:
-    """`predict` for the patches of one well: the network as it is and adapted to the well, by
+    """`predict` for the patches of one well: the network as it is and by AdaBN, by
     their weights.
     """
     network, networks = network.eval(), []
-    dtype = torch.bfloat16 if _in_bfloat16(member, device) else torch.float32
-    if inference.adapt < 1:
-        networks.append((1 - inference.adapt, folded(network, dtype)))
-    if inference.adapt > 0:
-        networks.append((inference.adapt, folded(adapted(network, arrays, member, device), dtype)))
+    dtype = torch.bfloat16 if in_bfloat16(member, device) else torch.float32
+    if inference.adabn < 1:
+        networks.append((1 - inference.adabn, folded(network, dtype)))
+    if inference.adabn > 0:
+        networks.append((inference.adabn, folded(adabn(network, arrays, member, device), dtype)))
     patches = _predict(
         networks, arrays, window_height(network, arrays, member, device), member, inference, device
     )
-    if inference.average_twins:
-        patches = geometry.average_twins(patches, arrays["group"], arrays["depth"], arrays["phase"])
+    if inference.average_neighbours:
+        patches = geometry.average_neighbours(
+            patches, arrays["group"], arrays["depth"], arrays["parity"]
+        )
     return patches[:, None].astype(np.float16)
 
 
-def check_finite(probability: np.ndarray, weights: Path) -> None:
-    """
-    Raises:
-        UserError: a network with these weights predicts what is no number.
-    """
-    if not np.isfinite(probability).all():
-        raise UserError(
-            f"{weights}: the network predicts probabilities that are not finite: train it again "
-            "with a lower learning_rate"
-        )
-
-
-def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.device) -> nn.Module:
+def adabn(network: nn.Module, arrays: Arrays, member: Member, device: torch.device) -> nn.Module:
     """A copy of the network whose batch norm holds the statistics of these images (AdaBN, Li et al.
     2018), which need no labels.
 
@@ -181,15 +80,13 @@ def adapted(network: nn.Module, arrays: Arrays, member: Member, device: torch.de
             layer.reset_running_stats()
             layer.momentum = None  # the plain mean over all batches
             layer.train()
-    windows = Windows.of(
-        arrays, member.height, device, averages=member.depth_averages, beside=member.beside
-    )
+    windows = Windows.of(arrays, member.height, device, averages=member.depth_averages)
     starts = torch.from_numpy(windows.canvas.windows(member.height, member.margin)).to(device)
     # In random order: batches of neighbours would each lack the variance that lies between distant
     # places.
     order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), autocast(member, device):
-        for batch in starts[order[: -(-ADAPT_ROWS // member.height)]].split(member.batch_size):
+        for batch in starts[order[: -(-ADABN_ROWS // member.height)]].split(member.batch_size):
             x = torch.cat(_as_trained(windows.inputs(batch), member))
             network(x.contiguous(memory_format=LAYOUT))
     return network.eval()
@@ -206,9 +103,7 @@ def _predict(
     """Probabilities (N, H, W) float32 by networks together, each row from the windows that have
     it inside.
     """
-    windows = Windows.of(
-        arrays, height, device, averages=member.depth_averages, beside=member.beside
-    )
+    windows = Windows.of(arrays, height, device, averages=member.depth_averages)
     starts = torch.from_numpy(windows.canvas.windows(height, member.margin)).to(device)
     total = torch.zeros_like(windows.image)
     count = torch.zeros_like(windows.image[:, :1])
@@ -242,7 +137,7 @@ def window_height(network: nn.Module, arrays: Arrays, member: Member, device: to
     tall, keeps the windows that it knows: in four times the height what is not a number at both
     ends then reaches the middle.
     """
-    strips = geometry.strips(arrays["group"], arrays["depth"], arrays["phase"])
+    strips = geometry.strips(arrays["group"], arrays["depth"], arrays["parity"])
 
     def rows(height: int) -> int:
         canvas = geometry.Canvas.of(strips, arrays["image"].shape[1], margin=height)
@@ -273,92 +168,52 @@ def _as_trained(x: torch.Tensor, member: Member) -> list[torch.Tensor]:
 def _average_views(
     networks: Networks, x: torch.Tensor, member: Member, inference: Inference
 ) -> torch.Tensor:
-    """Mean probability by networks together over flips and rolls, each view turned back."""
+    """Mean probability by networks together over flips, each view turned back."""
     flips = [[], [2], [3], [2, 3]] if inference.flips else [[]]
-    views = list(product(flips, inference.rolls))
     total = torch.zeros_like(x[:, :1])
-    for flip, roll in views:
-        view = x.flip(flip).roll(roll, dims=3).contiguous(memory_format=LAYOUT)
+    for flip in flips:
+        view = x.flip(flip).contiguous(memory_format=LAYOUT)
         with autocast(member, x.device):
             seen = sum(weight * probability(network(view)) for weight, network in networks)
-        total += seen.roll(-roll, dims=3).flip(flip)
-    return total / len(views)
+        total += seen.flip(flip)
+    return total / len(flips)
 
 
-def weights_from(recipe: Recipe, task: Task, prepared: str) -> CreatedFrom:
-    """What a task's weights are made from; `prepared` is the digest of the prepared file."""
-    member = recipe.member(task.member)
-    # then training knows nothing of the margin, which is for prediction
-    if member.selection == "last":
-        member = member.model_copy(update={"margin": 0})
-    return {
-        "format": str(artifacts.FORMAT),
-        "prepared": prepared,
-        "member": artifacts.digest(member),
-    }
+def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Predictions:
+    """What a trained task says of its held-out fold ("train") or of the test set.
 
-
-def predictions_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a task's predictions are made from.
-
-    Raises:
-        UserError: the task has not been trained, or not with this recipe on this data.
+    The test set goes through the network a few wells at a time.
     """
-    weights = paths.weights(recipe, task)
-    if not artifacts.up_to_date(weights, weights_from(recipe, task, prepared), quiet=True):
-        raise UserError(
-            f"{weights} is missing, damaged or of other data or settings: run "
-            "01_train_folds.py with the same arguments first"
-        )
-    how = artifacts.digest(recipe.inference, str(recipe.member(task.member).margin))
-    return {"prepared": prepared, "weights": artifacts.digest_files([weights]), "inference": how}
+    network, scaling = load_network(run, task, device)
+    member, inference = run.recipe.member(task.member), run.recipe.inference
 
-
-def test_from(recipe: Recipe, task: Task, paths: Paths, prepared: str) -> CreatedFrom:
-    """What a task's test predictions are made from."""
-    return predictions_from(recipe, task, paths, prepared)
-
-
-def predict_test(
-    recipe: Recipe,
-    task: Task,
-    paths: Paths,
-    inputs: CreatedFrom,
-    device: torch.device,
-    threads: int,
-) -> None:
-    """Predict the test set with one task's network, a few wells in memory at a time; `inputs` is
-    what `test_from` says of it.
-    """
-    set_up_torch(threads)
-    network, scaling = load_network(recipe, task, paths, device)
-    wells, shape = (
-        blocks.prepared(recipe, paths, "test", ["image"]),
-        artifacts.read_shape(paths.prepared(recipe), "test/image")[1:],
-    )
-    with streams.filling(paths.test(recipe, task), inputs) as file:
-        file.put("name", wells.index["name"])
-        file.create("probability", (len(wells), 1, *shape), np.float16)
+    def well_by_well(wells: Iterable[Arrays]) -> Iterator[np.ndarray]:
         for block in wells:
             block["image"] = scaling.apply(block["image"])
-            own = predict(network, block, recipe.member(task.member), recipe.inference, device)
-            check_finite(own, paths.weights(recipe, task))
-            file.write("probability", int(block["place"][0]), own)
+            yield predict(network, block, member, inference, device)
+
+    size = hdf5.shape(run.prepared(split), "image")[1:]
+    if split == "test":
+        wells = blocks.prepared(run, split, "image")
+        return Predictions(wells.index["name"], (1, *size), well_by_well(wells))
+    train = blocks.read_split(run, split, "fold")
+    name, probability = predict_held_out(network, scaling, train, task.fold, run, member, device)
+    return Predictions(name, (1, *size), iter([probability]))
 
 
-def read_split(paths: Paths, recipe: Recipe, split: str, *more: str) -> Arrays:
-    """What prediction needs of a prepared split; `more` names further arrays, such as "mask".
-    Without `valid` all pixels are valid.
-    """
-    arrays = artifacts.read_split(
-        paths.prepared(recipe),
-        split,
-        ["name", "image", "group", "depth", "phase", *more],
-        ["valid"],
-    )
-    return {"valid": np.ones(arrays["image"].shape, bool), **arrays}
-
-
-def rows_of(arrays: Arrays, which: np.ndarray) -> Arrays:
-    """The same arrays with only the patches `which` (a mask or indices)."""
-    return {name: array[which] for name, array in arrays.items()}
+def predict_held_out(
+    network: nn.Module,
+    scaling: Scaling,
+    train: Arrays,
+    fold: int,
+    run: Run,
+    member: Member,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names and probabilities of the patches of a held-out fold."""
+    own = np.unique(train["group"][train["fold"] == fold])
+    near = blocks.rows_of(train, np.isin(train["group"], own))
+    near["image"] = scaling.apply(near["image"])
+    held_out = near["fold"] == fold
+    probability = predict(network, near, member, run.recipe.inference, device)
+    return near["name"][held_out], probability[held_out]

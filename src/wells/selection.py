@@ -1,280 +1,349 @@
-"""Average the predictions of all tasks by name, and choose what is applied to them out of fold."""
+"""What turns probabilities of wells into masks, selected out of fold: thresholds and refinement.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+Two passes over the wells: the score at each threshold, of the probabilities as they are and of what
+HMM smoothing makes of them; then the score of every candidate at these thresholds.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from src import artifacts, competitions
-from src.artifacts import Arrays, CreatedFrom, Paths, content_digest, digest, made_from, streams
-from src.recipe import Recipe
-from src.scoring.metrics import Score
-from src.terminal.errors import UserError
+from src.artifacts import hdf5, lineage
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.recipe import HMM, Postprocess
+from src.scoring import averaging
+from src.scoring.averaging import Average, rows_by_name
+from src.scoring.metrics import Score, scorer
+from src.scoring.selection import Nested, fold_sums, select
 from src.wells import blocks
 from src.wells.blocks import Blocks
-from src.wells.prediction import predictions_from
+from src.wells.geometry import interleaved
+from src.wells.refinement import Refinement, refine, refined, smoothed
 
-# Finer towards 0 and 1, where a followed groove (`src.wells.hmm`) leaves whole wells.
+# Finer towards 0 and 1, where HMM smoothing leaves whole wells.
 _TAIL = [0.005, 0.01, 0.015, 0.02, 0.03, 0.04]
 THRESHOLDS = np.array([*_TAIL, *np.arange(5, 96) / 100, *(1 - p for p in reversed(_TAIL))])
 HALF = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
+SCANS = {
+    False: "contiguous",
+    True: "interleaved",
+}  # kinds of wells, by whether they are interleaved
+
+Sums = dict[Refinement, np.ndarray]  # of scores, (2, F) for each kind of scan and fold
 
 
-def oof_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
-    """The out-of-fold predictions: a source for each member and seed, a file for each of its
-    folds.
+@dataclass(frozen=True)
+class Selection:
+    """The refinement for each kind of scan, and for each kind and fold the one that was selected on
+    the other folds.
+
+    `table` holds every candidate's mean score, `unrefined` what plain thresholds earn, nested, and
+    `at_thresholds` (F + 1, T) the mean score of each fold and, last, of all patches at each of
+    `THRESHOLDS` without refinement.
     """
-    sources: dict[tuple[str, int], list[Path]] = {}
-    for task in recipe.tasks():
-        sources.setdefault((task.member, task.seed), []).append(paths.oof(recipe, task))
-    return list(sources.values())
+
+    final: dict[bool, Refinement]
+    without: dict[tuple[bool, int], Refinement]
+    plain: dict[int, float]
+    threshold: float
+    table: dict[str, float]
+    score: float
+    unrefined: float
+    at_thresholds: np.ndarray
+
+    @property
+    def refined(self) -> bool:
+        return not all(refinement.plain for refinement in self.final.values())
+
+    def __str__(self) -> str:
+        plain, interleaved = self.final[False], self.final[True]
+        other = f"; interleaved wells by {interleaved}" if interleaved != plain else ""
+        return f"{plain}{other}"
 
 
-def test_files(recipe: Recipe, paths: Paths) -> list[list[Path]]:
-    """The test predictions: every task is a source of its own."""
-    return [[paths.test(recipe, task)] for task in recipe.tasks()]
+def predicted(run: Run, split: str, average: Average, *large: str) -> Blocks:
+    """A split in blocks of whole wells, with the average's `probability` (n, H, W)."""
+    wells = blocks.prepared(run, split, *large)
+    rows = rows_by_name(average.names, wells.index["name"], "the predictions")
+    return wells.joined("probability", lambda place: average.mean(rows[place])[:, 0])
 
 
-def created_from(recipe: Recipe, paths: Paths, prepared: str) -> CreatedFrom:
-    """What the ensemble is made from: the content of every task's predictions.
-
-    Raises:
-        UserError: predictions are missing, or of other weights or settings than today's.
-    """
-    files = []
-    for task in recipe.tasks():
-        inputs = predictions_from(recipe, task, paths, prepared)
-        for file, stage in (
-            (paths.oof(recipe, task), "01_train_folds.py"),
-            (paths.test(recipe, task), "02_predict.py"),
-        ):
-            if not made_from(file, inputs):
-                raise UserError(
-                    f"{file} is missing or of other weights or settings: run {stage} "
-                    "with the same arguments first"
-                )
-            files.append(file)
-    return {"prepared": prepared, "predictions": digest(*map(content_digest, files))}
-
-
-def write(recipe: Recipe, paths: Paths, prepared: str, inputs: CreatedFrom) -> str:
-    """Write data/ensembles/<recipe>.h5 with the threshold chosen out of fold; returns what the
-    user should know.
-    """
-    target, score = paths.ensemble(recipe), competitions.get(recipe.competition).score
-    train, test = (
-        blocks.prepared(recipe, paths, split, large)
-        for split, large in (("train", ["mask"]), ("test", []))
-    )
-    with streams.filling(target, inputs) as file:
-        file.notes.update(
-            thresholds(
-                _averaged(
-                    file, "oof", train, Sources(oof_files(recipe, paths), train.index["name"])
-                ),
-                score,
-            )
-        )
-        for _ in _averaged(
-            file, "test", test, Sources(test_files(recipe, paths), test.index["name"])
-        ):
-            pass
-        notes = file.notes
-    alone = len(notes["threshold_without_fold"]) == 1
+def write(run: Run) -> str:
+    """Select, and write what is selected; returns a line about it."""
+    inputs = lineage.selection(run)
+    train = predicted(run, "train", averaging.oof(run), "image", "valid", "mask")
+    own = of_wells(train, run.recipe.postprocess, scorer(run.competition.metric))
+    with hdf5.writing(run.selection, inputs) as file:
+        file.metadata.update(as_json(own))
+        file.put("thresholds", THRESHOLDS)
+        file.put("score_at_thresholds", own.at_thresholds)
+    alone = len(own.plain) == 1
     how = (
-        "of one fold, with none to choose a threshold on: at one half"
-        if alone
-        else "each fold at the threshold of the others"
+        "at one half, for there is no other fold" if alone else "each fold as is best on the others"
     )
-    return (
-        f"{target}: {len(train)} out-of-fold and {len(test)} test patches from "
-        f"{len(recipe.tasks())} tasks\n"
-        f"threshold {notes['threshold']:.2f}; out-of-fold score {notes['oof_score']:.4f}, {how}"
-    )
+    return f"{own}; out-of-fold score {own.score:.4f}, {how}"
 
 
-def _averaged(
-    file: streams.Filling, part: str, wells: Blocks, sources: "Sources"
-) -> Iterator[Arrays]:
-    """The blocks of a split with the mean `probability` (n, H, W) of each patch, once it is
-    written.
-    """
-    file.put(f"{part}/name", sources.names)
-    file.create(f"{part}/probability", (len(wells), *sources.shape), np.float16)
-    for block in wells:
-        probability = sources.mean(block["place"])
-        file.write(f"{part}/probability", int(block["place"][0]), probability)
-        yield block | {"probability": probability[:, 0]}
+def read(run: Run) -> Selection:
+    """What `write` wrote."""
+    curves = hdf5.read(run.selection, "score_at_thresholds")["score_at_thresholds"]
+    return of_json(hdf5.metadata(run.selection), curves)
 
 
-class Sources:
-    """Predictions to be averaged by name, a few patches at a time.
+def as_json(selection: Selection) -> dict[str, Any]:
+    content = asdict(selection)
+    content["final"] = {SCANS[scan]: _as_json(own) for scan, own in selection.final.items()}
+    content["without"] = {
+        f"{SCANS[scan]} {fold}": _as_json(own) for (scan, fold), own in selection.without.items()
+    }
+    del content["at_thresholds"]
+    return content
+
+
+def of_json(content: dict[str, Any], at_thresholds: np.ndarray) -> Selection:
+    scan_of = {name: scan for scan, name in SCANS.items()}
+    final = {scan_of[name]: _of_json(own) for name, own in content["final"].items()}
+    without = {}
+    for name, own in content["without"].items():
+        scan, _, fold = name.partition(" ")
+        without[scan_of[scan], int(fold)] = _of_json(own)
+    plain = {int(fold): threshold for fold, threshold in content["plain"].items()}
+    own = {"final": final, "without": without, "plain": plain}
+    return Selection(**{**content, **own, "at_thresholds": at_thresholds})
+
+
+def _as_json(refinement: Refinement) -> dict[str, Any]:
+    smoothing = refinement.hmm.model_dump() if refinement.hmm else None
+    return {**asdict(refinement), "hmm": smoothing}
+
+
+def _of_json(content: dict[str, Any]) -> Refinement:
+    return Refinement(**{**content, "hmm": HMM(**content["hmm"]) if content["hmm"] else None})
+
+
+def of_wells(wells: Iterable[Arrays], settings: Postprocess, score: Score) -> Selection:
+    """Select among `candidates` by the out-of-fold score; the plain threshold stays unless
+    refinement raises it.
+
+    Each fold is scored under the candidate that is best on the other folds, at the threshold that
+    was selected on the other folds. With `settings.by_scan` interleaved wells and the others, if
+    either fill two folds, select by themselves, thresholds too, if that raises the score.
 
     Args:
-        files: sources to be averaged, each a list of files that together hold every name once (the
-            folds of one member and seed, out of fold; a single file for the test set).
-        names: (N,) the patches in the order in which they are counted; without it, that of the
-            first source.
-
-    Raises:
-        UserError: a file is missing or damaged, or a source does not hold these names.
+        wells: the scored patches in blocks of whole wells, gone through twice: `image`, `valid`,
+            `group`, `depth`, `parity`, `mask`, `fold`, and `probability` (n, H, W) out of fold.
     """
-
-    def __init__(self, files: list[list[Path]], names: np.ndarray | None = None) -> None:
-        self.files, self.names = files, names
-        self.shape = artifacts.read_shape(files[0][0], "probability")[1:]
-        # for each source and name the file, and the row in it
-        self.where: list[tuple[np.ndarray, np.ndarray]] = []
-        for source in files:
-            own = [artifacts.read_arrays(file, ["name"])["name"] for file in source]
-            self.names = np.concatenate(own) if self.names is None else self.names
-            rows = rows_by_name(np.concatenate(own), self.names, str(source[0]))
-            ends = np.cumsum([len(part) for part in own])
-            file = np.searchsorted(ends, rows, side="right")
-            self.where.append((file.astype(np.int16), rows - np.append(0, ends)[file]))
-
-    def mean(self, place: np.ndarray) -> np.ndarray:
-        """The mean probability (n, K, H, W) float16 of the patches in some places (n,) of
-        `names`.
-        """
-        total = np.zeros((len(place), *self.shape), np.float32)
-        for source, (file, row) in zip(self.files, self.where, strict=True):
-            for number in np.unique(file[place]):
-                own = file[place] == number
-                total[own] += artifacts.read_rows(source[number], ["probability"], row[place][own])[
-                    "probability"
-                ]
-        return (total / len(self.files)).astype(np.float16)
-
-
-def average(files: list[list[Path]]) -> Arrays:
-    """`name` (N,) and `probability` (N, K, H, W) of all patches at once, as `Sources` gives
-    them.
-    """
-    sources = Sources(files)
-    return {"name": sources.names, "probability": sources.mean(np.arange(len(sources.names)))}
-
-
-def predicted(recipe: Recipe, paths: Paths, split: str) -> Blocks:
-    """A split in blocks of whole wells, as prepared, with the ensemble's `probability` (n, H, W)
-    of each patch.
-    """
-    source, part = paths.ensemble(recipe), "oof" if split == "train" else split
-    split_as_prepared = blocks.prepared(
-        recipe, paths, split, ["image", "valid", *(["mask"] if split == "train" else [])]
+    wells = list(wells) if isinstance(wells, Iterator) else wells
+    folds = sorted({fold for block in wells for fold in block["fold"].tolist()})
+    at, patches = at_thresholds(wells, folds, settings.hmms, score)
+    parts = [Part((False, True), at, patches, folds, settings)]
+    if settings.by_scan and (patches > 0).sum(1).min() >= 2:
+        parts += [Part((scan,), at, patches, folds, settings) for scan in SCANS]
+    sums = candidate_sums(wells, folds, parts, settings, score)
+    together, *apart = (part.select(sums) for part in parts)
+    best, named = [together, together], parts[0]
+    if apart and sum(own.earned for own in apart).sum() > together.earned.sum():
+        best, named = apart, parts[1]
+    without = {
+        (scan, fold): own.without[fold]
+        for scan, own in zip(SCANS, best, strict=True)
+        for fold in own.without
+    }
+    earned = sum(own.earned for own in best) if best is apart else together.earned
+    whole = at[None].sum(1)
+    curves = np.concatenate(
+        [whole / patches.sum(0), whole.sum(1, keepdims=True) / patches.sum()], 1
     )
-    rows = rows_by_name(
-        artifacts.read_split(source, part, ["name"])["name"],
-        split_as_prepared.index["name"],
-        str(source),
-    )
-    name = f"{part}/probability"
-    return split_as_prepared.joined(
-        "probability", lambda place: artifacts.read_rows(source, [name], rows[place])[name][:, 0]
+    return Selection(
+        final={scan: own.final for scan, own in zip(SCANS, best, strict=True)},
+        without=without,
+        plain={fold: own[0].threshold for fold, own in parts[0].without.items()},
+        threshold=parts[0].final[0].threshold,
+        table=named.table(sums),
+        score=float(earned.sum() / patches.sum()),
+        unrefined=float(together.plainly.sum() / patches.sum()),
+        at_thresholds=curves.T,
     )
 
 
-def rows_by_name(have: np.ndarray, want: np.ndarray, where: str) -> np.ndarray:
-    """For each wanted name its row in `have`; both must hold the same names, each once.
+def candidates(settings: Postprocess, thresholds: dict[HMM | None, float]) -> list[Refinement]:
+    """What is selected from; the plain threshold comes first and so wins a tie.
 
-    Raises:
-        UserError: they do not; `where` is the file to blame.
+    Args:
+        thresholds: one for the probability as it is (None), and one for each HMM smoothing.
     """
-    row_of = {name: row for row, name in enumerate(have)}
-    if len(row_of) < len(have) or row_of.keys() != set(want):
-        odd = sorted(row_of.keys() ^ set(want)) or ["a name that stands twice"]
-        raise UserError(
-            f"{where}: holds other patches than expected ({odd[0]}): run the stage "
-            "that makes it again with --force"
-        )
-    return np.array([row_of[name] for name in want])
+    sizes = list(product(sorted({0, *settings.min_in_patch}), sorted({0, *settings.min_sizes})))
+    result = [
+        Refinement(thresholds[smoothing], None, size, smoothing, few)
+        for smoothing in (None, *settings.hmms)
+        for few, size in sizes
+    ]
+    betas = settings.betas if settings.random_walker else []
+    return result + [
+        Refinement(0.5, beta, size, None, few) for beta in betas for few, size in sizes
+    ]
 
 
-def thresholds(wells: Iterable[Arrays], score: Score) -> dict[str, Any]:
-    """What `describe_thresholds` says of the best on some blocks, gone through once:
-    `probability`, `mask` (n, H, W) and `fold` (n,).
+def at_thresholds(
+    wells: Iterable[Arrays], folds: list[int], hmms: list[HMM], score: Score
+) -> tuple[dict[HMM | None, np.ndarray], np.ndarray]:
+    """For the probability as it is and under each HMM smoothing the sums (T, 2, F) of scores at
+    each threshold; and the patches (2, F).
     """
-    sums_of: dict[int, np.ndarray] = {}
-    patches: dict[int, int] = {}
+    cells = 2 * len(folds)
+    at = {smoothing: np.zeros((len(THRESHOLDS), cells)) for smoothing in (None, *hmms)}
+    patches = np.zeros(cells, int)
     for block in wells:
-        folds, part = np.unique(block["fold"], return_inverse=True)
-        own = sums(threshold_scores(block["probability"], block["mask"], score), part, len(folds))
-        for place, fold in enumerate(folds.tolist()):
-            sums_of[fold] = sums_of.get(fold, 0) + own[:, place]
-            patches[fold] = patches.get(fold, 0) + int((part == place).sum())
-    folds = sorted(patches)
-    choice = choose(
-        np.stack([sums_of[fold] for fold in folds], axis=1),
-        np.array([patches[fold] for fold in folds]),
+        scan = interleaved(block["group"], block["parity"])
+        own = scan * len(folds) + np.searchsorted(folds, block["fold"])
+        patches += np.bincount(own, minlength=cells)
+        for smoothing, source in smoothed(block, hmms).items():
+            scores = threshold_scores(source, block["mask"], score)
+            at[smoothing] += fold_sums(scores, own, cells)
+    return (
+        {smoothing: sums.reshape(-1, 2, len(folds)) for smoothing, sums in at.items()},
+        patches.reshape(2, len(folds)),
     )
-    return describe_thresholds(choice, folds)
 
 
 def threshold_scores(probability: np.ndarray, truth: np.ndarray, score: Score) -> np.ndarray:
-    """(T, N) score of each patch at each of `THRESHOLDS`, from probabilities and masks (N, H,
-    W).
-    """
+    """(T, N) score of each patch at each of `THRESHOLDS`, of probabilities and masks (N, H, W)."""
     # Comparing small integers a hundred times is cheaper than comparing probabilities: how many
     # thresholds lie below each.
     below = np.searchsorted(THRESHOLDS, probability.astype(np.float32)).astype(np.uint8)
     return np.array([score(below > number, truth) for number in range(len(THRESHOLDS))])
 
 
-def scored(train: Arrays, names: np.ndarray, where: Path) -> Arrays:
-    """The training patches that count, those in a fold, in the order of the out-of-fold `names`."""
-    kept = {name: array[train["fold"] >= 0] for name, array in train.items()}
-    rows = rows_by_name(kept["name"], names, str(where))
-    return {name: array[rows] for name, array in kept.items()}
-
-
-def sums(scores: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
-    """(C, P) sums of the scores (C, N) of patches over each of the parts (N,) that they belong to.
-
-    Equal scores have equal sums, to the last digit, so that candidates that tie on patches tie in a
-    choice.
-    """
-    return np.array([np.bincount(part, own, parts) for own in scores])
+def candidate_sums(
+    wells: Iterable[Arrays],
+    folds: list[int],
+    parts: list["Part"],
+    settings: Postprocess,
+    score: Score,
+) -> Sums:
+    """For each candidate of any part the sums of its scores on the wells that it is for."""
+    wanted = {
+        scan: list(
+            dict.fromkeys(c for part in parts if scan in part.scans for c in part.candidates)
+        )
+        for scan in SCANS
+    }
+    sums = {own: np.zeros((2, len(folds))) for scan in SCANS for own in wanted[scan]}
+    for block in wells:
+        sources, scan_of = (
+            smoothed(block, settings.hmms),
+            interleaved(block["group"], block["parity"]),
+        )
+        for scan in SCANS:
+            there = scan_of == scan
+            own = {name: array[there] for name, array in block.items()}
+            of_scan = {smoothing: source[there] for smoothing, source in sources.items()}
+            scores = {candidate: np.zeros(there.sum()) for candidate in wanted[scan]}
+            for candidate, rows, masks in refined(own, of_scan, wanted[scan], settings):
+                scores[candidate][rows] = score(masks, own["mask"][rows])
+            fold = np.searchsorted(folds, own["fold"])
+            for candidate in wanted[scan]:
+                sums[candidate][int(scan)] += np.bincount(fold, scores[candidate], len(folds))
+    return sums
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is best on all folds, and on all but each fold (F,): the latter is what scores that
-    fold honestly, on average `score`.
+class Selected:
+    """The refinement of a part at the end and for each fold, the sums (2, F) that these earned, and
+    those that plain thresholds did.
     """
 
-    overall: int
-    without: list[int]
-    score: float
+    final: Refinement
+    without: dict[int, Refinement]
+    earned: np.ndarray
+    plainly: np.ndarray
 
 
-def choose(scores: np.ndarray, patches: np.ndarray) -> Choice:
-    """Choose among thresholds by their mean score. A fold that is alone has nothing else to choose
-    on, and is scored at one half.
+class Part:
+    """Wells of some kinds of scan that select together, and their candidates."""
 
-    Args:
-        scores: (T, F) sums of the scores of each fold's patches at each threshold; of equals the
-            first wins.
-        patches: (F,) how many each fold has.
+    def __init__(
+        self,
+        scans: tuple[bool, ...],
+        at: dict[HMM | None, np.ndarray],
+        patches: np.ndarray,
+        folds: list[int],
+        settings: Postprocess,
+    ) -> None:
+        self.scans, self.rows, self.settings = scans, [int(scan) for scan in scans], settings
+        self.patches = patches[self.rows].sum(0)
+        self.there = np.flatnonzero(self.patches)  # places of the folds with such wells
+        self.folds = [folds[place] for place in self.there]
+        best = {
+            smoothing: select(sums[:, self.rows].sum(1)[:, self.there], HALF)
+            for smoothing, sums in at.items()
+        }
+        self.final = self._candidates(best, None)
+        self.without = {fold: self._candidates(best, n) for n, fold in enumerate(self.folds)}
+        lists = (self.final, *self.without.values())
+        self.candidates = list(dict.fromkeys(own for some in lists for own in some))
+
+    def _candidates(self, best: dict[HMM | None, Nested], fold: int | None) -> list[Refinement]:
+        """Those for the end, or for a fold by its place."""
+        chosen = {s: n.final if fold is None else n.without[fold] for s, n in best.items()}
+        levels = {smoothing: float(THRESHOLDS[own.candidate]) for smoothing, own in chosen.items()}
+        return candidates(self.settings, levels)
+
+    def select(self, sums: Sums) -> Selected:
+        """The best of the candidates: at the end, and for each fold on the others."""
+        usual = self.settings.apply == "if_better"
+        table = np.array([sums[own][self.rows].sum(0)[self.there] for own in self.candidates])
+        place = {own: number for number, own in enumerate(self.candidates)}
+        lists = [*self.without.values(), self.final]
+        allowed = [[place[own] for own in some if usual or not own.plain] for some in lists]
+        nested = select(table, place[lists[0][0]], allowed)
+        final = self.candidates[nested.final.candidate]
+        without = {
+            fold: self.candidates[own.candidate]
+            for fold, own in zip(self.folds, nested.without, strict=True)
+        }
+        plain = {fold: own[0] for fold, own in self.without.items()}
+        earned, plainly = (self._earned(sums, own) for own in (without, plain))
+        if usual and (final.plain or earned.sum() <= plainly.sum()):
+            return Selected(self.final[0], plain, plainly, plainly)
+        return Selected(final, without, earned, plainly)
+
+    def _earned(self, sums: Sums, without: dict[int, Refinement]) -> np.ndarray:
+        """(2, F) what a refinement for each fold earns there."""
+        earned = np.zeros_like(next(iter(sums.values())))
+        for place, own in zip(self.there, without.values(), strict=True):
+            earned[self.rows, place] = sums[own][self.rows, place]
+        return earned
+
+    def table(self, sums: Sums) -> dict[str, float]:
+        """The mean score of every candidate for the end."""
+        return {
+            str(own): float(sums[own][self.rows].sum() / self.patches.sum()) for own in self.final
+        }
+
+
+def masks(block: Arrays, selection: Selection, settings: Postprocess) -> np.ndarray:
+    """Masks (n, H, W) uint8 of whole wells: each fold's as selected on the others, and where there
+    is no `fold`, as selected at the end.
     """
-    without = (
-        [int(np.delete(scores, fold, axis=1).sum(1).argmax()) for fold in range(len(patches))]
-        if len(patches) > 1
-        else [HALF]
-    )
-    honest = sum(scores[candidate, fold] for fold, candidate in enumerate(without))
-    return Choice(int(scores.sum(1).argmax()), without, float(honest / patches.sum()))
+    scan = interleaved(block["group"], block["parity"]).tolist()
+    if "fold" in block:
+        wanted = [selection.without[key] for key in zip(scan, block["fold"].tolist(), strict=True)]
+    else:
+        wanted = [selection.final[own] for own in scan]
+    distinct = list(dict.fromkeys(wanted))
+    made = refine(block, block["probability"], distinct, settings)
+    which = np.array([distinct.index(own) for own in wanted])
+    return np.stack([made[own] for own in distinct])[which, np.arange(len(which))]
 
 
-def describe_thresholds(choice: Choice, folds: Sequence[int]) -> dict[str, Any]:
-    """A choice among `THRESHOLDS` as the notes of the ensemble's file."""
-    without = {
-        str(fold): float(THRESHOLDS[index])
-        for fold, index in zip(folds, choice.without, strict=True)
-    }
-    return {
-        "threshold": float(THRESHOLDS[choice.overall]),
-        "threshold_without_fold": without,
-        "oof_score": choice.score,
-    }
+def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
+    """Masks (n, 1, H, W) of the ensemble's part, "oof" or "test", a few wells at a time."""
+    split = "train" if part == "oof" else "test"
+    own = read(run)
+    for block in predicted(run, split, averaging.of_ensemble(run, part), "image", "valid"):
+        yield masks(block, own, run.recipe.postprocess)[:, None]

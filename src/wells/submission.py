@@ -1,139 +1,210 @@
-"""The submission files: written, read back, and checked before they get their final names."""
+"""What stage 04 knows about the masks of wells: their scores, and how these are told."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from src import artifacts
-from src.artifacts import CreatedFrom, Paths
-from src.competitions import Competition
-from src.competitions.formats import rle
-from src.competitions.formats.masks import ROWS, PackedMasks, pack, slices
-from src.recipe import Recipe
-from src.terminal import console
-from src.terminal.errors import UserError
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
+from src.competitions.formats.masks import slices
+from src.report.checks import Check
+from src.scoring import averaging, baselines, forecast
+from src.scoring.averaging import rows_by_name
+from src.scoring.metrics import Score, scorer
+from src.wells import page
+from src.wells.blocks import Blocks
+from src.wells.selection import Selection, predicted, read
+
+BASELINES = ("all_empty", "intensity")
 
 
-def write(
-    path: Path,
-    official: Path,
-    names: np.ndarray,
-    masks: np.ndarray | PackedMasks,
-    competition: Competition,
-) -> None:
-    """Write the run-length CSV (`name,rle`) to `path` and the organisers' own layout to `official`.
+def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str | bytes]]:
+    """What submissions/<recipe>.json says, and the page and picture by the endings of their files.
 
-    Args:
-        names: (N,) every test patch in the test set's order.
-        masks: (N, H, W) of 0 and 1, of which some are unpacked at a time.
-
-    Raises:
-        UserError: what was written does not read back as these names and masks.
+    All scores are of the masks in the ensemble's file.
     """
-    with artifacts.replacing(path) as partial, artifacts.replacing(official) as partial_official:
-        _write_codes(partial, names, masks, competition)
-        _check(path, *_read_codes(partial, masks, competition), names, masks)
-        competition.write_masks(partial_official, names, masks)
-        _check(official, *competition.read_masks(partial_official), names, masks)
+    selection, score = read(run), scorer(run.competition.metric)
+    train, test = (masked(run, split) for split in ("train", "test"))
+    level = baselines.fit_intensity(train, score)
+    train, test = (evaluated(wells, level, score) for wells in (train, test))
+    result = scores(run, train.index, selection)
+    result |= expected(run, train, test)
+    result |= test_scores(test.index)
+    size = hdf5.shape(run.prepared("test"), "image")[1:]
+    checks = [*checks, unmeasured(test.index, size[0] * size[1])]
+    html = page.page(run, result, selection, train, test, checks)
+    return result, {".html": html, ".png": page.picture(result, train)}
 
 
-def _write_codes(
-    path: Path, names: np.ndarray, masks: np.ndarray | PackedMasks, competition: Competition
-) -> None:
-    for rows in slices(len(masks)):
-        table = pd.DataFrame(
-            {"name": names[rows], "rle": rle.encode(masks[rows], competition.rle_order)}
-        )
-        table.to_csv(
-            path,
-            mode="a" if rows.start else "w",
-            header=not rows.start,
-            index=False,
-            lineterminator="\n",
-        )
-
-
-def _read_codes(
-    path: Path, masks: np.ndarray | PackedMasks, competition: Competition
-) -> tuple[np.ndarray, PackedMasks]:
-    names, bits, size = [], [], masks.shape[1:]
-    with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=ROWS) as tables:
-        for table in tables:
-            names += table["name"].tolist()
-            bits.append(pack(rle.decode(table["rle"], *size, competition.rle_order)))
-    return np.array(names, object), PackedMasks(np.concatenate(bits), size)
-
-
-def _check(
-    path: Path,
-    read_names: np.ndarray,
-    read: PackedMasks,
-    names: np.ndarray,
-    masks: np.ndarray | PackedMasks,
-) -> None:
-    if list(read_names) != list(names):
-        raise UserError(
-            f"{path}: the submission does not hold the {len(names)} test patches in "
-            "order; nothing was written"
-        )
-    if read.shape != masks.shape or any(
-        (read[rows] != masks[rows]).any() for rows in slices(len(masks))
-    ):
-        raise UserError(
-            f"{path}: the submission's masks do not read back as predicted; nothing was written"
-        )
-
-
-def write_scores(
-    recipe: Recipe,
-    paths: Paths,
-    result: dict[str, Any],
-    inputs: CreatedFrom,
-    endings: Sequence[str],
-) -> None:
-    """Write submissions/<recipe>.json: the scores, with the digests of the submission's files;
-    the last of them to be written.
+def masked(run: Run, split: str) -> Blocks:
+    """A split in blocks of whole wells, with the ensemble's `probability` and `prediction` (n, H,
+    W), its masks; and, where it is known, the truth as `mask`.
     """
-    files = {
-        path.name: artifacts.digest_files([path])
-        for path in (paths.submission(recipe, ending) for ending in endings)
+    part, large = ("oof", ["mask"]) if split == "train" else ("test", [])
+    average = averaging.of_ensemble(run, part)
+    wells = predicted(run, split, average, "image", "valid", *large)
+    rows, name = rows_by_name(average.names, wells.index["name"], str(run.ensemble)), f"{part}/mask"
+    wells = wells.joined(
+        "prediction", lambda place: hdf5.read_rows(run.ensemble, [name], rows[place])[name][:, 0]
+    )
+    if split == "train" or not run.competition.read_truth:
+        return wells
+    have, masks = run.competition.read_truth(run.truth)
+    truth = masks.take(rows_by_name(have, wells.index["name"], str(run.truth)))
+    return wells.joined("mask", truth.__getitem__)
+
+
+def evaluated(wells: Blocks, level: float, score: Score) -> Blocks:
+    """The same wells, with what is found on each patch in their index.
+
+    That is how many pixels are `repaired` and `marked`; where the truth is known, also how many are
+    `true`, `right` and `wrong`, the `score`, and the scores of what a submission must beat,
+    `all_empty` and `intensity`, marked below `level`.
+    """
+    parts = [_found(block, level, score) for block in wells]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Blocks(wells.index | found, wells.read)
+
+
+def _found(block: Arrays, level: float, score: Score) -> Arrays:
+    mask = block["prediction"]
+    result = {"repaired": (~block["valid"]).sum((1, 2)), "marked": mask.sum((1, 2))}
+    if "mask" not in block:
+        return result
+    truth = block["mask"] > 0
+    return result | {
+        "true": truth.sum((1, 2)),
+        "right": (truth & (mask > 0)).sum((1, 2)),
+        "wrong": (truth ^ (mask > 0)).sum((1, 2)),
+        "score": score(mask, block["mask"]),
+        "all_empty": baselines.all_empty(block["mask"], score),
+        "intensity": baselines.intensity(block["image"], level, block["mask"], score),
     }
-    artifacts.write_json(paths.submission(recipe, ".json"), {**result, "files": files}, inputs)
 
 
-def is_done(recipe: Recipe, paths: Paths, inputs: CreatedFrom) -> bool:
-    """Whether the scores and the submission's files are there, undamaged and up to date."""
-    scores = paths.submission(recipe, ".json")
-    if not artifacts.up_to_date(scores, inputs):
-        return False
-    for name, own in read_scores(recipe, paths)["files"].items():
-        file = scores.parent / name
-        if not file.is_file():
-            return False
-        if artifacts.digest_files([file]) != own:
-            console.say(
-                f"{file} is damaged or was changed (its checksum does not fit): it is made again"
+def scores(run: Run, train: Arrays, selection: Selection) -> dict[str, Any]:
+    """The out-of-fold scores; `train` is the index of the training patches as `evaluated`."""
+    base = {name: train[name] for name in BASELINES}
+    result = {
+        "recipe": run.recipe.name,
+        "metric": run.competition.metric.name,
+        "oof_score": float(train["score"].mean()),
+        "oof_score_unrefined": selection.unrefined,
+        "oof_by_group": _by(train["group"], {"score": train["score"], **base}),
+        "oof_by_fold": _by(train["fold"], {"score": train["score"], **base}),
+        "threshold": selection.threshold,
+        "refined": selection.refined,
+        "refinement": str(selection),
+        "refinements_tried": {name: round(own, 6) for name, own in selection.table.items()},
+        "baselines_on_train": {name: float(own.mean()) for name, own in base.items()},
+    }
+    if any(member.selection == "best_on_held_out" for member in run.recipe.members):
+        told = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
+        result["warning"] = told
+    return result
+
+
+def expected(run: Run, train: Blocks, test: Blocks) -> dict[str, Any]:
+    """The forecast for the test wells. Patches held out at random say nothing about wells that
+    were not seen: then there is none.
+    """
+    if run.recipe.folds.scheme == "random":
+        return {}
+    oof = ((block["probability"], block["mask"]) for block in train)
+    removed = forecast.removed_by_averaging(_test_by_fold(run), oof)
+    patches = np.unique(test.index["group"], return_counts=True)[1]
+    own = forecast.expect(train.index["score"], train.index["group"], patches, removed)
+    return {
+        "expected_score": own.score,
+        "expected_interval": [own.low, own.high],
+        "removed_by_averaging": removed,
+    }
+
+
+def _test_by_fold(run: Run) -> Iterator[np.ndarray]:
+    """(F, n, H, W) the test probabilities of each fold's networks, averaged over members and
+    seeds as they are out of fold.
+    """
+    folds = [averaging.test(run, fold=fold) for fold in sorted({t.fold for t in run.tasks()})]
+    for rows in slices(len(folds[0])):
+        place = np.arange(rows.start, rows.stop)
+        yield np.stack([fold.mean(place)[:, 0] for fold in folds])
+
+
+def test_scores(test: Arrays) -> dict[str, Any]:
+    """Where the truth is known, the score that the submission would get, and those of the
+    baselines; `test` as `evaluated`.
+    """
+    if "score" not in test:
+        return {}
+    base = {name: test[name] for name in BASELINES}
+    return {
+        "test_score": float(test["score"].mean()),
+        "test_by_group": _by(test["group"], {"score": test["score"], **base}),
+        "baselines_on_test": {name: float(own.mean()) for name, own in base.items()},
+    }
+
+
+def unmeasured(test: Arrays, pixels: int) -> Check:
+    """Whether patches of so many pixels, none of them measured, have empty masks."""
+    without = test["repaired"] == pixels
+    marked = int((without & (test["marked"] > 0)).sum())
+    found = f"{without.sum()} such patches, {marked} with a mask"
+    return Check("Patches without a single measured pixel have empty masks", found, not marked)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The scores as text for the terminal."""
+    warning = [f"warning: {result['warning']}"] if "warning" in result else []
+    lines = [
+        f"{result['metric']}, out of fold (each well held out, thresholds and "
+        "refinement selected on the other folds)",
+        *warning,
+    ]
+    titles = (("well", "oof_by_group"), ("fold", "oof_by_fold"), ("test well", "test_by_group"))
+    for title, key in titles:
+        lines += [
+            f"  {title:9} {name:>3}  {row['patches']:6} patches  {row['score']:.4f}"
+            for name, row in result.get(key, {}).items()
+        ]
+    how = result["refinement"]
+    how = "refined by " + how if result["refined"] else f"not refined ({how})"
+    lines.append(
+        f"out-of-fold score {result['oof_score']:.4f}, {how}; "
+        f"without refinement {result['oof_score_unrefined']:.4f}"
+    )
+    for where in ("train", "test"):
+        if f"baselines_on_{where}" in result:
+            base = result[f"baselines_on_{where}"]
+            lines.append(
+                f"baselines on {where}: all empty {base['all_empty']:.4f}, "
+                f"threshold on intensity {base['intensity']:.4f}"
             )
-            return False
-    return True
-
-
-def told(result: dict[str, Any]) -> str:
-    """The scores in one line."""
-    scores = [f"out-of-fold score {result['oof_score']:.4f}"]
     if "expected_score" in result:
         low, high = result["expected_interval"]
-        scores.append(
-            f"to expect on the test set {result['expected_score']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(
+            f"averaging the networks of all folds removes {result['removed_by_averaging']:.1%} "
+            "of the squared error on the test wells"
+        )
+        lines.append(
+            f"score to expect on the test wells {result['expected_score']:.4f}, "
+            f"90 % interval {low:.2f} to {high:.2f}"
         )
     if "test_score" in result:
-        scores.append(f"test score {result['test_score']:.4f}")
-    return ", ".join(scores)
+        told = "on the truth that the generator kept apart"
+        lines.append(f"test score {result['test_score']:.4f}, {told}")
+    return "\n".join(lines)
 
 
-def read_scores(recipe: Recipe, paths: Paths) -> dict[str, Any]:
-    """The scores that `write_scores` wrote."""
-    return artifacts.read_json(paths.submission(recipe, ".json"))
+def _by(key: np.ndarray, scores: Arrays) -> dict[str, dict[str, float]]:
+    """For each value of a key (N,) the number of its patches and the means of their scores (N,)."""
+    own = ((str(value), key == value) for value in np.unique(key))
+    return {
+        value: {
+            "patches": int(at.sum()),
+            **{name: float(of[at].mean()) for name, of in scores.items()},
+        }
+        for value, at in own
+    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from src.artifacts import Arrays
+from src.artifacts.sealed import Arrays
 from src.wells import geometry
 
 
@@ -15,8 +15,7 @@ class Windows:
     """The canvas of a split (`src.wells.geometry.Canvas`) as tensors (R, W): images, and for
     training masks and the weights of pixels.
 
-    `further` (R, W) are further channels of the image: its means along depth (`averaged`), and the
-    pipe between its columns (`src.wells.geometry.beside`).
+    `further` (R, W) are further channels of the image: its means along depth (`averaged`).
     """
 
     canvas: geometry.Canvas
@@ -33,7 +32,6 @@ class Windows:
         device: torch.device,
         weight: np.ndarray | None = None,
         averages: Sequence[int] = (),
-        beside: bool = False,
     ) -> "Windows":
         """Lay out `image` (and with `weight` (N, H, W) also `mask`) of a prepared split for windows
         of `height` rows.
@@ -41,9 +39,8 @@ class Windows:
         Args:
             averages: odd numbers of rows over which the image is averaged along depth, for a
                 channel each.
-            beside: whether a channel more shows the pipe between the image's columns.
         """
-        strips = geometry.strips(arrays["group"], arrays["depth"], arrays["phase"])
+        strips = geometry.strips(arrays["group"], arrays["depth"], arrays["parity"])
         canvas = geometry.Canvas.of(strips, patch_height=arrays["image"].shape[1], margin=height)
 
         def lay(patches: np.ndarray) -> torch.Tensor:
@@ -53,12 +50,7 @@ class Windows:
                 .to(device)
             )
 
-        further = [averaged(arrays["image"], strips, rows) for rows in averages]
-        if beside:
-            further.append(
-                geometry.beside(arrays["image"], arrays["group"], arrays["depth"], arrays["phase"])
-            )
-        channels = tuple(map(lay, further))
+        channels = tuple(lay(averaged(arrays["image"], strips, rows)) for rows in averages)
         if weight is None:
             return Windows(canvas, height, lay(arrays["image"]), further=channels)
         here = torch.from_numpy(canvas.real)[:, None].to(device)
@@ -95,7 +87,7 @@ class Windows:
         starts = torch.from_numpy(starts[labelled[starts + self.height] > labelled[starts]])
         return starts[torch.randperm(len(starts), generator=generator)].to(self.image.device)
 
-    def sound(self) -> torch.Tensor:
+    def defect_free(self) -> torch.Tensor:
         """First rows (M,), on the CPU, of all windows in which every pixel counts and none is
         corroded.
         """

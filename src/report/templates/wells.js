@@ -60,7 +60,7 @@ async function open(id, row, scale) {
 // Panels: each has a title and a function that says the colour of column c over rows [from, to).
 function build() {
   const list = [["Thickness, dark where thin", thickness]];
-  if (well.truth) list.push(["Truth", (c, from, to) => (any(c, from, to) & TRUTH ? KIND.marked : KIND.sound)]);
+  if (well.truth) list.push(["Truth", (c, from, to) => (any(c, from, to) & TRUTH ? KIND.marked : KIND.defect_free)]);
   list.push(["Probability", (c, from, to) => INFERNO[most(c, from, to)]]);
   list.push([well.truth ? "Mask: found, missed, false alarm" : "Mask", kind]);
   panels = list.map(([title, colour]) => ({ colour, canvas: panel(title, HEIGHT) }));
@@ -117,9 +117,9 @@ function most(c, from, to) {
 
 function kind(c, from, to) {
   const bits = any(c, from, to);
-  if (!well.truth) return bits & MASK ? KIND.marked : KIND.sound;
+  if (!well.truth) return bits & MASK ? KIND.marked : KIND.defect_free;
   if (bits & MASK) return bits & TRUTH ? KIND.found : KIND.false;
-  return bits & TRUTH ? KIND.missed : KIND.sound;
+  return bits & TRUTH ? KIND.missed : KIND.defect_free;
 }
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);

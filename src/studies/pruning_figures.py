@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.artifacts import Paths
-from src.photographs.averaging import Average, oof_average
-from src.photographs.confusion import labels
-from src.photographs.dataset import Gallery
-from src.recipe import Recipe
-from src.studies.pruned import MEAN, MICRO
+from src.artifacts.run import Run
+from src.photographs.confusion import activation_of, labels
+from src.photographs.dataset import PhotoDataset
+from src.scoring import averaging
+from src.scoring.averaging import Average
+from src.studies.pruning import MEAN, MICRO
 
 FRAMES = 2  # held-out photographs in a figure of masks
 SHOWN = 320  # pixels, about: the width of a photograph in a figure
@@ -62,18 +62,18 @@ def by_sparsity(table: pd.DataFrame) -> Figure:
 
 
 def through_phases(
-    table: pd.DataFrame, histories: dict[str, pd.DataFrame], recipes: dict[str, Recipe]
+    table: pd.DataFrame, histories: dict[str, pd.DataFrame], runs: dict[str, Run]
 ) -> Figure | None:
     """The held-out mean IoU of the classes over training, pruning and fine-tuning, as in the
     pruning study's Figure 6.
 
     A row a network, a column a pruner, a line a variation (mean over its tasks); dotted: where a
-    phase begins. None if no history has held-out scores (`watch` in src.recipe).
+    phase begins. None if no history has held-out scores (`eval_every` in the recipe).
     """
-    watched = {name: history for name, history in histories.items() if "held_out_iou" in history}
+    scored = {name: history for name, history in histories.items() if "held_out_iou" in history}
     names = list(dict.fromkeys(table["network"]))
     pruners = [pruner for pruner in dict.fromkeys(table["pruner"]) if pruner != "dense"]
-    if not watched or not pruners:
+    if not scored or not pruners:
         return None
     size = (4.2 * len(pruners), 0.6 + 2.4 * len(names))
     figure, panels = plt.subplots(
@@ -91,13 +91,13 @@ def through_phases(
         own = table[
             (table["network"] == name)
             & table["pruner"].isin(["dense", pruner])
-            & table["variation"].isin(watched)
+            & table["variation"].isin(scored)
         ]
         for variation, kind in zip(own["variation"], own["pruner"], strict=True):
-            scores = watched[variation].groupby("epoch")["held_out_iou"].mean().dropna()
+            scores = scored[variation].groupby("epoch")["held_out_iou"].mean().dropna()
             style = {"color": "black", "linestyle": ":", "zorder": 3} if kind == "dense" else {}
             panel.plot(scores.index, scores, linewidth=1.2, label=variation, **style)
-        for begin in _phases(recipes, own["variation"]):
+        for begin in _phases(runs, own["variation"]):
             panel.axvline(begin, color="grey", linewidth=0.6, linestyle=":")
         panel.set_title(f"{name}: {pruner}", fontsize=9)
         panel.tick_params(labelsize=8)
@@ -108,10 +108,10 @@ def through_phases(
     return figure
 
 
-def _phases(recipes: dict[str, Recipe], variations: pd.Series) -> set[int]:
+def _phases(runs: dict[str, Run], variations: pd.Series) -> set[int]:
     """After which epochs a phase of these variations begins."""
     members = [
-        next(member for member in recipes[name].members if member.role == "segment")
+        next(member for member in runs[name].recipe.members if member.role == "segment")
         for name in variations
     ]
     return {
@@ -121,7 +121,7 @@ def _phases(recipes: dict[str, Recipe], variations: pd.Series) -> set[int]:
     }
 
 
-def masks(table: pd.DataFrame, network: str, recipes: dict[str, Recipe], paths: Paths) -> Figure:
+def masks(table: pd.DataFrame, network: str, runs: dict[str, Run]) -> Figure:
     """What a network marks on two held-out photographs, dense and at each sparsity, beside the
     truth (Figures 9 and 10).
 
@@ -133,16 +133,11 @@ def masks(table: pd.DataFrame, network: str, recipes: dict[str, Recipe], paths: 
     names = dict.fromkeys(own["pruner"][own["pruner"] != "dense"])
     lines = {name: dense + pruned["variation"][pruned["pruner"] == name].tolist() for name in names}
     lines = lines or {"dense": dense}
-    first = recipes[own["variation"].iloc[0]]
-    train, averages = (
-        Gallery.open(paths, first, "train"),
-        {name: oof_average(recipes[name], paths, "segment") for name in own["variation"]},
-    )
-    held_out = [
-        row
-        for row, name in enumerate(train.name)
-        if name in averages[own["variation"].iloc[0]].names
-    ]
+    first = runs[own["variation"].iloc[0]]
+    train = PhotoDataset.open(first, "train")
+    averages = {name: averaging.oof(runs[name]) for name in own["variation"]}
+    known = averages[own["variation"].iloc[0]].row_of
+    held_out = [row for row, name in enumerate(train.name) if name in known]
     rows = [held_out[(number + 1) * len(held_out) // (FRAMES + 1)] for number in range(FRAMES)]
     columns = 2 + max(map(len, lines.values()))
     size = (2 * columns, 0.3 + 1.35 * FRAMES * len(lines))
@@ -153,12 +148,12 @@ def masks(table: pd.DataFrame, network: str, recipes: dict[str, Recipe], paths: 
         axis.axis("off")
     pairs = [(variations, row) for variations in lines.values() for row in rows]
     for line, (variations, row) in zip(axes, pairs, strict=True):
-        _mask_row(line, train, row, {name: (recipes[name], averages[name]) for name in variations})
+        _mask_row(line, train, row, {name: (runs[name], averages[name]) for name in variations})
     return figure
 
 
 def _mask_row(
-    axes: np.ndarray, train: Gallery, row: int, variations: dict[str, tuple[Recipe, Average]]
+    axes: np.ndarray, train: PhotoDataset, row: int, variations: dict[str, tuple[Run, Average]]
 ) -> None:
     every = max(train.size[row][1] // SHOWN, 1)
     image = train.image(row)[::every, ::every] / train.white
@@ -167,11 +162,8 @@ def _mask_row(
     _show(
         axes[1], labels(train.mask(row), "sigmoid")[::every, ::every], len(train.classes), "truth"
     )
-    for axis, (name, (recipe, average)) in zip(axes[2:], variations.items(), strict=False):
-        activation = next(
-            member.activation for member in recipe.members if member.role == "segment"
-        )
-        marked = labels(average.of(str(train.name[row])), activation)[::every, ::every]
+    for axis, (name, (run, average)) in zip(axes[2:], variations.items(), strict=False):
+        marked = labels(average.of(str(train.name[row])), activation_of(run))[::every, ::every]
         _show(axis, marked, len(train.classes), name)
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src import artifacts
-from src.artifacts import Paths
+from src.artifacts.run import Run
+from src.artifacts.sealed import megabytes
+from src.networks.loading import load_network
 from src.photographs.confusion import class_iou, micro_iou, on_test, out_of_fold
-from src.photographs.dataset import Gallery
-from src.recipe import Member, Recipe
-from src.studies import comparing
-from src.wells import prediction
+from src.photographs.dataset import PhotoDataset
+from src.recipe import Member
+from src.studies import backbones
 
 MICRO, MEAN = "micro IoU with background", "mIoU"
 
@@ -30,33 +30,33 @@ def operations(network: nn.Module, shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
-def row(variation: str, recipe: Recipe, paths: Paths, device: torch.device) -> dict[str, Any]:
+def row(variation: str, run: Run, device: torch.device) -> dict[str, Any]:
     """A line of the table: what was pruned, scores (means over seeds), and what the first task's
     network costs.
     """
-    train = Gallery.open(paths, recipe, "train")
-    member = next(member for member in recipe.members if member.role == "segment")
-    counts = [out_of_fold(recipe, paths, [seed]) for seed in recipe.seeds]
-    iou = np.array([class_iou(count) for count in counts])
+    train = PhotoDataset.open(run, "train")
+    member = next(member for member in run.recipe.members if member.role == "segment")
+    by_seed = [run.with_seeds([seed]) for seed in run.recipe.seeds]
+    counts = [out_of_fold(own) for own in by_seed]
+    iou = np.array([class_iou(count) for count in counts]).mean(1)
     line: dict[str, Any] = {"variation": variation, **described(member)}
     line |= scores(counts, train.classes)
-    line[f"{MEAN}, deviation over seeds"] = (
-        float(iou.mean(1).std(ddof=1)) if len(counts) > 1 else float("nan")
-    )
-    tests = [on_test(recipe, paths, [seed], device) for seed in recipe.seeds]
+    spread = float(iou.std(ddof=1)) if len(counts) > 1 else float("nan")
+    line[f"{MEAN}, deviation over seeds"] = spread
+    tests = [on_test(own, device) for own in by_seed]
     if tests[0] is not None:
-        line |= {f"test {name}": score for name, score in scores(tests, train.classes).items()}
-    task = next(task for task in recipe.tasks() if task.member == member.name)
-    network, _ = prediction.load_network(recipe, task, paths, device, len(train.classes))
-    parameters = list(network.parameters())
-    line["parameters (M)"] = f"{sum(w.numel() for w in parameters) / 1e6:.3f}"
-    line["not zero (M)"] = f"{sum(int(w.count_nonzero()) for w in parameters) / 1e6:.3f}"
-    line |= artifacts.megabytes(paths.weights(recipe, task))
-    rate = comparing.prediction_rate(network, member, train, comparing.RESIZED, device)
+        own = scores(tests, train.classes)
+        line |= {f"test {name}": score for name, score in own.items()}
+    task = next(task for task in run.tasks() if task.member == member.name)
+    network, _ = load_network(run, task, device)
+    weights = list(network.parameters())
+    line["parameters (M)"] = f"{sum(w.numel() for w in weights) / 1e6:.3f}"
+    line["not zero (M)"] = f"{sum(int(w.count_nonzero()) for w in weights) / 1e6:.3f}"
+    line |= megabytes(run.weights(task))
+    rate = backbones.prediction_rate(network, member, train, backbones.RESIZED, device)
     line["latency for 256x256 (ms)"] = round(1000 / rate, 1)
-    line["operations for 256x256 (G)"] = round(
-        operations(network, (1, train.moments.shape[2], *comparing.RESIZED)) / 1e9, 2
-    )
+    shape = (1, train.channels, *backbones.RESIZED)
+    line["operations for 256x256 (G)"] = round(operations(network, shape) / 1e9, 2)
     return line
 
 

@@ -28,9 +28,9 @@ def interleaved_well(rng: np.random.Generator, stretches: int) -> np.ndarray:
 
 def locate(image: np.ndarray, group: np.ndarray, number: np.ndarray) -> tuple[list[int], list[int]]:
     valid = np.isfinite(image) & (image > -100)
-    depth, phase = geometry.locate(image, valid, group, number)
-    assert depth.dtype == phase.dtype == np.int32
-    return depth.tolist(), phase.tolist()
+    depth, parity = geometry.locate(image, valid, group, number)
+    assert depth.dtype == parity.dtype == np.int32
+    return depth.tolist(), parity.tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -38,14 +38,14 @@ def test_interleaved_and_contiguous_wells_are_told_apart_in_any_order(seed: int)
     rng = np.random.default_rng(seed)
     image = np.concatenate([interleaved_well(rng, 3), cut(smooth_ring(rng, 5 * SIZE, SIZE))])
     group, number = np.repeat([7, 4], [6, 5]), np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4])
-    depth, phase = (
+    depth, parity = (
         np.array([0, 0, 1, 1, 2, 2, 0, 1, 2, 3, 4]),
         np.array([0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0]),
     )
     order = rng.permutation(len(image))
     assert locate(image[order], group[order], number[order]) == (
         depth[order].tolist(),
-        phase[order].tolist(),
+        parity[order].tolist(),
     )
 
 
@@ -67,7 +67,7 @@ def test_lost_values_do_not_hide_the_interleaving(seed: int) -> None:
     )
 
 
-def test_a_lost_twin_leaves_its_partner_in_its_place() -> None:
+def test_a_lost_neighbour_leaves_its_partner_in_its_place() -> None:
     image = interleaved_well(np.random.default_rng(0), 4)
     kept = np.array([1, 2, 3, 4, 6, 7])  # 0 and 5 are missing
     assert locate(image[kept], np.full(6, 1), kept) == ([0, 1, 1, 2, 3, 3], [1, 0, 1, 0, 0, 1])
@@ -88,7 +88,7 @@ def test_pairs_begin_at_even_numbers_only() -> None:
     assert locate(image, np.full(2, 1), np.array([1, 2])) == ([1, 2], [0, 0])
 
 
-def test_twins_in_the_other_order_are_not_taken_for_even_and_odd_columns() -> None:
+def test_neighbours_in_the_other_order_are_not_taken_for_even_and_odd_columns() -> None:
     image = interleaved_well(np.random.default_rng(0), 2)
     assert locate(image[[1, 0, 3, 2]], np.full(4, 1), np.arange(4)) == ([0, 1, 2, 3], [0] * 4)
 
@@ -104,13 +104,13 @@ def test_ratio_is_infinite_where_nothing_can_be_measured() -> None:
 
 def test_patches_are_stacked_downwards_by_depth_and_unstacked_to_their_rows() -> None:
     patches = np.random.default_rng(0).normal(size=(6, 2, 3))
-    group, depth, phase = (
+    group, depth, parity = (
         np.array([5, 5, 5, 2, 5, 5]),
         np.array([1, 0, 4, 0, 0, 1]),
         np.array([0, 0, 0, 0, 1, 1]),
     )
-    strips = geometry.strips(group, depth, phase)
-    assert [(strip.group, strip.phase, strip.index.tolist()) for strip in strips] == [
+    strips = geometry.strips(group, depth, parity)
+    assert [(strip.group, strip.parity, strip.index.tolist()) for strip in strips] == [
         (2, 0, [3]),
         (5, 0, [1, 0, -1, -1, 2]),
         (5, 1, [4, 5]),
@@ -131,22 +131,6 @@ def test_a_strip_begins_at_its_first_patch_whatever_its_number() -> None:
     )[0].index.tolist() == [1, 0]
 
 
-def test_patches_without_a_depth_are_strips_of_their_own() -> None:
-    group, depth = np.array([1, 1, 1, 2]), np.array([-1, 3, -1, -1])
-    strips = geometry.strips(group, depth, np.array([-1, 0, -1, -1]))
-    assert sorted((strip.group, strip.index.tolist()) for strip in strips) == [
-        (1, [0]),
-        (1, [1]),
-        (1, [2]),
-        (2, [3]),
-    ]
-
-
-def test_ring_puts_the_columns_back_in_scanning_order() -> None:
-    scan = np.random.default_rng(0).normal(size=(5, 8))
-    np.testing.assert_array_equal(geometry.ring(scan[:, 0::2], scan[:, 1::2]), scan)
-
-
 def gappy_well() -> tuple[np.ndarray, list[geometry.Strip]]:
     """Patches 4 x 6 of two wells in shuffled order; well 1 lacks the depths 2, 3 and 5."""
     patches = np.random.default_rng(0).normal(size=(8, 4, 6))
@@ -154,41 +138,20 @@ def gappy_well() -> tuple[np.ndarray, list[geometry.Strip]]:
     return patches, geometry.strips(group, depth, np.zeros(8, int))
 
 
-def strip_with_nearest_rows(
-    strip: geometry.Strip, patches: np.ndarray
-) -> tuple[np.ndarray, dict[int, int]]:
-    """A strip whose missing rows repeat the nearest known one, and where each patch begins in
-    it.
-    """
-    height = patches.shape[1]
-    known = {
-        d * height + i: patches[row, i]
-        for d, row in enumerate(strip.index)
-        if row >= 0
-        for i in range(height)
-    }
-    rows = [
-        known[min(known, key=lambda k: abs(k - place))]
-        for place in range(len(strip.index) * height)
-    ]
-    return np.array(rows), {int(row): d * height for d, row in enumerate(strip.index) if row >= 0}
-
-
-@pytest.mark.parametrize(("context", "around"), [(0, 0), (3, 0), (0, 4), (5, 2), (9, 11)])
-def test_window_of_a_patch_goes_around_the_ring_and_repeats_the_ends(
-    context: int, around: int
-) -> None:
+def test_a_canvas_repeats_the_nearest_row_where_a_patch_is_missing_and_beyond_the_ends() -> None:
     patches, strips = gappy_well()
-    canvas = geometry.Canvas.of(strips, patch_height=4, margin=9)
-    seen = set()
-    for strip in strips:
-        rows, begins = strip_with_nearest_rows(strip, patches)
-        for patch, top in begins.items():
-            wanted = np.take(rows, np.arange(top - context, top + 4 + context), axis=0, mode="clip")
-            wanted = np.take(wanted, np.arange(-around, 6 + around), axis=1, mode="wrap")
-            np.testing.assert_array_equal(canvas.window(patches, patch, context, around), wanted)
-            seen.add(patch)
-    assert seen == set(range(8))
+    canvas, rows = geometry.Canvas.of(strips, patch_height=4, margin=9), patches.reshape(-1, 6)
+    for strip, first in zip(strips, canvas.first, strict=True):
+        known = {
+            d * 4 + i: patches[row, i]
+            for d, row in enumerate(strip.index)
+            if row >= 0
+            for i in range(4)
+        }
+        for place in range(-9, 4 * len(strip.index) + 9):
+            within = min(max(place, 0), 4 * len(strip.index) - 1)
+            nearest = min(known, key=lambda k: abs(k - within))
+            np.testing.assert_array_equal(rows[canvas.source[first + place]], known[nearest])
 
 
 def test_canvas_knows_which_rows_are_in_their_own_place() -> None:
@@ -228,7 +191,7 @@ def test_inner_rows_of_windows_cover_every_strip_and_windows_keep_to_their_strip
     assert len(starts) <= sum(np.ceil(canvas.length / (height - 2 * margin)) + 1)
 
 
-def test_twins_are_averaged_as_columns_of_the_full_ring() -> None:
+def test_neighbours_are_averaged_as_columns_of_the_full_ring() -> None:
     rng = np.random.default_rng(0)
     scan = rng.random((2, 3, 8))  # a channel axis, rows, the ring
     smoothed = np.empty_like(scan)
@@ -238,29 +201,10 @@ def test_twins_are_averaged_as_columns_of_the_full_ring() -> None:
         )
     lonely, contiguous = rng.random((2, 2, 3, 4))
     probability = np.stack([scan[..., 1::2], lonely, contiguous, scan[..., 0::2]])
-    group, depth, phase = np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0])
+    group, depth, parity = np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0])
     before = probability.copy()
-    result = geometry.average_twins(probability, group, depth, phase)
+    result = geometry.average_neighbours(probability, group, depth, parity)
     np.testing.assert_allclose(
         result, np.stack([smoothed[..., 1::2], lonely, contiguous, smoothed[..., 0::2]])
     )
     np.testing.assert_array_equal(probability, before)
-
-
-def test_beside_a_column_lies_what_the_twin_measured_or_else_what_interpolation_says():
-    rng = np.random.default_rng(0)
-    scan = rng.random((3, 8))  # rows, the ring
-    lonely, contiguous = rng.random((2, 3, 4))
-    image = np.stack([scan[:, 1::2], lonely, contiguous, scan[:, 0::2]])
-    got = geometry.beside(
-        image, np.array([1, 1, 2, 1]), np.array([0, 1, 0, 0]), np.array([1, 0, 0, 0])
-    )
-    for column in range(8):
-        beside = (scan[:, column - 1] + scan[:, (column + 1) % 8]) / 2
-        np.testing.assert_allclose(got[0 if column % 2 else 3, :, column // 2], beside)
-    for row, patch in ((1, lonely), (2, contiguous)):
-        for column in range(4):
-            left, right = (
-                (patch[:, column] + patch[:, (column + step) % 4]) / 2 for step in (-1, 1)
-            )
-            np.testing.assert_allclose(got[row, :, column], (left + right) / 2)

@@ -6,9 +6,9 @@ from torch import nn
 
 from src.recipe import Phase
 from src.training import gradient_caching, losses
-from src.wells.batches import PipeSource
-from tests.test_training import digest, fit, tiny, wells
-from tests.test_training import losses as losses_of
+from src.wells.batches import WellTrainingSet
+from tests.tiny import content, fit, tiny, wells
+from tests.tiny import losses as losses_of
 
 LOSSES = ["smooth_iou", "smooth_iou_per_patch", "dice", "tversky", "bce", "focal", "lovasz"]
 
@@ -109,7 +109,7 @@ def little_memory(monkeypatch):
         made.append(Small(2, nn.Identity()))
         return made[-1]
 
-    monkeypatch.setattr(PipeSource, "network", create)
+    monkeypatch.setattr(WellTrainingSet, "network", create)
     return made
 
 
@@ -121,7 +121,7 @@ def test_training_goes_on_in_parts_says_so_once_and_gives_the_weights_of_whole_b
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert "batches of 4" in line and "2 at a time" in line
     assert max(little_memory[0].seen[1:]) == 2
-    monkeypatch.setattr(PipeSource, "network", lambda self: Small(99, nn.Identity()))
+    monkeypatch.setattr(WellTrainingSet, "network", lambda self: Small(99, nn.Identity()))
     for name, weights in fit(chosen, train, tmp_path / "whole").items():
         torch.testing.assert_close(
             torch.from_numpy(parts[name]), torch.from_numpy(weights), rtol=1e-3, atol=1e-5
@@ -144,4 +144,4 @@ def test_a_training_in_parts_that_was_killed_goes_on_in_parts_to_the_same_bytes(
     capsys.readouterr()
     fit(chosen, train, tmp_path / "killed")
     assert "out of memory" not in capsys.readouterr().out and max(little_memory[-1].seen) == 2
-    assert digest(tmp_path / "killed") == digest(tmp_path / "undisturbed")
+    assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")

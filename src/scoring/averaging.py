@@ -1,0 +1,194 @@
+"""Averages of predictions by name, a few images at a time: seeds, folds and members together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from src.artifacts import hdf5
+from src.artifacts.run import Run
+from src.artifacts.sealed import Inputs
+from src.terminal.errors import UserError
+
+BATCH = 1 << 26  # bytes of probabilities in memory at a time
+
+
+class Average:
+    """The mean probabilities of several sources, read when asked for.
+
+    Args:
+        sources: to be averaged, each a list of files that together hold every name once (the folds
+            of one member and seed, out of fold; a single file for the test set).
+        within: the group of the arrays in a file: "" in those of a task, "oof/" in an ensemble's.
+        names: (N,) the images in the order of `mean`; by default that of the first source.
+
+    Raises:
+        UserError: a file is missing or damaged, or a source does not hold these names.
+    """
+
+    def __init__(
+        self, sources: list[list[Path]], within: str = "", names: np.ndarray | None = None
+    ) -> None:
+        self.sources, self.within, self._files = sources, within, {}
+        self.where: list[tuple[np.ndarray, np.ndarray]] = []  # of each name the file and its row
+        for files in sources:
+            own = [hdf5.read(file, f"{within}name")[f"{within}name"] for file in files]
+            names = np.concatenate(own) if names is None else names
+            rows = rows_by_name(np.concatenate(own), names, str(files[0]))
+            ends = np.cumsum([len(part) for part in own])
+            file = np.searchsorted(ends, rows, side="right")
+            self.where.append((file.astype(np.int16), rows - np.append(0, ends)[file]))
+        self.names = names
+        self.row_of = {name: row for row, name in enumerate(names)}
+        shapes = [
+            self._open(file)[f"{within}probability"].shape[1:]
+            for files in sources
+            for file in files
+        ]
+        self.shape = tuple(np.max(shapes, axis=0).tolist())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_files": {}}  # an open file does not travel to another process
+
+    def mean(self, place: np.ndarray) -> np.ndarray:
+        """(n, K, H, W) float16 of the images in some places (n,) of `names`.
+
+        Beyond the size of an image that is smaller than the largest lie zeros.
+        """
+        total = np.zeros((len(place), *self.shape), np.float32)
+        for files, (file, row) in zip(self.sources, self.where, strict=True):
+            for number in np.unique(file[place]):
+                own = np.flatnonzero(file[place] == number)
+                read = self._rows(files[number], row[place][own])
+                total[(own, *(slice(size) for size in read.shape[1:]))] += read
+        return (total / len(self.sources)).astype(np.float16)
+
+    def of(self, name: str) -> np.ndarray:
+        """(K, h, w) float32 of one image of any size."""
+        place = self.row_of[name]
+        mean = self.mean(np.array([place]))[0].astype(np.float32)
+        height, width = self.size(np.array([place]))[0]
+        return mean[:, :height, :width]
+
+    def size(self, place: np.ndarray) -> np.ndarray:
+        """(n, 2) rows and columns of some images."""
+        (files, *_), (file, row), *_ = self.sources, *self.where
+        result = np.tile(np.array(self.shape[1:]), (len(place), 1))
+        for number in np.unique(file[place]):
+            opened = self._open(files[number])
+            if f"{self.within}size" in opened:
+                own = file[place] == number
+                result[own] = opened[f"{self.within}size"][:][row[place][own]]
+        return result
+
+    @property
+    def sized(self) -> bool:
+        """Whether the images differ in size."""
+        return f"{self.within}size" in self._open(self.sources[0][0])
+
+    def _open(self, path: Path) -> h5py.File:
+        if path not in self._files:
+            with hdf5.reading(path):  # an error where it is damaged
+                self._files[path] = h5py.File(path)
+        return self._files[path]
+
+    def _rows(self, path: Path, rows: np.ndarray) -> np.ndarray:
+        """Rows that follow each other are read at once."""
+        data = self._open(path)[f"{self.within}probability"]
+        order = np.argsort(rows, kind="stable")
+        runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) != 1) + 1)
+        result = np.empty((len(rows), *data.shape[1:]), data.dtype)
+        with hdf5.legible(path):
+            result[order] = np.concatenate([data[run[0] : run[-1] + 1] for run in runs])
+        return result
+
+
+def rows_by_name(
+    have: np.ndarray, want: np.ndarray, where: str, subset: bool = False
+) -> np.ndarray:
+    """For each wanted name its row in `have`; both must hold the same names, each once, unless
+    what is wanted may be a `subset`.
+
+    Raises:
+        UserError: they do not; `where` is the file to blame.
+    """
+    row_of = {name: row for row, name in enumerate(have)}
+    odd = set(want) - row_of.keys() if subset else row_of.keys() ^ set(want)
+    if len(row_of) < len(have) or odd:
+        first = min(odd, default="a name that stands twice")
+        raise UserError(
+            f"{where}: holds other images than expected ({first}): "
+            "run the stage that makes it again with --force"
+        )
+    return np.array([row_of[name] for name in want], np.int64)
+
+
+def oof(run: Run, role: str = "segment") -> Average:
+    """Out of fold, in the order of train.h5: a source for each member and seed, a file a fold."""
+    sources: dict[tuple[str, int], list[Path]] = {}
+    for task in run.tasks(role):
+        sources.setdefault((task.member, task.seed), []).append(run.oof(task))
+    return Average(list(sources.values()), names=scored_names(run))
+
+
+def scored_names(run: Run) -> np.ndarray:
+    """The training images that count, those in a fold that is run, in the order of train.h5."""
+    known = hdf5.read(run.prepared("train"), "name", "fold")
+    return known["name"][
+        np.isin(known["fold"], run.recipe.folds.run or range(run.recipe.folds.number))
+    ]
+
+
+def test(run: Run, role: str = "segment", fold: int | None = None) -> Average:
+    """The test set: every task, or every task of a fold, is a source of its own."""
+    tasks = [task for task in run.tasks(role) if fold is None or task.fold == fold]
+    return Average([[run.test(task)] for task in tasks])
+
+
+def of_ensemble(run: Run, part: str) -> Average:
+    """What stage 03 has averaged: "oof" or "test"."""
+    return Average([[run.ensemble]], f"{part}/")
+
+
+def write(run: Run, inputs: Inputs) -> dict[str, int]:
+    """Write the ensemble's file; returns how many images each part has.
+
+    `oof` and `test` hold `name`, `probability` (N, K, H, W) float16 and, where images differ in
+    size, `size` (N, 2), zeros lying beyond it. The test set lacks what image classifiers reject;
+    what these think of every test image stands in `classifier/name` and `probability` (N,).
+    """
+    parts = {"oof": oof(run), "test": test(run)}
+    with hdf5.writing(run.ensemble, inputs) as file:
+        for part, average in parts.items():
+            places = np.arange(len(average))
+            size = average.size(places)
+            file.put(f"{part}/name", average.names)
+            if average.sized:
+                file.put(f"{part}/size", size)
+            shape = (len(average), average.shape[0], *size.max(0, initial=1).tolist())
+            file.create(f"{part}/probability", shape, np.float16, compressed=average.sized)
+            for rows in batches(average):
+                file.write(
+                    f"{part}/probability",
+                    int(rows[0]),
+                    average.mean(rows)[..., : shape[2], : shape[3]],
+                )
+        if run.tasks("classify"):
+            verdict = test(run, "classify")
+            file.put("classifier/name", verdict.names)
+            file.put("classifier/probability", verdict.mean(np.arange(len(verdict)))[:, 0, 0, 0])
+    return {part: len(average) for part, average in parts.items()}
+
+
+def batches(average: Average) -> Iterator[np.ndarray]:
+    """Places of an average's images, as many at a time as memory is to hold; one where they differ
+    in size.
+    """
+    bytes_of_one = 4 * max(1, int(np.prod(average.shape)))
+    size = 1 if average.sized else max(1, BATCH // bytes_of_one)
+    for first in range(0, len(average), size):
+        yield np.arange(first, min(first + size, len(average)))

@@ -1,0 +1,14 @@
+"""How long tasks take beside each other."""
+
+from src.artifacts.run import Run
+from src.recipe import Task
+
+
+def lengths(calls: list[tuple[Run, Task]], training: bool) -> list[float]:
+    """How long each task takes beside the others: by the operations of its network."""
+    costs: dict[tuple[str, str], float] = {}
+    for run, task in calls:
+        key = (run.recipe.name, task.member)
+        if key not in costs:
+            costs[key] = run.modality.cost(run.recipe.member(task.member), training)
+    return [costs[run.recipe.name, task.member] for run, task in calls]
