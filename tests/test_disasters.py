@@ -166,11 +166,17 @@ def mounted_read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that everybody may enter, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+def folder(monkeypatch) -> Iterator[Path]:
+    """A folder that everybody may enter, which pytest's are not; temporary files go to one beside
+    it where everybody may write.
+    """
+    with tempfile.TemporaryDirectory() as both:
+        folder, temporary = Path(both, "place"), Path(both, "temporary")
+        for path, mode in ((Path(both), 0o755), (folder, 0o755), (temporary, 0o1777)):
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        yield folder
 
 
 @pytest.fixture
