@@ -9,7 +9,34 @@ from torch.nn.functional import pad
 
 from src.recipe import Augment, Copy
 from src.terminal.errors import UserError
+from src.training.data import Batch
 from src.wells.windows import Windows
+
+
+def augment(
+    batch: Batch,
+    settings: Augment,
+    windows: Windows,
+    defect_free: torch.Tensor,
+    generator: torch.Generator,
+) -> Batch:
+    """A batch of windows after everything that is drawn batch by batch, in the order in which the
+    numbers are drawn; what is off draws none.
+
+    Args:
+        defect_free: see `draw_intensities`.
+    """
+    image, mask, weight = batch
+    if settings.gain or settings.texture:
+        drawn = draw_intensities(settings, len(image), windows, defect_free, generator)
+        image = drawn.apply(image, windows)
+    if settings.cutmix:
+        size = image.shape[2:]
+        cuts = draw_cuts(settings.cutmix, len(image), *size, generator).to(image.device)
+        image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
+    if settings.drop_averages:
+        image = drop_averages(image, settings.drop_averages, generator)
+    return image, mask, weight
 
 
 @dataclass(frozen=True)

@@ -91,18 +91,9 @@ class WellTrainingSet:
                 *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight)),
             )
             image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
-            if settings.gain or settings.texture:
-                image = augmentation.draw_intensities(
-                    settings, len(image), windows, defect_free, generator
-                ).apply(image, windows)
-            if settings.cutmix:
-                cuts = augmentation.draw_cuts(
-                    settings.cutmix, len(image), *image.shape[2:], generator
-                ).to(image.device)
-                image, mask, weight = (cuts.apply(tensor) for tensor in (image, mask, weight))
-            if settings.drop_averages:
-                image = augmentation.drop_averages(image, settings.drop_averages, generator)
-            yield image, mask, weight
+            yield augmentation.augment(
+                (image, mask, weight), settings, windows, defect_free, generator
+            )
 
 
 def _epoch_windows(
