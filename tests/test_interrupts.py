@@ -55,6 +55,7 @@ class Terminal:
                 lines[row] = lines[row][:column]
             elif letter == "\n":
                 row += 1
+                lines += [""] * (row + 1 - len(lines))
             else:
                 if column == COLUMNS:
                     row, column = row + 1, 0
