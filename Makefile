@@ -9,7 +9,7 @@ export STARTED_BY := make
 # A command that Ctrl-C has ended says so itself, with exit code 130: make ends too, without a line.
 quietly = @trap : INT; $(1) || { code=$$?; [ $$code -eq 130 ] || exit $$code; kill -INT $$PPID; }
 
-.PHONY: help doctor setup all prepare train predict ensemble submit study trial bench networks test chaos fuzz lint clean
+.PHONY: help doctor setup all prepare train predict ensemble submit bundle apply study trial bench networks test chaos fuzz lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -66,6 +66,17 @@ ensemble: setup ## 03: averages and threshold -> data/ensembles/
 
 submit: setup ## 04: refined masks -> submissions/
 	$(call quietly,$(BIN)/python 04_postprocess.py $(RECIPE) $(ARGS))
+
+##@ A trained run by itself
+
+MODEL ?= models/$(RECIPE)
+OUTPUT ?= out
+
+bundle: setup ## pack a finished run into models/: RECIPE=name
+	$(call quietly,$(BIN)/python -m src.cli.bundle $(RECIPE) $(ARGS))
+
+apply: setup ## predict new data with a model: MODEL=models/demo INPUT=folder OUTPUT=out
+	$(call quietly,$(BIN)/python -m src.cli.apply $(MODEL) $(INPUT) $(OUTPUT) $(ARGS))
 
 ##@ Studies
 

@@ -26,8 +26,9 @@ from src.recipe import Augment, Inference, Member, Recipe, Task, load
 from src.training.data import Batch
 from src.training.loop import OPTIMISERS, Fit
 from src.training.losses import of_phase
-from src.wells import blocks, prediction, refinement
+from src.wells import blocks, prediction
 from src.wells.batches import WellTrainingSet
+from src.wells.postprocess import refinement
 from src.wells.windows import Windows
 
 CPU = torch.device("cpu")

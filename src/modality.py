@@ -1,6 +1,7 @@
 """What differs between kinds of data, and the only place that chooses one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,12 +9,17 @@ import numpy as np
 import torch
 
 from src import competitions
+from src.artifacts import model_folder, sealed
+from src.artifacts.model_folder import ModelFolder
 from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
+from src.competitions import Competition
+from src.networks.loading import check_weights
 from src.networks.scaling import Scaling
 from src.photographs import Photographs
 from src.recipe import Member, Recipe, Task, check_kind
 from src.report.checks import Check
+from src.terminal.errors import UserError
 from src.training.data import TrainingSet
 from src.wells import Wells
 
@@ -81,12 +87,61 @@ class Modality(Protocol):
         """
         ...
 
+    def features(self, run: Run, split: str) -> dict[str, dict[str, float]]:
+        """Numbers that describe each well or photograph of a split, by its name."""
+        ...
+
+    def new_data(self, run: Run) -> Competition:
+        """The run's competition, but that it reads new data for a trained model.
+
+        Raises:
+            UserError: the model's decisions are not those of this kind of data.
+        """
+        ...
+
+    def report_new(self, run: Run) -> dict[str, Any]:
+        """What a trained model says of each new well or photograph, by its name."""
+        ...
+
+    def describe_new(self, lines: dict[str, Any]) -> list[str]:
+        """The same as text for the terminal."""
+        ...
+
+    def maps(self, run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The name, probability and mask of each new well or photograph."""
+        ...
+
+    def write_new(self, run: Run, folder: Path, probabilities: bool) -> None:
+        """Write the masks of new data, and their probabilities if asked for, as files."""
+        ...
+
     def describe(self, result: dict[str, Any]) -> str:
         """The scores as text for the terminal."""
         ...
 
 
 KINDS: dict[competitions.Kind, Modality] = {"wells": Wells(), "photographs": Photographs()}
+
+
+def open_model(folder: Path, new: Path, output: Path) -> Run:
+    """A trained model with new data to predict, which live in a folder of their own.
+
+    Raises:
+        UserError: the model folder, or its zip, is not whole, or not one of this version.
+    """
+    work = output / "work"
+    if folder.is_file():
+        model_folder.unpack(folder, work / "model")
+        folder = work / "model"
+    model, recipe = ModelFolder.open(folder)
+    run = replace(open_run(recipe, work, output), model=model, new=new)
+    try:
+        run = replace(run, competition=run.modality.new_data(run))
+        check_weights(run)
+    except (*sealed.DAMAGE, AttributeError) as error:
+        problem = f"holds what this version cannot use ({error})"
+        raise UserError(f"{model.decisions} {problem}: make it again with make bundle") from None
+    return run
 
 
 def open_run(recipe: Recipe, data: Path, submissions: Path) -> Run:

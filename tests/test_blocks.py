@@ -18,9 +18,10 @@ from src.competitions.formats.masks import slices
 from src.recipe import Recipe
 from src.scoring import averaging, baselines
 from src.stages import submit
-from src.wells import blocks, selection, submission
+from src.wells import blocks, submission
 from src.wells.blocks import Blocks
-from src.wells.selection import Selection
+from src.wells.postprocess import selection
+from src.wells.postprocess.selection import Selection
 from tests.tiny import Arrays, patch_iou, run_of
 
 TREE = {

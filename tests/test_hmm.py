@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.recipe import HMM
-from src.wells import hmm
+from src.wells.postprocess import hmm
 
 
 def by_brute_force(strip: np.ndarray, settings: HMM) -> np.ndarray:

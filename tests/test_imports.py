@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom; rooms on one line do not see each other.
 LAYERS = [
     {"cli"},
-    {"studies"},
+    {"studies", "model"},
     {"stages"},
     {"modality"},
     {"wells", "photographs"},

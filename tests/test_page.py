@@ -18,8 +18,8 @@ from src.terminal.errors import UserError
 from src.wells import geometry, submission
 from src.wells import page as wells_page
 from src.wells.blocks import Blocks
-from src.wells.refinement import Refinement
-from src.wells.selection import THRESHOLDS, Selection
+from src.wells.postprocess.refinement import Refinement
+from src.wells.postprocess.selection import THRESHOLDS, Selection
 from tests.markup import Balanced
 from tests.tiny import patch_iou
 

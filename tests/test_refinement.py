@@ -5,9 +5,9 @@ import pytest
 from skimage.segmentation import random_walker
 
 from src.recipe import Postprocess
-from src.wells import refinement
 from src.wells.geometry import strips
-from src.wells.refinement import Refinement
+from src.wells.postprocess import refinement
+from src.wells.postprocess.refinement import Refinement
 from tests.drawn_wells import LARGE, SINGLE, SMOOTHING, draw, split_of, split_with_a_faint_groove
 
 ABOVE, BELOW = 0.9, 0.1

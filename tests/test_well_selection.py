@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from src.recipe import HMM, Postprocess
-from src.wells import selection
-from src.wells.refinement import Refinement
-from src.wells.selection import THRESHOLDS, Selection
+from src.wells.postprocess import selection
+from src.wells.postprocess.refinement import Refinement
+from src.wells.postprocess.selection import THRESHOLDS, Selection
 from tests.drawn_wells import (
     LARGE,
     SINGLE,
@@ -51,7 +51,7 @@ def select(
     assert by_well.table == pytest.approx(own.table)
     np.testing.assert_allclose(by_well.at_thresholds, own.at_thresholds)
     levels = np.array([own.plain[fold] for fold in train["fold"]])
-    earned = patch_iou(selection.masks(whole, own, settings), train["mask"])
+    earned = patch_iou(selection.masks(whole, own.final, own.without, settings), train["mask"])
     plainly = patch_iou(probability > levels[:, None, None], train["mask"])
     assert (own.score, own.unrefined) == pytest.approx((earned.mean(), plainly.mean()))
     return own, earned, plainly
@@ -62,7 +62,8 @@ def final_masks(
 ) -> np.ndarray:
     """Those of a test set, which has no folds."""
     test = {name: array for name, array in train.items() if name != "fold"}
-    return selection.masks(test | {"probability": probability}, own, settings)
+    block = test | {"probability": probability}
+    return selection.masks(block, own.final, own.without, settings)
 
 
 def the_refinement(own: Selection) -> Refinement:

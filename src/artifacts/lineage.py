@@ -11,6 +11,8 @@ test.h5 of a task           test.h5, the weights, [inference], and where an imag
 <recipe>.h5                 every task's oof.h5 and test.h5
 <recipe>.json, .csv, ...    the ensemble's inputs and the selection
 
+Where a trained model predicts new data, its folder stands for train.h5, weights and selection.
+
 Nothing here writes or computes: an artifact is named by the checksum that it carries.
 """
 
@@ -39,7 +41,10 @@ def prepared(run: Run, split: str) -> Inputs:
     """Inputs of train.h5 or test.h5."""
     files = run.competition.files(run.raw, run.recipe.data)[split]
     inputs = {"raw": digest_files(files), **_settings(run, split)}
-    return inputs if split == "train" else inputs | {"train": fingerprint(run.prepared("train"))}
+    if split == "train":
+        return inputs
+    trained = run.model.decisions if run.model else run.prepared("train")
+    return inputs | {"train": fingerprint(trained)}
 
 
 def _settings(run: Run, split: str) -> Inputs:
@@ -56,7 +61,7 @@ def check_prepared(run: Run) -> None:
     Raises:
         UserError: a prepared file is missing, or is of other settings than this recipe's.
     """
-    for split in ("train", "test"):
+    for split in run.splits:
         path = run.prepared(split)
         if not path.is_file():
             raise UserError(f"{path} is missing: {_first(0)}")
@@ -75,6 +80,8 @@ def weights(run: Run, task: Task) -> Inputs:
 
 def weights_of(run: Run, task: Task, member: Member) -> Inputs:
     """`weights`, were the task's member another one."""
+    if run.model:
+        return inputs_of(run.weights(task))  # whose digest was compared when it was opened
     if member.selection == "last":  # then training knows nothing of the margin
         member = member.model_copy(update={"margin": 0})
     return {
@@ -113,6 +120,8 @@ def _predictions(run: Run, task: Task, split: str) -> Inputs:
 
 def selection(run: Run) -> Inputs:
     """Inputs of what is selected out of fold."""
+    if run.model:
+        return inputs_of(run.selection)
     roles = ",".join(f"{member.name}:{member.role}" for member in run.recipe.members)
     return {
         "oof": _all_oof(run),
@@ -126,10 +135,8 @@ def ensemble(run: Run) -> Inputs:
     """Inputs of the averages of all tasks; the masks that stage 04 adds are the submission's."""
     for task in run.tasks():
         need(run.test(task), test(run, task), 2)
-    return {
-        "oof": _all_oof(run),
-        "test": digest(*(fingerprint(run.test(task)) for task in run.tasks())),
-    }
+    own = {"test": digest(*(fingerprint(run.test(task)) for task in run.tasks()))}
+    return own if run.model else {"oof": _all_oof(run), **own}
 
 
 def submission(run: Run) -> Inputs:

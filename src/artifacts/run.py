@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from src.artifacts import hdf5
 from src.artifacts.files import locked
+from src.artifacts.model_folder import ModelFolder
 from src.competitions import Competition
 from src.recipe import Recipe, Task
-
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class Run:
         data, submissions: the folders that artifacts live in.
         modality: the kind of data, a `src.modality.Modality`; rooms below that file ask it for
             what differs between kinds.
+        model: where a trained model predicts new data, its folder, in the place of all that
+            training makes; there is no training split then.
+        new: and these data, a file or a folder.
     """
 
     recipe: Recipe
@@ -28,6 +33,8 @@ class Run:
     submissions: Path
     competition: Competition
     modality: Any
+    model: ModelFolder | None = None
+    new: Path | None = None
 
     def with_recipe(self, recipe: Recipe) -> "Run":
         """The same place for another recipe of the same competition."""
@@ -38,9 +45,19 @@ class Run:
         return self.with_recipe(self.recipe.model_copy(update={"seeds": seeds}))
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The prepared files that there are."""
+        return ("test",) if self.model else ("train", "test")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The groups of the ensemble's file."""
+        return ("test",) if self.model else ("oof", "test")
+
+    @property
     def raw(self) -> Path:
-        """What the organisers hand out."""
-        return self.data / "raw" / (self.recipe.data.folder or self.competition.name)
+        """What the organisers hand out, or the new data."""
+        return self.new or self.data / "raw" / (self.recipe.data.folder or self.competition.name)
 
     @property
     def generated(self) -> Path:
@@ -76,6 +93,8 @@ class Run:
         return self.folder / task.member / f"fold{task.fold}_seed{task.seed}"
 
     def weights(self, task: Task) -> Path:
+        if self.model:
+            return self.model.weights(task)
         return self.task(task) / "weights.safetensors"
 
     def oof(self, task: Task) -> Path:
@@ -104,11 +123,28 @@ class Run:
     @property
     def selection(self) -> Path:
         """What is selected out of fold: thresholds, refinement, the classifier's threshold."""
+        if self.model:
+            return self.model.decisions
         return self.data / "ensembles" / f"{self.recipe.name}_selection.h5"
 
     @property
     def ensemble(self) -> Path:
         return self.data / "ensembles" / f"{self.recipe.name}.h5"
+
+    def training(self) -> dict[str, Any]:
+        """What train.h5 says of itself: its metadata, and `shape` and `dtype` of an image."""
+        if self.model:
+            return self.model.content["training"]
+        path = self.prepared("train")
+        with hdf5.reading(path) as file:
+            shape, dtype = file["image"].shape[1:], np.dtype(file["image"].dtype).name
+        return {**hdf5.metadata(path), "shape": list(shape), "dtype": dtype}
+
+    def decisions(self) -> dict[str, Any]:
+        """What masks of the test set are made by, as its kind of data has selected it."""
+        if self.model:
+            return self.model.content["decisions"]
+        return hdf5.metadata(self.selection)["final"]
 
     def submission(self, ending: str = ".csv") -> Path:
         return self.submissions / f"{self.recipe.name}{ending}"

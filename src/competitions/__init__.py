@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class PatchSplit:
     group: np.ndarray  # (N,) int32, the well
     number: np.ndarray  # (N,) int32, the patch's number in its well
     mask: PackedMasks | None = None  # (N, H, W)
+    # (N,) int8: 1 where the patch's well is interleaved, 0 where not, -1 where that is measured
+    interleaved: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,30 @@ class Raw:
     """What the organisers handed out: a set may be larger than memory.
 
     `classes` names the K kinds of defects of photographs, `dtype` is uint8, uint16 or float32;
-    `notes` are what the user should know about how the files were read.
+    `notes` are what the user should know about how the files were read; `about` is kept in the
+    metadata of the prepared test file. New data for a trained model have no `train`.
     """
 
-    train: PatchSplit | PhotoSplit
+    train: PatchSplit | PhotoSplit | None
     test: PatchSplit | PhotoSplit
     notes: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=lambda: ["corrosion"])
     channels: int = 1
     dtype: type = np.float32
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Competition:
     """What the pipeline asks of a competition, of wells or of photographs.
 
-    `source` says where the raw files come from. `files(folder, data)` lists the raw files that
-    "train" and "test" are read from, and `read(folder, data)` reads them. Run-length codes go along
-    rows or columns by `order`. `write_submission(path, folder, names, codes)` writes the
-    organisers' file and reads it back: from the raw folder, the names of the test images and, for
-    each, its K codes ("" where nothing was found). `generate(folder, truth, settings)` makes raw
-    files and the test set's masks where there are none to download; `read_truth` reads these.
+    `source` says where the raw files come from, `licence` under which terms. `files(folder,
+    data)` lists the raw files that "train" and "test" are read from, and `read(folder, data)`
+    reads them. Run-length codes go along rows or columns by `order`. `write_submission(path,
+    folder, names, codes)` writes the organisers' file and reads it back: from the raw folder,
+    the names of the test images and, for each, its K codes ("" where nothing was found).
+    `generate(folder, truth, settings)` makes raw files and the test set's masks where there are
+    none to download; `read_truth` reads these.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Competition:
     metric: Metric
     write_submission: Callable[[Path, Path, Sequence[str], Sequence[Sequence[str]]], None]
     order: Literal["row", "column"] = "column"
+    licence: str = "not known here: ask those who made them"
     generate: Callable[[Path, Path, Generate], None] | None = None
     read_truth: Callable[[Path], tuple[np.ndarray, PackedMasks]] | None = None
 

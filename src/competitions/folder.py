@@ -64,7 +64,8 @@ def read(folder: Path, data: Data) -> Raw:
     headers = {part: [header(path) for path in own] for part, own in paths.items()}
     channels = max(found.channels for found in headers["train"])
     dtype = _common_type(headers["train"])
-    _check_test(paths["test"], headers["test"], channels, dtype)
+    for path, found in zip(paths["test"], headers["test"], strict=True):
+        check_kept(path, found, channels, dtype)
     train, test = (_split(paths[part], headers[part], channels, dtype) for part in paths)
 
     at = _masks_at(folder)
@@ -189,16 +190,17 @@ def _common_type(headers: list[Header]) -> type:
     return next(dtype for dtype in DTYPES if dtype in present)
 
 
-def _check_test(paths: list[Path], headers: list[Header], channels: int, dtype: type) -> None:
-    """Networks are made for what the training images hold; what test images hold beyond is lost."""
-    for path, found in zip(paths, headers, strict=True):
-        if found.channels > channels:
-            raise UserError(f"{path} has colour, the training images have none: save it as grey")
-        if DTYPES.index(found.dtype) < DTYPES.index(dtype):
-            own, most = np.dtype(found.dtype).name, np.dtype(dtype).name
-            raise UserError(
-                f"{path} has {own} pixels, the training images {most}: save it as those"
-            )
+def check_kept(path: Path, found: Header, channels: int, dtype: type) -> None:
+    """Networks are made for what the training images hold; what a test image holds beyond is lost.
+
+    Raises:
+        UserError: it has colour, or wider pixels, and they have not.
+    """
+    if found.channels > channels:
+        raise UserError(f"{path} has colour, the training images have none: save it as grey")
+    if DTYPES.index(found.dtype) < DTYPES.index(dtype):
+        own, most = np.dtype(found.dtype).name, np.dtype(dtype).name
+        raise UserError(f"{path} has {own} pixels, the training images {most}: save it as those")
 
 
 def _split(paths: list[Path], headers: list[Header], channels: int, dtype: type) -> PhotoSplit:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import safetensors
 import torch
 from torch import nn
 from torch.nn.utils import prune
@@ -35,6 +36,26 @@ def load_network(run: Run, task: Task, device: torch.device) -> tuple[nn.Module,
             f"{path} holds the weights of another network: run 01_train_folds.py {run.recipe.name}"
         ) from None
     return network.to(device, memory_format=LAYOUT).eval(), scaling
+
+
+def check_weights(run: Run) -> None:
+    """Compare the shapes of a model's weights with those of its networks, before either takes
+    memory.
+
+    Raises:
+        UserError: they differ.
+    """
+    for task in run.tasks():
+        member, path = run.recipe.member(task.member), run.weights(task)
+        network = networks.sketch(networks.untrained(run.modality.network_options(run, member)))
+        expected = {name: tuple(own.shape) for name, own in network.state_dict().items()}
+        with safetensors.safe_open(path, "np") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        lacking = {"scaling.center", "scaling.scale"} - found.keys()
+        pruned = any(pruning.channels for pruning in member.prunings)
+        own = {name: shape for name, shape in found.items() if not name.startswith("scaling.")}
+        if lacking or (own.keys() != expected.keys() if pruned else own != expected):
+            raise UserError(f"{path} holds the weights of another network than recipe.toml says")
 
 
 def attach(network: nn.Module, names: Iterable[str]) -> None:

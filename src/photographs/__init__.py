@@ -1,17 +1,18 @@
 """Photographs of any sizes, whose defects belong to one or several classes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from src import networks
-from src.artifacts import hdf5
 from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
+from src.competitions import Competition, new_photographs
 from src.networks.scaling import Scaling
-from src.photographs import batches, prediction, preparation, selection, submission
+from src.photographs import batches, new_data, prediction, preparation, selection, submission
 from src.photographs.batches import PhotoTrainingSet
 from src.recipe import Member, Task
 from src.report.checks import Check
@@ -42,7 +43,7 @@ class Photographs:
         return networks.for_photographs(member, classes, channels)
 
     def _channels(self, run: Run) -> int:
-        return hdf5.shape(run.prepared("train"), "image")[3]
+        return run.training()["shape"][2]
 
     def input_shape(self, run: Run, member: Member) -> tuple[int, int, int]:
         return self._channels(run), *self._size(member)
@@ -76,12 +77,31 @@ class Photographs:
         return selection.masks_of(run, part)
 
     def labels(self, run: Run) -> list[str]:
-        return hdf5.metadata(run.prepared("train"))["classes"]
+        return run.training()["classes"]
 
     def report(
         self, run: Run, checks: list[Check]
     ) -> tuple[dict[str, Any], dict[str, str | bytes]]:
         return submission.report(run, checks)
+
+    def features(self, run: Run, split: str) -> dict[str, dict[str, float]]:
+        return new_data.features(run, split)
+
+    def new_data(self, run: Run) -> Competition:
+        selection.final_of(run)  # an error where it is none
+        return new_photographs.of(run.competition, run.training())
+
+    def report_new(self, run: Run) -> dict[str, Any]:
+        return new_data.report(run)
+
+    def describe_new(self, lines: dict[str, Any]) -> list[str]:
+        return new_data.describe(lines)
+
+    def maps(self, run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        return new_data.maps(run)
+
+    def write_new(self, run: Run, folder: Path, probabilities: bool) -> None:
+        new_data.write_files(run, folder, probabilities)
 
     def describe(self, result: dict[str, Any]) -> str:
         return submission.describe(result)

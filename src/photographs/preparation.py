@@ -16,13 +16,12 @@ from src.artifacts import hdf5, lineage
 from src.artifacts.hdf5 import Writer
 from src.artifacts.run import Run
 from src.competitions import PhotoSplit, Raw
+from src.competitions.formats.image_files import LARGEST_PLACE
 from src.photographs import duplicates
 from src.recipe import Folds
 from src.scoring import folds
 from src.terminal.errors import UserError
 
-# bytes; the room of each photograph in a prepared file, and that of its masks
-LARGEST_PLACE = 1 << 28
 BLOCK = 1 << 22  # pixels whose moments are taken at a time
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}  # what counts as white in each type
 
@@ -31,10 +30,10 @@ def prepare(run: Run, splits: list[str]) -> Iterator[str]:
     """Write some splits' prepared files; yields what the user should know."""
     raw = run.competition.read(run.raw, run.recipe.data)
     yield from raw.notes
-    for split, own in (("train", first(raw.train, run.recipe.data.patches)), ("test", raw.test)):
-        if split in splits:
-            _check_place(own, raw, run.raw)
-            yield from (write_train if split == "train" else write_test)(run, own, raw)
+    for split in splits:
+        own = first(raw.train, run.recipe.data.patches) if split == "train" else raw.test
+        _check_place(own, raw, run.raw)
+        yield from (write_train if split == "train" else write_test)(run, own, raw)
 
 
 def write_train(run: Run, split: PhotoSplit, raw: Raw) -> Iterator[str]:
@@ -59,6 +58,7 @@ def write_test(run: Run, split: PhotoSplit, raw: Raw) -> Iterator[str]:
     """Write test.h5."""
     with hdf5.writing(run.prepared("test"), lineage.prepared(run, "test")) as file:
         _write_split(file, split, raw)
+        file.metadata.update(raw.about)
         file.put("group", np.full(len(split.name), -1, np.int32))
     yield f"{len(split.name)} test photographs"
 

@@ -215,7 +215,7 @@ def write(run: Run) -> str:
         **{name: own for name, (own, _) in pixels.items()},
     }
     arrays["score_at_thresholds"] = metric.of(*counted.pixels, counted.true).mean(2)
-    hdf5.write(run.selection, arrays, inputs, **vars(final), without=without)
+    hdf5.write(run.selection, arrays, inputs, final=vars(final), without=without)
     score = metric.of(*pixels["selected"][0]).mean()
     rejecting = f", classifier {final.classifier}" if run.tasks("classify") else ""
     return (
@@ -226,9 +226,13 @@ def write(run: Run) -> str:
 
 def read(run: Run) -> tuple[Decisions, dict[int, Decisions]]:
     """What is selected at the end, and for each fold on the others."""
-    content = hdf5.metadata(run.selection)
-    without = content.pop("without")
-    return Decisions(**content), {int(fold): Decisions(**own) for fold, own in without.items()}
+    without = hdf5.metadata(run.selection)["without"]
+    return final_of(run), {int(fold): Decisions(**own) for fold, own in without.items()}
+
+
+def final_of(run: Run) -> Decisions:
+    """What is selected at the end, for the test set."""
+    return Decisions(**run.decisions())
 
 
 def arrays_of(run: Run) -> Arrays:
@@ -249,7 +253,7 @@ def accepted(run: Run) -> np.ndarray:
     names = hdf5.read(run.prepared("test"), "name")["name"]
     if not run.tasks("classify"):
         return np.arange(len(names))
-    final, _ = read(run)
+    final = final_of(run)
     verdict = averaging.test(run, "classify")
     sure = [verdict.of(name)[0, 0, 0] >= final.classifier for name in names]
     return np.flatnonzero(sure)
@@ -257,11 +261,13 @@ def accepted(run: Run) -> np.ndarray:
 
 def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
     """Masks (1, K, h, w) of the photographs of the ensemble's part, "oof" or "test"."""
-    (final, without), average = read(run), averaging.of_ensemble(run, part)
+    average = averaging.of_ensemble(run, part)
     if part == "test":
+        final = final_of(run)
         for name in average.names:
             yield final.mask(average.of(name))[None]
         return
+    _, without = read(run)
     own = hdf5.read(run.selection, "name", "rejected")
     rejected = dict(zip(own["name"], own["rejected"], strict=True))
     known = hdf5.read(run.prepared("train"), "name", "fold")

@@ -89,7 +89,7 @@ class Inference(Section):
 
 
 class HMM(Section):
-    """A hidden Markov model of a groove's azimuth along depth (`src.wells.hmm`)."""
+    """A hidden Markov model of a groove's azimuth along depth (`src.wells.postprocess.hmm`)."""
 
     rows: Count = 12
     """Rows of a step."""

@@ -161,7 +161,7 @@ def write(run: Run, inputs: Inputs) -> dict[str, int]:
     size, `size` (N, 2), zeros lying beyond it. The test set lacks what image classifiers reject;
     what these think of every test image stands in `classifier/name` and `probability` (N,).
     """
-    parts = {"oof": oof(run), "test": test(run)}
+    parts = {part: {"oof": oof, "test": test}[part](run) for part in run.parts}
     with hdf5.writing(run.ensemble, inputs) as file:
         for part, average in parts.items():
             places = np.arange(len(average))

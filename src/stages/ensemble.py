@@ -18,10 +18,8 @@ def ensemble(run: Run, force: bool = False) -> None:
             console.summary(f"{run.ensemble} is up to date{selected and f': {selected}'}")
             return
         counts = averaging.write(run, inputs)
-    console.say(
-        f"{run.ensemble}: {counts['oof']} out-of-fold and {counts['test']} test images from "
-        f"{len(run.tasks())} tasks"
-    )
+    told = " and ".join(f"{count} {part}" for part, count in counts.items())
+    console.say(f"{run.ensemble}: {told} images from {len(run.tasks())} tasks")
     console.summary(f"averaged: {selected or 'what is selected was up to date'}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from src.artifacts import hdf5, lineage, sealed
 from src.artifacts.digests import digest
 from src.artifacts.files import replacing, replacing_folder
-from src.artifacts.run import SPLITS, Run
+from src.artifacts.run import Run
 from src.artifacts.sealed import Inputs
 from src.terminal import console
 from src.terminal.errors import UserError
@@ -21,11 +21,16 @@ def prepare(run: Run, force: bool = False) -> None:
             return
         generate(run, force)
         with run.locked_prepared(shared=False):  # others may have prepared it meanwhile
-            splits = [split for split in SPLITS if force or split in _stale_splits(run, True)]
+            splits = [split for split in run.splits if force or split in _stale_splits(run, True)]
             for line in run.modality.prepare(run, splits) if splits else ():
                 console.tell(line)
-    train, test = (hdf5.shape(run.prepared(split), "image")[0] for split in SPLITS)
-    console.summary(f"prepared {run.prepared_folder}: {train} training and {test} test images")
+    counts = {"training" if s == "train" else s: _count(run, s) for s in run.splits}
+    told = " and ".join(f"{count} {split}" for split, count in counts.items())
+    console.summary(f"prepared {run.prepared_folder}: {told} images")
+
+
+def _count(run: Run, split: str) -> int:
+    return hdf5.shape(run.prepared(split), "image")[0]
 
 
 def _is_stale(run: Run) -> bool:
@@ -38,7 +43,7 @@ def _is_stale(run: Run) -> bool:
 def _stale_splits(run: Run, quiet: bool = False) -> list[str]:
     """The splits whose prepared files are not up to date; the test's hangs on the training's."""
     stale: list[str] = []
-    for split in SPLITS:
+    for split in run.splits:
         path = run.prepared(split)
         known = not stale and path.is_file()
         if not known or not sealed.up_to_date(path, lineage.prepared(run, split), quiet):

@@ -17,7 +17,6 @@ from src.scoring import averaging
 from src.terminal import console
 from src.terminal.errors import UserError
 
-PARTS = ("oof", "test")
 CODES = 2048  # masks that are encoded at a time
 
 
@@ -27,7 +26,7 @@ def submit(run: Run, force: bool = False) -> dict[str, Any]:
     with run.locked():
         lineage.check_prepared(run)
         inputs = lineage.submission(run)
-        if force or not is_done(run):
+        if force or not is_done(run, inputs):
             write(run, inputs)
         else:
             console.say(f"{run.submission()} is up to date")
@@ -64,15 +63,15 @@ def summary(result: dict[str, Any]) -> str:
     return ", ".join(scores)
 
 
-def is_done(run: Run) -> bool:
+def is_done(run: Run, inputs: Inputs) -> bool:
     """Whether the scores, the submission's files and the masks are there and up to date."""
     scores = run.submission(".json")
-    if not sealed.up_to_date(scores, lineage.submission(run)):
+    if not sealed.up_to_date(scores, inputs):
         return False
     odd = sealed.changed(scores.parent, sealed.read_json(scores)["files"])
     if odd and odd.is_file():
         console.say(f"{odd} is damaged or was changed (its checksum does not fit): made again")
-    return not odd and all(hdf5.holds(run.ensemble, f"{part}/mask") for part in PARTS)
+    return not odd and all(hdf5.holds(run.ensemble, f"{part}/mask") for part in run.parts)
 
 
 def write_masks(run: Run) -> None:
@@ -85,7 +84,7 @@ def write_masks(run: Run) -> None:
         kept = [f"{group}/{name}" for group in file for name in file[group] if name != "mask"]
     with hdf5.writing(run.ensemble, sealed.inputs_of(run.ensemble)) as file:
         file.copy(run.ensemble, *kept)
-        for part in PARTS:
+        for part in run.parts:
             shape, sized = file.shape(f"{part}/probability"), f"{part}/size" in file.file
             file.create(f"{part}/mask", shape, np.uint8, compressed=sized)
             done = 0

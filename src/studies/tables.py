@@ -11,7 +11,7 @@ from src.artifacts.run import Run
 from src.scoring import averaging
 from src.scoring.metrics import scorer, soft_iou
 from src.studies.plots import RANDOM_SPLIT, WELLS_HELD_OUT
-from src.wells import selection
+from src.wells.postprocess import selection
 
 TITLES = {"paper": RANDOM_SPLIT, "wells": WELLS_HELD_OUT}
 
@@ -45,7 +45,10 @@ def nested(run: Run, wells: Iterable) -> tuple[np.ndarray, selection.Selection]:
     """The score (N,) of every patch, each fold's under what is selected on the others."""
     settings, score = run.recipe.postprocess, scorer(run.competition.metric)
     own = selection.of_wells(wells, settings, score)
-    parts = [score(selection.masks(block, own, settings), block["mask"]) for block in wells]
+    parts = [
+        score(selection.masks(block, own.final, own.without, settings), block["mask"])
+        for block in wells
+    ]
     return np.concatenate(parts), own
 
 

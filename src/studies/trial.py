@@ -34,7 +34,7 @@ from src.studies.tables import nested
 from src.tasks.parallel import Options
 from src.terminal import command, console
 from src.terminal.errors import UserError
-from src.wells import selection
+from src.wells.postprocess import selection
 
 RANDOM = ['folds={ scheme = "random", count = 5, run = [0] }', "prepared=random_split"]
 

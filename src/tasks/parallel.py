@@ -50,11 +50,11 @@ class Options:
     shared: Path = Path("data")  # the data directory, which the machines of a cluster share
 
     @staticmethod
-    def of(arguments: argparse.Namespace) -> "Options":
-        """From the arguments of `src.terminal.command.parser`."""
-        own = {name: getattr(arguments, name) for name in ("device", "jobs", "threads", "cluster")}
-        shared = arguments.data_dir.absolute()
-        return Options(**own, gpus_per_task=arguments.gpus_per_task, shared=shared)
+    def of(arguments: argparse.Namespace, shared: Path | None = None) -> "Options":
+        """From the arguments of `src.terminal.command.add_places`; `shared` if not --data-dir."""
+        names = ("device", "jobs", "threads", "cluster", "gpus_per_task")
+        own = {name: getattr(arguments, name) for name in names if name in arguments}
+        return Options(**own, shared=(shared or arguments.data_dir).absolute())
 
 
 @dataclass(frozen=True)

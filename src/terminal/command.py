@@ -23,7 +23,7 @@ LONGEST_LINE = 900  # characters of an error
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every stage takes; those from --device on matter to stages 01 and 02,
+    """The arguments that every stage takes; those of `add_places` matter to stages 01 and 02,
     --gpus-per-task to 01 alone.
     """
     arguments = argparse.ArgumentParser(description=description)
@@ -49,6 +49,19 @@ def parser(description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="make this stage's artifacts again although they are up to date",
     )
+    add_places(arguments)
+    arguments.add_argument(
+        "--gpus-per-task",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="train each task on so many GPUs (default: 1)",
+    )
+    return arguments
+
+
+def add_places(arguments: argparse.ArgumentParser) -> None:
+    """The arguments that say where tasks run, and how much of it is told."""
     arguments.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
@@ -73,18 +86,10 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="run the tasks on a Dask cluster: tcp://host:8786, or a .json file",
     )
     arguments.add_argument(
-        "--gpus-per-task",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="train each task on so many GPUs (default: 1)",
-    )
-    arguments.add_argument(
         "--quiet",
         action="store_true",
         help="show errors and a summary line only; the log has the rest",
     )
-    return arguments
 
 
 def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -35,6 +37,17 @@ def start(quiet: bool) -> None:
     """
     brief = os.environ.get(STARTED_BY) == "make all"
     resume((SUMMARY if quiet else SAY if brief else DETAIL, None))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing is shown until the block ends: for who calls stages from Python."""
+    before = state()
+    resume((ERROR, None))
+    try:
+        yield
+    finally:
+        resume(before)
 
 
 def keep(log: Path) -> None:

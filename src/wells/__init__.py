@@ -1,21 +1,23 @@
 """Wells: ultrasonic thickness maps of pipes, cut into patches once around the circumference."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from src import networks
-from src.artifacts import hdf5
 from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
+from src.competitions import Competition, new_wells
 from src.networks.scaling import Scaling
 from src.recipe import Member, Task
 from src.report.checks import Check
 from src.terminal.errors import UserError
-from src.wells import batches, blocks, prediction, preparation, selection, submission
+from src.wells import batches, blocks, new_data, prediction, preparation, submission
 from src.wells.batches import WellTrainingSet
+from src.wells.postprocess import selection
 
 
 class Wells:
@@ -36,8 +38,7 @@ class Wells:
         return member.network
 
     def input_shape(self, run: Run, member: Member) -> tuple[int, int, int]:
-        width = hdf5.shape(run.prepared("train"), "image")[2]
-        return member.inputs, member.height, width
+        return member.inputs, member.height, run.training()["shape"][1]
 
     def cost(self, member: Member, training: bool) -> float:
         """For each row of a well."""
@@ -72,6 +73,25 @@ class Wells:
         self, run: Run, checks: list[Check]
     ) -> tuple[dict[str, Any], dict[str, str | bytes]]:
         return submission.report(run, checks)
+
+    def features(self, run: Run, split: str) -> dict[str, dict[str, float]]:
+        return new_data.features(run, split)
+
+    def new_data(self, run: Run) -> Competition:
+        selection.final_of(run.decisions()), preparation.fitted_scaling(run)  # an error, if none
+        return new_wells.of(run.competition)
+
+    def report_new(self, run: Run) -> dict[str, Any]:
+        return new_data.report(run)
+
+    def describe_new(self, lines: dict[str, Any]) -> list[str]:
+        return new_data.describe(lines)
+
+    def maps(self, run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        return new_data.maps(run)
+
+    def write_new(self, run: Run, folder: Path, probabilities: bool) -> None:
+        new_data.write_files(run, folder, probabilities)
 
     def describe(self, result: dict[str, Any]) -> str:
         return submission.describe(result)

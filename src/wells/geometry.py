@@ -48,15 +48,24 @@ def _mean_step(a: np.ndarray, b: np.ndarray, a_valid: np.ndarray, b_valid: np.nd
 
 
 def locate(
-    image: np.ndarray, valid: np.ndarray, group: np.ndarray, number: np.ndarray
+    image: np.ndarray,
+    valid: np.ndarray,
+    group: np.ndarray,
+    number: np.ndarray,
+    known: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and parity, (N,) int32 each, of patches (N, H, W) by well and patch number;
-    interleaved wells are found by measurement.
+    """Depth and parity, (N,) int32 each, of patches (N, H, W) by well and patch number.
+
+    Interleaved wells are found by measurement, unless it is `known` (N,): 1 they are, 0 they are
+    not, -1 measure.
     """
     depth, parity = number.astype(np.int32), np.zeros(len(number), np.int32)
     for well in np.unique(group):
         own = np.flatnonzero(group == well)
-        if interleave_ratio(image[own], valid[own], number[own]) < 1:
+        found = -1 if known is None else int(known[own[0]])
+        if found < 0:
+            found = interleave_ratio(image[own], valid[own], number[own]) < 1
+        if found:
             depth[own], parity[own] = number[own] // 2, number[own] % 2
     return depth, parity
 

@@ -15,7 +15,7 @@ from src.report.checks import Check
 from src.report.rendering import render
 from src.wells.blocks import Blocks
 from src.wells.geometry import Strip, strips
-from src.wells.selection import THRESHOLDS, Selection
+from src.wells.postprocess.selection import THRESHOLDS, Selection
 
 SHOWN, SHOWN_OF_A_WELL = 12, 3  # best and worst patches
 DRAWN = 40  # wells of a split; of more, the best and the worst, half of each

@@ -1,6 +1,7 @@
 """From the organisers' raw patches to the arrays of train.h5 and test.h5, a few wells at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def prepare(run: Run, splits: list[str]) -> Iterator[str]:
     if "train" in splits:
         yield write_train(run, subset(raw.train, run.recipe.data.patches))
     if "test" in splits:
-        yield write_test(run, raw.test)
+        yield write_test(run, raw.test, raw.about)
 
 
 def write_train(run: Run, raw: PatchSplit) -> str:
@@ -53,14 +54,20 @@ def write_train(run: Run, raw: PatchSplit) -> str:
     return summary("train", known)
 
 
-def write_test(run: Run, raw: PatchSplit) -> str:
+def write_test(run: Run, raw: PatchSplit, about: dict[str, Any]) -> str:
     """Write test.h5, scaled as train.h5 is; returns a table of its wells."""
-    fitted = hdf5.metadata(run.prepared("train"))
+    fitted = fitted_scaling(run)
     with hdf5.writing(run.prepared("test"), lineage.prepared(run, "test")) as file:
         known = write_clean(file, raw)
-        scale(file, Scaling(*(np.float32(fitted[name]) for name in ("center", "scale"))))
-        file.metadata["classes"] = fitted["classes"]
+        scale(file, fitted)
+        file.metadata.update(about, classes=run.training()["classes"])
     return summary("test", known)
+
+
+def fitted_scaling(run: Run) -> Scaling:
+    """The scaling that train.h5 was written with."""
+    training = run.training()
+    return Scaling(*(np.float32(training[name]) for name in ("center", "scale")))
 
 
 def clean(block: Arrays) -> Arrays:
@@ -68,7 +75,8 @@ def clean(block: Arrays) -> Arrays:
     wells; not yet scaled.
     """
     valid = cleaning.find_valid(block["image"])
-    depth, parity = geometry.locate(block["image"], valid, block["group"], block["number"])
+    where = (block["group"], block["number"], block.get("interleaved"))
+    depth, parity = geometry.locate(block["image"], valid, *where)
     image = cleaning.repair(block["image"], valid, geometry.strips(block["group"], depth, parity))
     return block | {"image": image, "valid": valid, "depth": depth, "parity": parity}
 
@@ -88,6 +96,7 @@ def write_clean(file: Writer, raw: PatchSplit) -> Arrays:
     known |= {"parity": np.zeros(number, np.int32), "corrupt": np.zeros(number, int)}
     known |= {} if raw.mask is None else {"corroded": np.zeros(number, int)}
     index = {"group": raw.group, "number": raw.number}
+    index |= {} if raw.interleaved is None else {"interleaved": raw.interleaved}
     for block in Blocks(index, lambda place: {"image": raw.read(place)}):
         place, arrays = block["place"], clean(block)
         arrays |= {} if raw.mask is None else {"mask": raw.mask[place]}

@@ -15,7 +15,7 @@ from src.scoring.averaging import rows_by_name
 from src.scoring.metrics import Score, scorer
 from src.wells import page
 from src.wells.blocks import Blocks
-from src.wells.selection import Selection, predicted, read
+from src.wells.postprocess.selection import Selection, predicted, read
 
 BASELINES = ("all_empty", "intensity")
 

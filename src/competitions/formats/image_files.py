@@ -22,6 +22,8 @@ from src.terminal.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 LARGEST = 100_000_000  # pixels; what claims more is refused before it is unpacked
+# bytes; the room of each photograph in a prepared file, and that of its masks
+LARGEST_PLACE = 1 << 28
 LARGEST_VALUE = 1e9  # of a floating-point pixel
 Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow's own limit is lower
 # what is wrong with a file is said once, by a UserError

@@ -78,12 +78,16 @@ def _opened_csv(path: Path) -> Iterator[BinaryIO]:
 
 def read_images(path: Path) -> PatchSplit:
     """The patches of a zip, a folder or a CSV, in natural order."""
-    names, read_one = (_zip if path.suffix == ".zip" else _folder if path.is_dir() else _image_csv)(
-        path
-    )
+    if path.is_dir():
+        return in_order(*npy_patches(npy_files(path)), path)
+    return in_order(*(_zip if path.suffix == ".zip" else _image_csv)(path), path)
+
+
+def in_order(names: list[str], read_one: Callable[[int], np.ndarray], path: Path) -> PatchSplit:
+    """Patches by the numbers in their names; `path` is what to blame."""
     check_names(names, path)
     key = np.array([key_of(name) for name in names], np.int32)
-    _check_numbers(key[:, 0], key[:, 1], path)
+    check_numbers(key[:, 0], key[:, 1], path)
     order = np.lexsort((key[:, 1], key[:, 0]))
 
     def read_rows(rows: np.ndarray) -> np.ndarray:
@@ -136,8 +140,8 @@ def npy_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*.npy") if not file.name.startswith("."))
 
 
-def _folder(path: Path) -> Patches:
-    files = npy_files(path)
+def npy_patches(files: list[Path]) -> Patches:
+    """The names of patches in .npy files, and their reader."""
 
     def read_one(row: int) -> np.ndarray:
         try:
@@ -247,7 +251,7 @@ def check_names(names: list[str], path: Path) -> None:
         seen.add(name)
 
 
-def _check_numbers(well: np.ndarray, number: np.ndarray, path: Path) -> None:
+def check_numbers(well: np.ndarray, number: np.ndarray, path: Path) -> None:
     """Refuse a well whose patches are numbered far apart: its strip would have room for all that
     are missing.
     """

@@ -25,6 +25,15 @@ def write_codes(
             f"{path}: not every one of the {len(expected)} test images is predicted "
             "once; nothing was written"
         )
+    write_table(path, names, codes)
+
+
+def write_table(path: Path, names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
+    """A row for each class of each image, and read back.
+
+    Raises:
+        UserError: it does not read back as it was written.
+    """
     rows = [
         [name, str(k + 1), code]
         for name, own in zip(names, codes, strict=True)

@@ -13,8 +13,8 @@ from skimage import segmentation
 
 from src.artifacts.sealed import Arrays
 from src.recipe import HMM, Postprocess
-from src.wells import hmm
 from src.wells.geometry import Strip, strips
+from src.wells.postprocess import hmm
 
 Sources = dict[HMM | None, np.ndarray]
 
@@ -70,7 +70,7 @@ def refine(
 
 def smoothed(arrays: Arrays, hmms: Iterable[HMM]) -> Sources:
     """The probabilities (N, H, W) as they are (None), and what each hidden Markov model makes of
-    them along depth (`src.wells.hmm`).
+    them along depth (`src.wells.postprocess.hmm`).
     """
     probability, measured = arrays["probability"], arrays["valid"].any((1, 2))
     wells = strips(arrays["group"], arrays["depth"], arrays["parity"])

@@ -5,9 +5,8 @@ HMM smoothing makes of them; then the score of every candidate at these threshol
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -22,47 +21,14 @@ from src.scoring.selection import Nested, fold_sums, select
 from src.wells import blocks
 from src.wells.blocks import Blocks
 from src.wells.geometry import interleaved
-from src.wells.refinement import Refinement, refine, refined, smoothed
+from src.wells.postprocess.refinement import Refinement, refine, refined, smoothed
+from src.wells.postprocess.selected import SCANS, Selection, as_json, final_of, of_json
 
 # Finer towards 0 and 1, where HMM smoothing leaves whole wells.
 _TAIL = [0.005, 0.01, 0.015, 0.02, 0.03, 0.04]
 THRESHOLDS = np.array([*_TAIL, *np.arange(5, 96) / 100, *(1 - p for p in reversed(_TAIL))])
 HALF = int(np.flatnonzero(THRESHOLDS == 0.5)[0])
-SCANS = {
-    False: "contiguous",
-    True: "interleaved",
-}  # kinds of wells, by whether they are interleaved
-
 Sums = dict[Refinement, np.ndarray]  # of scores, (2, F) for each kind of scan and fold
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The refinement for each kind of scan, and for each kind and fold the one that was selected on
-    the other folds.
-
-    `table` holds every candidate's mean score, `unrefined` what plain thresholds earn, nested, and
-    `at_thresholds` (F + 1, T) the mean score of each fold and, last, of all patches at each of
-    `THRESHOLDS` without refinement.
-    """
-
-    final: dict[bool, Refinement]
-    without: dict[tuple[bool, int], Refinement]
-    plain: dict[int, float]
-    threshold: float
-    table: dict[str, float]
-    score: float
-    unrefined: float
-    at_thresholds: np.ndarray
-
-    @property
-    def refined(self) -> bool:
-        return not all(refinement.plain for refinement in self.final.values())
-
-    def __str__(self) -> str:
-        plain, interleaved = self.final[False], self.final[True]
-        other = f"; interleaved wells by {interleaved}" if interleaved != plain else ""
-        return f"{plain}{other}"
 
 
 def predicted(run: Run, split: str, average: Average, *large: str) -> Blocks:
@@ -92,37 +58,6 @@ def read(run: Run) -> Selection:
     """What `write` wrote."""
     curves = hdf5.read(run.selection, "score_at_thresholds")["score_at_thresholds"]
     return of_json(hdf5.metadata(run.selection), curves)
-
-
-def as_json(selection: Selection) -> dict[str, Any]:
-    content = asdict(selection)
-    content["final"] = {SCANS[scan]: _as_json(own) for scan, own in selection.final.items()}
-    content["without"] = {
-        f"{SCANS[scan]} {fold}": _as_json(own) for (scan, fold), own in selection.without.items()
-    }
-    del content["at_thresholds"]
-    return content
-
-
-def of_json(content: dict[str, Any], at_thresholds: np.ndarray) -> Selection:
-    scan_of = {name: scan for scan, name in SCANS.items()}
-    final = {scan_of[name]: _of_json(own) for name, own in content["final"].items()}
-    without = {}
-    for name, own in content["without"].items():
-        scan, _, fold = name.partition(" ")
-        without[scan_of[scan], int(fold)] = _of_json(own)
-    plain = {int(fold): threshold for fold, threshold in content["plain"].items()}
-    own = {"final": final, "without": without, "plain": plain}
-    return Selection(**{**content, **own, "at_thresholds": at_thresholds})
-
-
-def _as_json(refinement: Refinement) -> dict[str, Any]:
-    smoothing = refinement.hmm.model_dump() if refinement.hmm else None
-    return {**asdict(refinement), "hmm": smoothing}
-
-
-def _of_json(content: dict[str, Any]) -> Refinement:
-    return Refinement(**{**content, "hmm": HMM(**content["hmm"]) if content["hmm"] else None})
 
 
 def of_wells(wells: Iterable[Arrays], settings: Postprocess, score: Score) -> Selection:
@@ -326,15 +261,20 @@ class Part:
         }
 
 
-def masks(block: Arrays, selection: Selection, settings: Postprocess) -> np.ndarray:
-    """Masks (n, H, W) uint8 of whole wells: each fold's as selected on the others, and where there
+def masks(
+    block: Arrays,
+    final: dict[bool, Refinement],
+    without: dict[tuple[bool, int], Refinement],
+    settings: Postprocess,
+) -> np.ndarray:
+    """Masks (n, H, W) uint8 of whole wells: each fold's as selected `without` it, and where there
     is no `fold`, as selected at the end.
     """
     scan = interleaved(block["group"], block["parity"]).tolist()
     if "fold" in block:
-        wanted = [selection.without[key] for key in zip(scan, block["fold"].tolist(), strict=True)]
+        wanted = [without[key] for key in zip(scan, block["fold"].tolist(), strict=True)]
     else:
-        wanted = [selection.final[own] for own in scan]
+        wanted = [final[own] for own in scan]
     distinct = list(dict.fromkeys(wanted))
     made = refine(block, block["probability"], distinct, settings)
     which = np.array([distinct.index(own) for own in wanted])
@@ -344,6 +284,7 @@ def masks(block: Arrays, selection: Selection, settings: Postprocess) -> np.ndar
 def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
     """Masks (n, 1, H, W) of the ensemble's part, "oof" or "test", a few wells at a time."""
     split = "train" if part == "oof" else "test"
-    own = read(run)
+    without = read(run).without if part == "oof" else {}
+    final = final_of(run.decisions())
     for block in predicted(run, split, averaging.of_ensemble(run, part), "image", "valid"):
-        yield masks(block, own, run.recipe.postprocess)[:, None]
+        yield masks(block, final, without, run.recipe.postprocess)[:, None]

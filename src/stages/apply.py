@@ -1,0 +1,44 @@
+"""A trained model predicts new data: the stages do it, from its folder instead of a training."""
+
+from typing import Any
+
+from src.artifacts import hdf5, lineage, sealed
+from src.artifacts.run import Run
+from src.stages import submit
+from src.stages.ensemble import ensemble
+from src.stages.predict import predict
+from src.stages.prepare import prepare
+from src.tasks.parallel import Options
+from src.terminal import console
+
+
+def apply(run: Run, options: Options, probabilities: bool = False) -> dict[str, Any]:
+    """Predict the new data of a run by `src.modality.open_model`, unless that is done.
+
+    Returns:
+        `images`: what is said of each well or photograph, by its name; and `refused`: a line for
+        each file that could not be read, which the others do not wait for.
+    """
+    prepare(run)
+    predict(run, options)
+    ensemble(run)
+    with run.locked():
+        inputs = lineage.submission(run) | {"probabilities": str(probabilities)}
+        if not submit.is_done(run, inputs):
+            _write(run, inputs, probabilities)
+        result = sealed.read_json(run.submission(".json"))
+    console.tell("\n".join(run.modality.describe_new(result["images"])))
+    for line in result["refused"]:
+        console.say(f"not predicted: {line}")
+    return result
+
+
+def _write(run: Run, inputs: sealed.Inputs, probabilities: bool) -> None:
+    submit.write_masks(run)
+    submit.write_codes(run)
+    run.modality.write_new(run, run.submissions, probabilities)
+    lines = run.modality.report_new(run)
+    about = hdf5.metadata(run.prepared("test"))
+    result = {"recipe": run.recipe.name, "refused": about["refused"], "images": lines}
+    files = [run.submission(ending) for ending in (".csv", "_official.csv")]
+    sealed.write_json(run.submission(".json"), {**result, "files": sealed.listed(files)}, inputs)

@@ -1,0 +1,92 @@
+"""New wells that a trained model has predicted: how much of each is marked, how unlike those of
+the training it is, and its masks as files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.artifacts import hdf5
+from src.artifacts.files import replacing
+from src.artifacts.run import Run
+from src.report.pictures import Unrolled
+from src.report.unlike import unlike
+from src.wells import blocks
+from src.wells.submission import masked
+
+
+def features(run: Run, split: str) -> dict[str, dict[str, float]]:
+    """Numbers that describe each well of a split, by its number: scaled as train.h5 is, where that
+    matters.
+    """
+    found = {}
+    for block in blocks.prepared(run, split, "image", "valid"):
+        for well in np.unique(block["group"]).tolist():
+            own = block["group"] == well
+            found[str(well)] = _describe(block["image"][own], block["valid"][own])
+    return found
+
+
+def _describe(image: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+    """Of the patches (n, H, W) of one well."""
+    values = image[valid] if valid.any() else np.zeros(1)
+    low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
+    both = valid & np.roll(valid, -1, 2)
+    step = np.abs(image - np.roll(image, -1, 2))[both]
+    return {
+        "median thickness": middle,
+        "spread of thickness": high - low,
+        "step between neighbours": float(step.mean()) if len(step) else 0.0,
+        "share not measured": float(1 - valid.mean()),
+    }
+
+
+def report(run: Run) -> dict[str, Any]:
+    """For each well its patches, the share that is marked, and what is unlike the training."""
+    odd = unlike(features(run, "test"), run.model.content["familiar"])
+    about, lines = hdf5.metadata(run.prepared("test")), {}
+    for block in masked(run, "test"):
+        for well in np.unique(block["group"]).tolist():
+            own = block["group"] == well
+            lines[str(well)] = {
+                "file": about["files"].get(str(well), [f"well_{well}"])[0],
+                "patches": int(own.sum()),
+                "interleaved": bool(block["parity"][own].any()),
+                "corroded": float(block["prediction"][own].mean()),
+                "unlike": odd[str(well)],
+            }
+    return lines
+
+
+def describe(lines: dict[str, Any]) -> list[str]:
+    """A line for each well."""
+    return [
+        f"  well {well:>5}  {own['patches']:6} patches  corroded {own['corroded']:7.2%}"
+        + (f"  unlike the training wells: {own['unlike']}" if own["unlike"] else "")
+        for well, own in lines.items()
+    ]
+
+
+def maps(run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The name, probability float16 and mask uint8 of each well, both (rows, 36), or (rows, 72)
+    where it is interleaved; the name is that of its file, or well_<n>.
+    """
+    whole = hdf5.metadata(run.prepared("test"))["files"]
+    for block in masked(run, "test"):
+        for well in np.unique(block["group"]).tolist():
+            name, rows = whole.get(str(well), (f"well_{well}", None))
+            own = Unrolled.of(block, well)
+            found = (own.stack(block[what])[:rows] for what in ("probability", "prediction"))
+            yield Path(name).stem, *found
+
+
+def write_files(run: Run, folder: Path, probabilities: bool) -> None:
+    """Write masks/<name>.npy and, if asked for, probabilities/<name>.npy (`maps`)."""
+    for name, probability, mask in maps(run):
+        for kind, array in (("masks", mask), ("probabilities", probability)):
+            if kind == "masks" or probabilities:
+                path = folder / kind / f"{name}.npy"
+                with replacing(path) as partial, open(partial, "wb") as file:
+                    np.save(file, array)

@@ -1,0 +1,1 @@
+"""From probabilities of wells to masks: smoothing, refinement, and their selection out of fold."""
