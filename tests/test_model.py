@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import runpy
 import shutil
 import sys
@@ -23,7 +24,7 @@ from src.model import Model
 from src.report.unlike import familiar, unlike
 from tests.test_photo_stages import workplace as photographs_workplace
 from tests.test_photo_stages import write_raw
-from tests.workplace import RECIPE, STAGES, Workplace
+from tests.workplace import RECIPE, ROOT, STAGES, Workplace
 
 
 def call(module: str, *arguments: object) -> tuple[int, str, str]:
@@ -367,6 +368,16 @@ def test_photographs_of_other_sizes_and_files_that_are_none(photographs, tmp_pat
     assert found == {f"{name}_{k}.png": size for name, size in sizes.items() for k in (1, 2)}
     line = json.loads((tmp_path / "out/tiny.json").read_text())["images"]["dot.png"]
     assert "rows 1 (training 40 to 48)" in line["unlike"]
+
+
+def test_the_lines_of_the_readme_run(wells, tmp_path, monkeypatch, capsys):
+    (lines,) = re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "README.md").read_text())
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(wells.model, "models/demo")
+    Path("new_wells").mkdir()
+    np.save("new_wells/a.npy", well(40, 72))
+    exec(lines, {})
+    assert capsys.readouterr().out.startswith("(40, 72) ")
 
 
 def test_a_photograph_in_python(photographs, tmp_path):
