@@ -1,5 +1,5 @@
-"""Kill the five stages at random moments and run them on: every file must come out as if nothing
-had happened, and no other be left.
+"""Kill the five stages, bundle and apply at random moments and run them on: every file must come
+out as if nothing had happened, and no other be left.
 
 Moments are drawn over the time that the stages take undisturbed. A round begins in an empty folder,
 goes through the stages, kills each (with its workers) as often as moments fall on it, and runs it
@@ -30,6 +30,7 @@ from tests import workplace
 from tests.workplace import ROOT, STAGES
 
 A_ROUND = 5  # kills
+STEPS = [*STAGES, "bundle", "apply"]
 RECIPE = workplace.RECIPE.replace("epochs = 30", "epochs = 5")
 
 
@@ -55,30 +56,27 @@ class Place:
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        folders = [
-            "--data-dir",
-            str(self.folder / "data"),
-            "--submissions-dir",
-            str(self.folder / "submissions"),
-        ]
-        sys.argv = [
-            stage,
-            str(self.folder / "tiny.toml"),
-            *folders,
-            "--device",
-            "cpu",
-            "--jobs",
-            str(self.jobs),
-        ]
+        sys.argv = [stage, *map(str, self._arguments(stage)), "--device", "cpu"]
+        sys.argv += ["--jobs", str(self.jobs)]
+        path = ROOT / (stage if stage in STAGES else f"src/cli/{stage}.py")
         code = 1
         try:
-            runpy.run_path(str(ROOT / stage), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
             sys.stdout.flush()
             os._exit(code)
+
+    def _arguments(self, stage: str) -> list[str | Path]:
+        models, data = self.folder / "models", self.folder / "data"
+        if stage == "apply":  # which writes submissions of its own
+            (new,) = (data / "raw/demo").glob("X_test*")
+            return [models / "tiny", new, self.folder / "out"]
+        own = ["--models-dir", models] if stage == "bundle" else []
+        folders = ["--data-dir", data, "--submissions-dir", self.folder / "submissions"]
+        return [self.folder / "tiny.toml", *folders, *own]
 
     def finish(self, stage: str) -> float:
         """Run the stage to its end; returns the seconds that it took."""
@@ -119,10 +117,10 @@ def round_of_kills(place: Place, seconds: list[float], draw: random.Random, most
     Where a stage ends before its first moment, `seconds` is corrected: the machine is less busy
     than it was.
     """
-    ends, kills = list(accumulate(seconds)), [0] * len(STAGES)
+    ends, kills = list(accumulate(seconds)), [0] * len(STEPS)
     moments = [draw.uniform(0, ends[-1]) for _ in range(most)]
     starts = [end - taken for end, taken in zip(ends, seconds, strict=True)]
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(STEPS):
         for moment in (moment for moment in moments if bisect(ends, moment) == number):
             taken = place.kill(stage, moment - starts[number])
             if taken is not None:
@@ -147,16 +145,16 @@ def main(kills: int, seed: int, jobs: int, folder: Path) -> None:
     os.environ["LOKY_MAX_CPU_COUNT"] = str(jobs)
     began, draw = time.monotonic(), random.Random(seed)
     undisturbed = Place(folder / "undisturbed", jobs)
-    seconds = [undisturbed.finish(stage) for stage in STAGES]
+    seconds = [undisturbed.finish(stage) for stage in STEPS]
     expected = undisturbed.files()
     print(
         "undisturbed: "
         + ", ".join(
-            f"{stage[:2]} {taken:.1f} s" for stage, taken in zip(STAGES, seconds, strict=True)
+            f"{stage[:6]} {taken:.1f} s" for stage, taken in zip(STEPS, seconds, strict=True)
         ),
         flush=True,
     )
-    done, rounds = [0] * len(STAGES), 0
+    done, rounds = [0] * len(STEPS), 0
     while sum(done) < kills:
         place = Place(folder / f"round{rounds}", jobs)
         own = round_of_kills(place, seconds, draw, min(A_ROUND, kills - sum(done)))
@@ -170,7 +168,7 @@ def main(kills: int, seed: int, jobs: int, folder: Path) -> None:
             "left over",
             flush=True,
         )
-    told = ", ".join(f"{stage[:2]} {count}" for stage, count in zip(STAGES, done, strict=True))
+    told = ", ".join(f"{stage[:6]} {count}" for stage, count in zip(STEPS, done, strict=True))
     print(
         f"{sum(done)} kills ({told}) in {rounds} rounds, {time.monotonic() - began:.0f} s: the "
         "same bytes every time"

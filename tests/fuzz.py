@@ -1,5 +1,5 @@
-"""Damaged raw inputs and recipes, by the thousand: each run of stage 00 must end in a prepared file
-or in one clear line.
+"""Damaged raw inputs, recipes and model folders, by the thousand: each run of stage 00, or of
+apply, must end in a prepared file or in one clear line.
 
     python tests/fuzz.py --cases 1200 --seed 0            what `make fuzz` runs
     python tests/fuzz.py --only 417 --seed 0              one case again, with all that it printed
@@ -110,12 +110,10 @@ class Case:
     def arguments(self) -> list[str]:
         """The script or module, and its arguments."""
         if self.job.recipe is None:
-            return [
-                "-m",
-                "src.cli.magnetic_tile",
-                str(self.job.raw),
-                str(self.folder / "laid" / "tiles"),
-            ]
+            laid = str(self.folder / "laid" / "tiles")
+            more = [laid] if not self.is_model else [str(self.new), laid, "--jobs", "1"]
+            packed = [p for p in self.job.raw.iterdir() if p.suffix == ".zip"]
+            return ["-m", self.input.module, str(packed[0] if packed else self.job.raw), *more]
         recipe, overrides = (
             self.folder / "tiny.toml",
             [f"--set={text}" for text in self.job.overrides],
@@ -128,7 +126,18 @@ class Case:
             *overrides,
         ]
 
+    @property
+    def is_model(self) -> bool:
+        return self.input.module == "src.cli.apply"
+
+    @property
+    def new(self) -> Path:
+        """The well that a model is applied to."""
+        return self.folder / "new.npy"
+
     def write_recipe(self) -> None:
+        if self.is_model:
+            np.save(self.new, np.random.default_rng(0).normal(0, 0.02, (72, 36)))
         if self.job.recipe is not None:
             (self.folder / "tiny.toml").write_bytes(
                 self.job.recipe.encode("utf-8", "surrogateescape")
@@ -247,7 +256,7 @@ def useless(made: Path) -> str | None:
     """Why what was made is of no use, if it is of none: the contract of the prepared file, in
     short.
     """
-    found = sorted(made.rglob("*.h5"))
+    found = sorted(p for p in made.rglob("*.h5") if not {"runs", "ensembles"} & {*p.parts})
     if not found:
         return None if (made / "tiles" / "groups.csv").is_file() else "made nothing"
     for path in found:
@@ -355,10 +364,10 @@ def main(options: argparse.Namespace) -> int:
 
 
 def warm_up() -> None:
-    """Import what stage 00 imports, and let children share it."""
+    """Import what stage 00 and apply import, and let children share it."""
     from src import competitions
     from src.photographs import dataset  # noqa: F401
-    from src.wells import preparation  # noqa: F401
+    from src.stages import apply  # noqa: F401
 
     competitions.get("folder")
 

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import io
+import shutil
+import tomllib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from src import networks, recipe
+from src.artifacts import sealed
+from src.artifacts.digests import digest_files
+from src.artifacts.model_folder import files_of, weights_within
 from src.cli import magnetic_tile
 
 PIXELS = 36 * 36
@@ -24,14 +30,15 @@ TWO_FOLDS = "\n[folds]\ncount = 2\n"
 
 @dataclass(frozen=True)
 class Input:
-    """A form in which a competition's files come: `write` fills a folder, `recipe` prepares it
-    (None: the converter of magnetic tiles).
+    """A form in which a competition's files come: `write` fills a folder, `recipe` prepares it;
+    or, without a recipe, `module` reads it: the converter of magnetic tiles, or apply.
     """
 
     name: str
     write: Callable[[Path], None]
     recipe: str | None
     raw: str  # the folder's name in data/raw
+    module: str = "src.cli.magnetic_tile"
 
 
 def smooth(shape: tuple[int, ...], dtype: type = np.uint8, largest: int = 255) -> np.ndarray:
@@ -255,6 +262,49 @@ def tiles(folder: Path) -> None:
         lay(folder, {f"{stem}.jpg": packed(smooth((24, 40)), "JPEG"), f"{stem}.png": mask})
 
 
+# Model folders: a network that was never trained
+
+
+def model(folder: Path, zipped: bool) -> None:
+    chosen = recipe.parse(tomllib.loads('name = "tiny"\n' + _recipe("corroseg")), "the fuzzer")
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    network = networks.create(chosen.members[0].network).state_dict()
+    arrays = {name: tensor.numpy() for name, tensor in network.items()}
+    arrays |= {"scaling.center": np.float32(0), "scaling.scale": np.float32(0.02)}
+    for task in chosen.tasks():
+        sealed.write_weights(folder / weights_within(task), arrays, {"task": str(task)})
+    (folder / "recipe.toml").write_text(recipe.to_toml(chosen, "wells"))
+    (folder / "card.md").write_text("# tiny\n")
+    half = {"threshold": 0.5, "beta": None, "min_size": 0, "hmm": None, "min_in_patch": 0}
+    content = {
+        "recipe": "tiny",
+        "competition": "corroseg",
+        "kind": "wells",
+        "metric": "mean patch IoU",
+        "oof_score": 0.5,
+        "training": {
+            "center": 0.0,
+            "scale": 0.02,
+            "classes": ["corrosion"],
+            "shape": [36, 36],
+            "dtype": "float32",
+        },
+        "decisions": {"contiguous": half, "interleaved": half},
+        "familiar": {
+            "median thickness": [-1.0, 1.0],
+            "spread of thickness": [0.5, 2.0],
+            "step between neighbours": [0.1, 2.0],
+            "share not measured": [0.0, 0.1],
+        },
+    }
+    files = {name: digest_files([folder / name]) for name in sorted(files_of(chosen))}
+    sealed.write_json(folder / "decisions.json", {**content, "files": files}, {"train": "0"})
+    if zipped:
+        whole = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
+        shutil.rmtree(folder)
+        lay(folder, {"model.zip": as_zip(whole)})
+
+
 def _recipe(competition: str, more: str = TWO_FOLDS) -> str:
     return f'competition = "{competition}"\n{more}{MEMBER}'
 
@@ -285,4 +335,6 @@ INPUTS = [
     Input("nea PNG", lambda folder: nea(folder, "PNG"), _recipe("nea", BLOCKS), "nea"),
     Input("sscs", sscs, _recipe("sscs"), "sscs"),
     Input("magnetic tiles", tiles, None, "tiles"),
+    Input("model folder", lambda folder: model(folder, False), None, "model", "src.cli.apply"),
+    Input("model zip", lambda folder: model(folder, True), None, "model", "src.cli.apply"),
 ]

@@ -195,3 +195,9 @@ def test_next_is_the_command_that_the_user_would_type(capsys, monkeypatch, start
     console.start(quiet=False)
     command.then("02_predict.py")
     assert capsys.readouterr().out.splitlines() == told
+
+
+def test_the_log_keeps_the_name_of_a_file_whose_bytes_are_no_utf8(tmp_path):
+    console.keep(tmp_path / "log.txt")
+    console.note("data/\udcff.zip")
+    assert "data/\\udcff.zip" in (tmp_path / "log.txt").read_text(encoding="utf-8")

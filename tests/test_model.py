@@ -22,6 +22,7 @@ from src.artifacts import sealed
 from src.competitions.formats import rle
 from src.model import Model
 from src.report.unlike import familiar, unlike
+from tests.test_notebook import INFERENCE, Kernel, sources
 from tests.test_photo_stages import workplace as photographs_workplace
 from tests.test_photo_stages import write_raw
 from tests.workplace import RECIPE, ROOT, STAGES, Workplace
@@ -378,6 +379,21 @@ def test_the_lines_of_the_readme_run(wells, tmp_path, monkeypatch, capsys):
     np.save("new_wells/a.npy", well(40, 72))
     exec(lines, {})
     assert capsys.readouterr().out.startswith("(40, 72) ")
+
+
+def test_the_notebook_makes_a_submission_without_training(wells, tmp_path, monkeypatch):
+    settings, *others = sources(INFERENCE)
+    monkeypatch.chdir(tmp_path)
+    kernel = Kernel(monkeypatch)
+    kernel.run(settings)
+    assert kernel.names.keys() >= {"PROJECT", "MODEL", "NEW", "WHEELS", "OUTPUT", "OPTIONS"}
+    (new,) = (wells.place.folder / "data/raw/demo").glob("X_test*")
+    kernel.names |= {"PROJECT": str(ROOT), "MODEL": str(wells.model), "NEW": str(new)}
+    kernel.names |= {"OUTPUT": str(tmp_path / "out"), "OPTIONS": "--device cpu"}
+    for source in others:
+        kernel.run(source)
+    expected = wells.place.folder / "submissions/tiny_official.csv"
+    assert (tmp_path / "submission.csv").read_bytes() == expected.read_bytes()
 
 
 def test_a_photograph_in_python(photographs, tmp_path):

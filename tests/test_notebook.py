@@ -1,4 +1,4 @@
-"""The notebook for Colab and Kaggle: its cells, run in order on a tiny demo."""
+"""The notebooks for Colab and Kaggle: their cells, run in order on a tiny demo."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import pytest
 from src.cli import doctor
 from src.terminal.environment import ROOT
 
-NOTEBOOK = ROOT / "notebooks" / "corroseg.ipynb"
+TRAINING, INFERENCE = (ROOT / "notebooks" / f"{name}.ipynb" for name in ("corroseg", "inference"))
 RECIPE = """
 competition = "demo"
 [generate]
@@ -29,11 +29,16 @@ network = { name = "ring_unet", channels = [4, 8] }
 [[member.phase]]
 epochs = 1
 """
-CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 
 
-def cells(kind: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == kind]
+def cells(notebook: Path = TRAINING) -> list[dict[str, object]]:
+    """The cells of code."""
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == "code"]
+
+
+def sources(notebook: Path = TRAINING) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells(notebook)]
 
 
 def as_python(source: str) -> str:
@@ -71,6 +76,8 @@ class Kernel:
             assert doctor.main() == 0
             if ">" in words:
                 Path(words[-1]).touch()
+        elif words[:3] == ["python", "-m", "src.cli.apply"]:
+            self.stage("src/cli/apply.py", words[3:])
         elif words[:3] == ["python", "-m", "pip"]:
             subprocess.run(
                 [sys.executable, *words[1:], "--dry-run", "--no-index"],
@@ -89,21 +96,19 @@ class Kernel:
         self.patch.chdir(line.removeprefix("cd "))
 
     def run(self, source: str) -> None:
-        exec(compile(as_python(source), str(NOTEBOOK), "exec"), self.names)
+        exec(compile(as_python(source), "a cell", "exec"), self.names)
 
 
-def test_no_outputs_are_stored():
-    assert all(
-        not cell["outputs"] and cell["execution_count"] is None
-        for cell in CELLS
-        if cell["cell_type"] == "code"
-    )
+@pytest.mark.parametrize("notebook", [TRAINING, INFERENCE])
+def test_no_outputs_are_stored(notebook):
+    for cell in cells(notebook):
+        assert not cell["outputs"] and cell["execution_count"] is None
 
 
 def test_the_cells_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("needs git and a checkout to clone")
-    settings, *others = cells("code")
+    settings, *others = sources()
     (tmp_path / "tiny.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     kernel = Kernel(monkeypatch)
@@ -140,5 +145,5 @@ def test_raw_files_are_linked_to_where_they_belong(tmp_path, monkeypatch):
         "RAW_FILES": str(tmp_path / "input"),
         "RAW_FOLDER": "data/raw/corroseg",
     }
-    kernel.run(next(source for source in cells("code") if "RAW_FILES:" in source))
+    kernel.run(next(source for source in sources() if "RAW_FILES:" in source))
     assert Path("data/raw/corroseg/X_train.zip").read_text() == "raw"

@@ -143,7 +143,7 @@ class _Log(logging.Handler):
         lines = [f"{now}  {line}\n" for line in record.getMessage().splitlines()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(lines))
         except OSError as error:
             _logger.removeHandler(self)
