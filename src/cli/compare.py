@@ -143,13 +143,23 @@ class Told:
             ["where masks disagree most", ">pixels", *(f">{n}" for n in self.names)], cells
         )
 
+    def _marks(self, scores: list[float]) -> list[dict[str, Any]]:
+        """Those of a line's chart; the first run's is a ring."""
+        kinds = ["all_empty", *["score"] * (len(scores) - 1)]
+        return [
+            {"what": name, "value": value, "kind": kind}
+            for name, value, kind in zip(self.names, scores, kinds, strict=True)
+        ]
+
     def page(self) -> str:
         """The page as HTML."""
         groups, views, legend = self.found.by_group(), self.found.views()[:VIEWS], {}
         for line in views[:DRAWN]:
             beside = self.found.pictures(line["view"])
             line["panels"], legend = beside.panels, beside.legend
-        shown = listed(groups)
+        shown, overall = listed(groups), self.found.overall()
+        for line in [*shown, overall]:
+            line["marks"] = self._marks(line["scores"])
         return render(
             "comparison.html",
             None,
@@ -165,7 +175,7 @@ class Told:
             spread=self.found.spread(),
             groups=shown,
             left_out=len(groups) - len(shown),
-            overall=self.found.overall(),
+            overall=overall,
             views=views,
             legend=legend,
         )

@@ -236,7 +236,7 @@ def model_row(folder: Path) -> Row:
     with row.reading(path):
         content = sealed.read_json(path)
         row.take_scores(content)
-        row.state = f"of {content['recipe']}" if content.get("recipe") != folder.name else "model"
+        row.state = f"of {content['recipe']}" if "recipe" in content else ""
         row.when = str(content.get("trained") or "") or None
         row.commit = str(content.get("commit") or "").removeprefix("commit ") or None
     return row

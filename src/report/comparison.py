@@ -269,4 +269,6 @@ def _as_tree(value: Any) -> Tree | None:
 def _text(value: Any) -> str:
     if value is None:
         return ABSENT
+    if isinstance(value, dict) and "network" in value:
+        return f"network {value['network']['name']}"  # a member that others lack
     return value if isinstance(value, str) else json.dumps(value)
