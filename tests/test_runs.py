@@ -1,5 +1,7 @@
 """make runs and make compare, on runs whose files are written by hand: nothing is trained."""
 
+import base64
+import io
 import json
 import statistics
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import browser
 import numpy as np
 import pytest
+from PIL import Image
 
 from src import recipe
 from src.artifacts import files, hdf5, lineage, sealed
@@ -239,10 +242,38 @@ def test_scores_differences_and_disagreement_are_those_of_the_masks(tmp_path, fi
     assert spread["deviation"] == pytest.approx(statistics.stdev(differences))
     assert (spread["higher"], spread["lower"], spread["equal"]) == (0, 2, 1)
     # 4 of 36 columns in well 1, 2 of them in well 2
-    assert [(line["view"], pytest.approx(line["share"])) for line in found.views()] == [
+    assert [(line["view"], pytest.approx(line["share"])) for line in found.views(9)] == [
         ("well 1", 4 / 36),
         ("well 2", 2 / 36),
     ]
+
+
+def picture(uri: str) -> np.ndarray:
+    """The colours (H, W, 3) of a picture in a page."""
+    content = base64.b64decode(uri.partition(",")[2])
+    return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def test_of_a_long_well_the_stretch_is_drawn_where_the_masks_disagree_most(tmp_path):
+    train = wells(30, 2)
+    train["depth"] += 100  # patches of a well are not counted from 0
+    masks = [train["mask"].copy(), train["mask"].copy()]
+    masks[1][25:29], masks[1][2] = 0, 0  # of well 1
+    for name, mask in zip("ab", masks, strict=True):
+        run = finish(tmp_path, named(name), train, mask[:, None])
+    found = compare.compare(["a", "b"], run.data, run.submissions).found
+    beside = found.pictures("well 1")
+    assert [panel.title for panel in beside.panels] == ["thickness", "a", "b"]
+    # the last 20 of 30 patches have four that differ; patches 9 to 28 too, and come first
+    truth = np.concatenate(train["mask"][9:29]) > 0
+    colours = {name: bytes.fromhex(own[1:]) for name, own in beside.legend.items()}
+    own = [picture(panel.picture) for panel in beside.panels]
+    assert {one.shape for one in own} == {(36, 720, 3)}
+    for name, drawn in zip("ab", own[1:], strict=True):
+        met = np.concatenate(masks["ab".index(name)][9:29]) > 0
+        for kind, where in (("found", truth & met), ("missed", truth & ~met)):
+            is_kind = (drawn == np.frombuffer(colours[kind], np.uint8)).all(2)
+            np.testing.assert_array_equal(is_kind.T, where)
 
 
 def test_several_runs_are_compared_with_the_first(tmp_path, first, second):
@@ -252,7 +283,7 @@ def test_several_runs_are_compared_with_the_first(tmp_path, first, second):
     found = compare.compare(names, first.data, first.submissions).found
     assert [line["mean"] for line in found.spread()] == pytest.approx([-1.4 / 3, -1])
     # what the third lacks is columns 0 to 3; the second has column 4 beside
-    assert [pytest.approx(line["share"]) for line in found.views()] == [5 / 36, 4 / 36, 4 / 36]
+    assert [pytest.approx(line["share"]) for line in found.views(9)] == [5 / 36, 4 / 36, 4 / 36]
 
 
 def test_recipes_are_compared_key_by_key(first, second):
@@ -369,7 +400,7 @@ def test_photographs_are_compared_by_their_own_sizes_and_classes(tmp_path):
     photographs(tmp_path, "a", 0)
     run = photographs(tmp_path, "b", 1)
     told = compare.compare(["a", "b"], run.data, run.submissions)
-    (line,) = told.found.views()
+    (line,) = told.found.views(9)
     # 20 of 200 pixels; Dice 2/3 of class 1, 0 of class 2
     assert line["view"] == HOSTILE and line["share"] == pytest.approx(0.1)
     assert line["scores"] == pytest.approx([1, 1 / 3])

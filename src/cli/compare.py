@@ -133,7 +133,7 @@ class Told:
         return lines
 
     def _views(self) -> list[str]:
-        views = self.found.views()[:VIEWS]
+        views = self.found.views(VIEWS)
         if not views:
             return ["all masks are the same"]
         cells = [
@@ -153,7 +153,7 @@ class Told:
 
     def page(self) -> str:
         """The page as HTML."""
-        groups, views, legend = self.found.by_group(), self.found.views()[:VIEWS], {}
+        groups, views, legend = self.found.by_group(), self.found.views(VIEWS), {}
         for line in views[:DRAWN]:
             beside = self.found.pictures(line["view"])
             line["panels"], legend = beside.panels, beside.legend

@@ -54,21 +54,14 @@ class Compared:
         """A line for each group: its images, the scores of all runs, and the differences of the
         others to the first.
         """
-        return [self._line(str(name), self.group == name) for name in np.unique(self.group)]
+        names, images, scores = _means(self.group, self.score)
+        return [
+            _line(str(name), images[place], scores[:, place]) for place, name in enumerate(names)
+        ]
 
     def overall(self) -> dict[str, Any]:
         """The line of all images together."""
-        return self._line("all images", np.ones(len(self.group), bool))
-
-    def _line(self, name: str, own: np.ndarray) -> dict[str, Any]:
-        scores = self.score[:, own].mean(1)
-        differences = (scores[1:] - scores[0]).tolist()
-        return {
-            "group": name,
-            "images": int(own.sum()),
-            "scores": scores.tolist(),
-            "differences": differences,
-        }
+        return _line("all images", len(self.group), self.score.mean(1))
 
     def spread(self) -> list[dict[str, Any]]:
         """For each run but the first its difference to that: mean and standard deviation (None of
@@ -88,21 +81,21 @@ class Compared:
             for n, run in enumerate(self.runs[1:])
         ]
 
-    def views(self) -> list[dict[str, Any]]:
-        """A line for each well or photograph whose masks disagree, the most disagreed on first:
+    def views(self, most: int) -> list[dict[str, Any]]:
+        """A line for each of the wells or photographs, so many at most, whose masks disagree most:
         the share of its pixels, and the scores.
         """
-        lines = []
-        names, place = np.unique(self.view, return_inverse=True)
-        share = np.bincount(place, self.differ) / np.bincount(place)
-        for number in np.argsort(-share, kind="stable").tolist():
-            if share[number] == 0:
-                break
-            own = place == number
-            scores = self.score[:, own].mean(1).tolist()
-            line = {"view": str(names[number]), "share": float(share[number]), "scores": scores}
-            lines.append({**line, "images": int(own.sum())})
-        return lines
+        names, images, (share, *scores) = _means(self.view, np.vstack([self.differ, self.score]))
+        return [
+            {
+                "view": str(names[place]),
+                "images": int(images[place]),
+                "share": float(share[place]),
+                "scores": [float(own[place]) for own in scores],
+            }
+            for place in np.argsort(-share, kind="stable")[:most]
+            if share[place] > 0
+        ]
 
     def pictures(self, view: str) -> Beside:
         """Pictures of a well or photograph, with the mask of each run."""
@@ -116,6 +109,18 @@ class Compared:
 
         first = self.runs[0]
         return first.modality.beside(first, self.train[own], self.differ[own], masks)
+
+
+def _means(key: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The G values that a key (N,) takes, how often, and the means (R, G) of values (R, N)."""
+    names, place, count = np.unique(key, return_inverse=True, return_counts=True)
+    return names, count, np.array([np.bincount(place, own) / count for own in values])
+
+
+def _line(name: str, images: int, scores: np.ndarray) -> dict[str, Any]:
+    differences = (scores[1:] - scores[0]).tolist()
+    line = {"group": name, "images": int(images), "scores": scores.tolist()}
+    return {**line, "differences": differences}
 
 
 def compare(runs: list[Run]) -> Compared:
