@@ -3,10 +3,15 @@
 import base64
 import io
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import browser
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +24,7 @@ from src.modality import open_run
 from src.terminal.errors import UserError
 from tests.markup import Balanced
 from tests.tiny import Arrays, rewrite, tiny, wells
+from tests.workplace import ROOT
 
 LOG = """2026-11-20 08:00:00+0000  $ python 01_train_folds.py {0}
 2026-11-20 08:00:00+0000  commit 0123456789ab; Python 3.11
@@ -163,6 +169,25 @@ def test_a_run_that_was_only_prepared_or_has_no_log(tmp_path, first):
     assert found["run first"].when > "2026" and found["run first"].problems == []
 
 
+def test_files_of_another_run_or_of_no_run_are_named(tmp_path, first):
+    shutil.copytree(first.folder, first.folder.with_name("copied"))
+    task = first.tasks()[0]
+    with h5py.File(first.oof(task), "w") as file:
+        file["name"] = [b"one"]
+    found = rows(tmp_path)
+    assert found["run first"].trained == 1 and "no checksum" in found["run first"].problems[0]
+    assert "is the recipe of first" in found["run copied"].problems[0]
+
+
+def test_who_has_read_enough_sees_no_traceback(tmp_path, first):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "src.cli.runs", *folders(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 CUT, CHANGED, FOREIGN = (
     lambda old: old[: len(old) // 2],
     lambda old: old[:-9] + bytes([old[-9] ^ 1]) + old[-8:],
@@ -203,8 +228,9 @@ def test_scores_that_are_whole_but_of_another_form_are_named_too(tmp_path, first
 
 def test_studies_and_models_have_rows_and_what_is_none_is_named(tmp_path, first):
     study, title = tmp_path / "data/studies/losses", "wells held out, official score"
-    heads = f'variation,"{title}","{title}, deviation over seeds",training (s)'
-    files.write_text(study / "table.csv", f"{heads}\nplain,0.5,,60\nfocal,0.625,,30\n")
+    heads = f'variation,soft,"soft, deviation over seeds","{title}","{title}, deviation over seeds"'
+    table = f"{heads},training (s)\nplain,0.9,,0.5,,60\nfocal,0.8,,0.625,,30\n"
+    files.write_text(study / "table.csv", table)
     files.write_text(study / "log.txt", LOG.replace("01_train_folds.py {0}", "study.py losses"))
     decisions = {**SCORES, "recipe": "first", "commit": "commit 77aa", "trained": "2026-11-22"}
     sealed.write_json(tmp_path / "models/small/decisions.json", decisions, {})
@@ -345,7 +371,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, first, second)
     files.write_text(tmp_path / "data/runs/early/log.txt", "")
     assert "no trained task" in refused(first, "first", "early")
     photographs(tmp_path, "photo", 0)
-    assert "compare runs of the same data" in refused(first, "first", "photo")
+    assert "first has wells, scored by" in refused(first, "first", "photo")
     hdf5.write(second.ensemble, {"oof/name": pipes()["name"]}, sealed.inputs_of(second.ensemble))
     assert "has no out-of-fold masks" in refused(first, "first", "second")
 
@@ -371,8 +397,8 @@ HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
 def photographs(folder: Path, name: str, shift: int) -> Run:
-    """Two photographs of two sizes and two classes; the first is shown with class 1 in two rows,
-    and `shift` of them marked as class 2 instead.
+    """Two photographs of two sizes and two classes; the first shows class 1 in two rows, of which
+    `shift` are marked as class 2 instead, and as many rows more.
     """
     names, size = np.array([HOSTILE, "plain.png"]), np.array([[10, 20], [16, 32]], np.int32)
     mask = np.zeros((2, 2, 16, 32), np.uint8)
@@ -393,6 +419,7 @@ def photographs(folder: Path, name: str, shift: int) -> Run:
     tree |= {"data": {"folder": "blobs"}, "folds": {"count": 2}}
     predicted = mask.copy()
     predicted[0, 0, :shift, :20], predicted[0, 1, :shift, :20] = 0, 1
+    predicted[0, 1, 8 : 8 + shift, :20] = 1
     return finish(folder, recipe.parse(tree, "test"), train, predicted)
 
 
@@ -401,8 +428,8 @@ def test_photographs_are_compared_by_their_own_sizes_and_classes(tmp_path):
     run = photographs(tmp_path, "b", 1)
     told = compare.compare(["a", "b"], run.data, run.submissions)
     (line,) = told.found.views(9)
-    # 20 of 200 pixels; Dice 2/3 of class 1, 0 of class 2
-    assert line["view"] == HOSTILE and line["share"] == pytest.approx(0.1)
+    # 40 of 200 pixels; Dice 2/3 of class 1, 0 of class 2
+    assert line["view"] == HOSTILE and line["share"] == pytest.approx(0.2)
     assert line["scores"] == pytest.approx([1, 1 / 3])
     assert [own["group"] for own in told.found.by_group()] == ["7", "8"]
     text = told.page()

@@ -208,11 +208,11 @@ def compare(names: list[str], data: Path, submissions: Path) -> Told:
 
 def main(options: argparse.Namespace) -> None:
     told = compare(options.runs, options.data_dir, options.submissions_dir)
-    for line in told.text():
-        console.say(line)
     name = f"compare_{'_'.join(told.names)}"[:200]
     page = options.submissions_dir / f"{name}.html"
     write_text(page, told.page())
+    for line in told.text():
+        console.say(line)
     console.summary(f"compared {' and '.join(told.names)}: {page}")
 
 
