@@ -285,6 +285,7 @@ def test_of_a_long_well_the_stretch_is_drawn_where_the_masks_disagree_most(tmp_p
     train["depth"] += 100  # patches of a well are not counted from 0
     masks = [train["mask"].copy(), train["mask"].copy()]
     masks[1][25:29], masks[1][2] = 0, 0  # of well 1
+    masks[1][30] = 0  # the first of well 2
     for name, mask in zip("ab", masks, strict=True):
         run = finish(tmp_path, named(name), train, mask[:, None])
     found = compare.compare(["a", "b"], run.data, run.submissions).found
@@ -300,6 +301,7 @@ def test_of_a_long_well_the_stretch_is_drawn_where_the_masks_disagree_most(tmp_p
         for kind, where in (("found", truth & met), ("missed", truth & ~met)):
             is_kind = (drawn == np.frombuffer(colours[kind], np.uint8)).all(2)
             np.testing.assert_array_equal(is_kind.T, where)
+    assert picture(found.pictures("well 2").panels[1].picture).shape == (36, 720, 3)
 
 
 def test_several_runs_are_compared_with_the_first(tmp_path, first, second):
@@ -441,6 +443,20 @@ def test_photographs_are_compared_by_their_own_sizes_and_classes(tmp_path):
         "a",
         "b",
     ]
+
+
+def test_masks_lie_in_arrays_as_large_as_their_own_run_needs(tmp_path):
+    """The second run has the smaller photograph alone."""
+    photographs(tmp_path, "a", 0)
+    run = photographs(tmp_path, "b", 1)
+    with hdf5.reading(run.ensemble) as file:
+        mask, size = file["oof/mask"][:1, :, :10, :20], file["oof/size"][:1]
+    part = {"oof/name": np.array([HOSTILE]), "oof/mask": mask, "oof/size": size}
+    hdf5.write(run.ensemble, part, {"oof": lineage.oof_as_found(run)})
+    for names in (["a", "b"], ["b", "a"]):
+        told = compare.compare(names, run.data, run.submissions)
+        (line,) = told.found.views(9)
+        assert line["share"] == pytest.approx(0.2) and len(Balanced(told.page()).all("img")) == 4
 
 
 def test_the_command_tells_and_writes_what_was_found(tmp_path, first, second, capsys):
