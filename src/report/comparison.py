@@ -164,14 +164,12 @@ def _check(run: Run, first: Run) -> None:
         UserError: a run has no masks of its networks and of the training data that are there, or
             cannot be compared with the first.
     """
-    kind, metric = (
-        [(own.competition.kind, own.competition.metric.name)[n] for own in (first, run)]
-        for n in (0, 1)
+    had, has = (
+        f"{own.competition.kind}, scored by {own.competition.metric.name}" for own in (first, run)
     )
-    if len(set(kind)) > 1 or len(set(metric)) > 1:
+    if had != has:
         raise UserError(
-            f"{first.recipe.name} has {kind[0]}, scored by {metric[0]}, {run.recipe.name} "
-            f"{kind[1]}, by {metric[1]}: compare runs of the same data"
+            f"{first.recipe.name} has {had}, {run.recipe.name} {has}: compare runs of one metric"
         )
     again = f"run the five stages of {run.recipe.name} first"
     if not run.ensemble.is_file() or not hdf5.holds(run.ensemble, "oof/mask"):
