@@ -9,7 +9,7 @@ export STARTED_BY := make
 # A command that Ctrl-C has ended says so itself, with exit code 130: make ends too, without a line.
 quietly = @trap : INT; $(1) || { code=$$?; [ $$code -eq 130 ] || exit $$code; kill -INT $$PPID; }
 
-.PHONY: help doctor setup all prepare train predict ensemble submit bundle apply study trial bench networks test chaos fuzz lint clean
+.PHONY: help doctor setup all prepare train predict ensemble submit bundle apply study trial runs compare bench networks test chaos fuzz lint clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -85,6 +85,12 @@ study: setup ## compare variations of a recipe, with a table and a plot: STUDY=n
 
 trial: setup ## does the forecast hold? many generated challenges: ARGS="--challenges 24"
 	$(call quietly,$(BIN)/python -m src.studies.trial $(RECIPE) $(ARGS))
+
+runs: setup ## a table of all runs, studies and models here; ARGS=--json
+	$(call quietly,$(BIN)/python -m src.cli.runs $(ARGS))
+
+compare: setup ## recipes, scores by group and masks side by side: RUNS="demo trial"
+	$(call quietly,$(BIN)/python -m src.cli.compare $(RUNS) $(ARGS))
 
 bench: setup ## how fast it is, beside named baselines: ARGS="--only training", --quick or gpu
 	$(call quietly,$(BIN)/python -m benchmarks $(ARGS))

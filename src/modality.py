@@ -1,6 +1,6 @@
 """What differs between kinds of data, and the only place that chooses one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from src.networks.scaling import Scaling
 from src.photographs import Photographs
 from src.recipe import Member, Recipe, Task, check_kind
 from src.report.checks import Check
+from src.report.pictures import Beside
 from src.terminal.errors import UserError
 from src.training.data import TrainingSet
 from src.wells import Wells
@@ -117,6 +118,27 @@ class Modality(Protocol):
 
     def describe(self, result: dict[str, Any]) -> str:
         """The scores as text for the terminal."""
+        ...
+
+    def view(self, name: str, group: int) -> str:
+        """What an image is looked at in: the well of a patch, or the photograph itself."""
+        ...
+
+    def beside(
+        self,
+        run: Run,
+        rows: np.ndarray,
+        differ: np.ndarray,
+        masks: Callable[[np.ndarray], dict[str, np.ndarray]],
+    ) -> Beside:
+        """Pictures of one view with what several masks make of it.
+
+        Args:
+            rows: (n,) of its images in train.h5.
+            differ: (n,) the share of pixels on which the masks disagree; of a long well the stretch
+                is shown where they do most.
+            masks: by title, those (m, K, H, W) of some (m,) of the n images.
+        """
         ...
 
 

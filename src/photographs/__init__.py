@@ -1,6 +1,6 @@
 """Photographs of any sizes, whose defects belong to one or several classes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
 from src.competitions import Competition, new_photographs
 from src.networks.scaling import Scaling
-from src.photographs import batches, new_data, prediction, preparation, selection, submission
+from src.photographs import batches, new_data, page, prediction, preparation, selection, submission
 from src.photographs.batches import PhotoTrainingSet
 from src.recipe import Member, Task
 from src.report.checks import Check
+from src.report.pictures import Beside
 from src.terminal.errors import UserError
 
 USUAL_CROP = [256, 256]  # rows and columns, where a recipe names none
@@ -105,3 +106,15 @@ class Photographs:
 
     def describe(self, result: dict[str, Any]) -> str:
         return submission.describe(result)
+
+    def view(self, name: str, group: int) -> str:
+        return name
+
+    def beside(
+        self,
+        run: Run,
+        rows: np.ndarray,
+        differ: np.ndarray,
+        masks: Callable[[np.ndarray], dict[str, np.ndarray]],
+    ) -> Beside:
+        return page.beside(run, int(rows[0]), masks(np.array([0])))

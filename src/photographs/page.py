@@ -11,6 +11,7 @@ from src.photographs import selection
 from src.photographs.dataset import PhotoDataset
 from src.report import curves, pictures, provenance
 from src.report.checks import Check
+from src.report.pictures import Beside, Panel
 from src.report.rendering import render
 from src.scoring import averaging
 from src.scoring.averaging import Average
@@ -147,6 +148,23 @@ def _photographs(
         ]
         groups.append({"title": title, "photographs": drawn})
     return groups
+
+
+def beside(run: Run, row: int, masks: dict[str, np.ndarray]) -> Beside:
+    """`Modality.beside` of the photograph in a row of train.h5."""
+    train = PhotoDataset.open(run, "train")
+    image, (height, width) = train.image(row) / train.white, train.size[row]
+    step = -(-max(image.shape[:2]) // LONGEST)
+    shown = {"photograph": pictures.photograph(image, step)}
+    whole = {"truth": train.mask(row), **{title: own[0] for title, own in masks.items()}}
+    shown |= {
+        title: pictures.classes(own[:, :height:step, :width:step]) for title, own in whole.items()
+    }
+    colours = pictures.class_colours(len(train.classes))
+    return Beside(
+        [Panel(title, own, "") for title, own in shown.items()],
+        dict(zip(train.classes, colours, strict=True)),
+    )
 
 
 def _photograph(run: Run, train: PhotoDataset, row: int, average: Average) -> dict[str, Any]:

@@ -179,6 +179,38 @@ def class_colours(number: int) -> list[str]:
     return [CLASSES[k % len(CLASSES)] for k in range(number)]
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title; `style` is a class of the style sheet."""
+
+    title: str
+    picture: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A well or photograph and what several masks make of it; `legend` names colours."""
+
+    panels: list[Panel]
+    legend: dict[str, str]
+
+
+def beside(arrays: Arrays, masks: dict[str, np.ndarray]) -> Beside:
+    """A stretch of a well, depth to the right: its thickness, and by title what each of several
+    masks (N, H, W) finds, misses and marks falsely.
+    """
+    number = arrays["group"][0]
+    own, (low, high) = Unrolled.of(arrays, number), limits(arrays, number)
+    shown = {"thickness": _steps(own.stack(arrays["image"]), low, high, GREYS)}
+    for title, mask in masks.items():
+        shown[title] = _kinds(own.stack(labels(arrays | {"prediction": mask})), known=True)
+    return Beside(
+        [Panel(title, data_uri("png", _coloured(at.T)), "glance") for title, at in shown.items()],
+        {"found": COLOURS["found"], "missed": COLOURS["missed"], "false alarm": COLOURS["false"]},
+    )
+
+
 def probability(values: np.ndarray) -> str:
     """Probabilities (H, W) in sixteen steps."""
     return data_uri("png", _coloured(_steps(values, 0, 1, STEPS) + GREYS))

@@ -10,11 +10,11 @@ from markupsafe import Markup
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, script: str, **context: Any) -> str:
+def render(template: str, script: str | None, **context: Any) -> str:
     """The page as text.
 
     Args:
-        template, script: file names beside this module.
+        template, script: file names beside this module; a page may do without a script.
         context: what the template speaks of; a name that it lacks is an error.
     """
     environment = Environment(
@@ -25,7 +25,8 @@ def render(template: str, script: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": score, "share": share, "duration": duration, "count": count}
-    parts = {"style": _file("style.css"), "script": _file(script)}
+    environment.filters["signed"] = signed
+    parts = {"style": _file("style.css"), "script": _file(script) if script else ""}
     return environment.get_template(template).render(**parts, **context)
 
 
@@ -42,6 +43,12 @@ def score(value: float | None, digits: int = 4) -> Markup:
     if value is None:
         return Markup("&ndash;")
     return Markup('<data value="{}">{}</data>').format(repr(value), f"{value:.{digits}f}")
+
+
+def signed(value: float) -> Markup:
+    """A difference of scores, as `score` with its sign."""
+    text = f"{value:+.4f}".replace("-", "\u2212")
+    return Markup('<data value="{}">{}</data>').format(repr(value), text)
 
 
 def share(value: float) -> str:

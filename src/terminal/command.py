@@ -98,6 +98,9 @@ def run(stage: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
         options = arguments.parse_args()
         console.start(getattr(options, "quiet", False))
         stage(options)
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         _exit("interrupted; run the same command again to go on from here", code=130)
     except Exception as error:

@@ -1,6 +1,6 @@
 """Wells: ultrasonic thickness maps of pipes, cut into patches once around the circumference."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from src.competitions import Competition, new_wells
 from src.networks.scaling import Scaling
 from src.recipe import Member, Task
 from src.report.checks import Check
+from src.report.pictures import Beside
 from src.terminal.errors import UserError
 from src.wells import batches, blocks, new_data, prediction, preparation, submission
 from src.wells.batches import WellTrainingSet
@@ -95,3 +96,15 @@ class Wells:
 
     def describe(self, result: dict[str, Any]) -> str:
         return submission.describe(result)
+
+    def view(self, name: str, group: int) -> str:
+        return f"well {group}"
+
+    def beside(
+        self,
+        run: Run,
+        rows: np.ndarray,
+        differ: np.ndarray,
+        masks: Callable[[np.ndarray], dict[str, np.ndarray]],
+    ) -> Beside:
+        return submission.beside(run, rows, differ, masks)

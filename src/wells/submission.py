@@ -1,6 +1,6 @@
 """What stage 04 knows about the masks of wells: their scores, and how these are told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
+from src.report import pictures
 from src.report.checks import Check
+from src.report.pictures import Beside
 from src.scoring import averaging, baselines, forecast
 from src.scoring.averaging import rows_by_name
 from src.scoring.metrics import Score, scorer
@@ -17,6 +19,7 @@ from src.wells import page
 from src.wells.blocks import Blocks
 from src.wells.postprocess.selection import Selection, predicted, read
 
+STRETCH = 20  # patches of a well in a picture of a comparison
 BASELINES = ("all_empty", "intensity")
 
 
@@ -196,6 +199,25 @@ def describe(result: dict[str, Any]) -> str:
         told = "on the truth that the generator kept apart"
         lines.append(f"test score {result['test_score']:.4f}, {told}")
     return "\n".join(lines)
+
+
+def beside(
+    run: Run,
+    rows: np.ndarray,
+    differ: np.ndarray,
+    masks: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> Beside:
+    """`Modality.beside`, of the stretch of a well that is `STRETCH` patches long at most."""
+    path = run.prepared("train")
+    depth = hdf5.read_rows(path, ["depth"], rows)["depth"]
+    depth = depth - depth.min()
+    sums = np.append(0, np.bincount(depth, differ).cumsum())
+    ends = (np.arange(len(sums) - 1) + STRETCH).clip(max=len(sums) - 1)
+    first = int(np.argmax(sums[ends] - sums[:-1]))
+    some = np.flatnonzero((depth >= first) & (depth < first + STRETCH))
+    names = ("image", "valid", "mask", "group", "depth", "parity")
+    found = {title: own[:, 0] for title, own in masks(some).items()}
+    return pictures.beside(hdf5.read_rows(path, names, rows[some]), found)
 
 
 def _by(key: np.ndarray, scores: Arrays) -> dict[str, dict[str, float]]:
