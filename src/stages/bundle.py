@@ -1,6 +1,7 @@
 """From a finished run to a model folder, which predicts new data by itself."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def _write(run: Run, result: dict[str, Any], folder: Path) -> None:
 
 def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What decisions.json holds but the digests."""
+    last = max(run.weights(task).stat().st_mtime for task in run.tasks())
     kept = ("metric", "oof_score", "oof_by_group", "expected_score", "expected_interval")
     return {
         "recipe": run.recipe.name,
@@ -68,5 +70,6 @@ def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "training": run.training(),
         "decisions": run.decisions(),
         "familiar": familiar(run.modality.features(run, "train")),
+        "trained": datetime.fromtimestamp(last, UTC).date().isoformat(),
         "commit": environment.commit(),
     }
