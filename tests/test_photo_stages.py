@@ -20,9 +20,10 @@ from src.competitions.formats import rle
 from src.competitions.metrics import Metric
 from src.modality import open_run
 from src.photographs import page as photographs_page
-from src.photographs import selection
+from src.photographs import selection, submission
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
+from src.report import calibration
 from src.report.checks import Check
 from src.scoring import averaging
 from src.stages.ensemble import ensemble
@@ -423,6 +424,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
         (run.prepared("test"), ["name"]),
         (run.selection, ["name"]),
         (run.ensemble, ["oof/name", "test/name"]),
+        *((run.oof(task), ["name"]) for task in run.tasks()),
+        *((run.test(task), ["name"]) for task in run.tasks()),
     ):
         with h5py.File(path, "a") as file:
             for key in keys:
@@ -434,7 +437,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
     checks = [Check("Read back", HOSTILE, True)]
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
     monkeypatch.setattr(lineage, "submission", lambda run: {"oof": "a1"})
-    text = photographs_page.page(run, result, train, selected, checks)
+    shown = calibration.section(submission.tallies(run, train))
+    text = photographs_page.page(run, result, train, selected, checks, shown)
     page = Balanced(text)
     assert HOSTILE not in text and not any(
         key.startswith("on") for _, attributes in page.elements for key in attributes

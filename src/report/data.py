@@ -1,0 +1,76 @@
+"""The data report: what the prepared files hold, as tables, and what in them deserves a look, with
+pictures of the first few. Both kinds of data fill the same shapes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from src.artifacts.files import write_text
+from src.artifacts.run import Run
+from src.report.rendering import render
+
+FIRST = 6  # pictures of what was found
+ROWS = 100  # of a table
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that begin with their title; whole numbers are counts, others shares, texts stay."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str | int | float]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of one image, or of two that are compared; `small` ones show their pixels."""
+
+    name: str
+    pictures: list[str]
+    small: bool = True
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A question to the data: how many images of how many it is true of, and what that means."""
+
+    what: str
+    found: int
+    of: int
+    means: str
+    pictures: list[Shown] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    tables: list[Table]
+    findings: list[Finding]
+
+    def found(self) -> str:
+        """What was found, for the terminal."""
+        return "; ".join(f"{own.what}: {own.found}" for own in self.findings if own.found)
+
+
+def finding(what: str, where: np.ndarray, means: str, picture: Callable[[int], Shown]) -> Finding:
+    """A finding about the images (N,) bool that it is true of, with the first few drawn."""
+    rows = np.flatnonzero(where)
+    shown = [picture(int(row)) for row in rows[:FIRST]]
+    return Finding(what, len(rows), len(where), means, shown)
+
+
+def shortened(caption: str, head: list[str], rows: list[list[Any]]) -> Table:
+    """A table of at most `ROWS` rows, whose caption says so."""
+    more = f"; the first {ROWS} of {len(rows)}" if len(rows) > ROWS else ""
+    return Table(caption + more, head, rows[:ROWS])
+
+
+def write(run: Run) -> DataReport:
+    """Write the page of the prepared files beside them; returns what it shows."""
+    report = run.modality.data_report(run)
+    name = run.prepared_folder.name
+    write_text(run.data_report, render("data.html", None, name=name, data=report))
+    return report
