@@ -221,7 +221,7 @@ def test_the_nearest_is_that_of_all_correlations():
     assert duplicates.nearest(small, more[:0]).tolist() == [-1] * 9
 
 
-def test_the_groups_of_a_report_are_those_of_the_table(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "ROWS", 5)
+def test_of_very_many_groups_the_first_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr("src.photographs.report.data.GROUPS", 5)
     own = report_of(*photographs(tmp_path))
     assert any(t.caption.endswith("; the first 5 of 12") and len(t.rows) == 5 for t in own.tables)

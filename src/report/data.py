@@ -10,10 +10,10 @@ import numpy as np
 
 from src.artifacts.files import write_text
 from src.artifacts.run import Run
+from src.artifacts.sealed import fingerprint
 from src.report.rendering import render
 
 FIRST = 6  # pictures of what was found
-ROWS = 100  # of a table
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,27 @@ def finding(what: str, where: np.ndarray, means: str, picture: Callable[[int], S
     return Finding(what, len(rows), len(where), means, shown)
 
 
-def shortened(caption: str, head: list[str], rows: list[list[Any]]) -> Table:
-    """A table of at most `ROWS` rows, whose caption says so."""
-    more = f"; the first {ROWS} of {len(rows)}" if len(rows) > ROWS else ""
-    return Table(caption + more, head, rows[:ROWS])
+def shortened(caption: str, head: list[str], rows: list[list[Any]], most: int = 100) -> Table:
+    """A table of at most so many rows, whose caption says so."""
+    more = f"; the first {most} of {len(rows)}" if len(rows) > most else ""
+    return Table(caption + more, head, rows[:most])
 
 
 def write(run: Run) -> DataReport:
     """Write the page of the prepared files beside them; returns what it shows."""
-    report = run.modality.data_report(run)
-    name = run.prepared_folder.name
-    write_text(run.data_report, render("data.html", None, name=name, data=report))
+    report, name = run.modality.data_report(run), run.prepared_folder.name
+    page = render("data.html", None, name=name, data=report, made=_made(run))
+    write_text(run.data_report, page)
     return report
+
+
+def is_due(run: Run) -> bool:
+    """Whether the page is missing, or names other prepared files; new data have none."""
+    if "train" not in run.splits:
+        return False
+    page = run.data_report.read_text("utf-8") if run.data_report.is_file() else ""
+    return any(own not in page for own in _made(run).values())
+
+
+def _made(run: Run) -> dict[str, str]:
+    return {f"{split}.h5": fingerprint(run.prepared(split)) for split in run.splits}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.artifacts.run import SPLITS, Run
+from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.photographs import duplicates
 from src.photographs.dataset import PhotoDataset
@@ -12,6 +12,7 @@ from src.report import pictures
 from src.report.data import DataReport, Finding, Shown, Table, finding, shortened
 
 BRIGHT = 0.1  # of a photograph that is white: more is told
+GROUPS = 20  # that are told of
 LONGEST = 320  # pixels of a side that is shown
 Row = list[str | int | float]
 
@@ -72,7 +73,7 @@ def _shrunk(masks: np.ndarray, step: int) -> np.ndarray:
 
 def report(run: Run) -> DataReport:
     """The tables and findings; the files are read a photograph at a time."""
-    train, test = (Counted.of(run, split) for split in SPLITS)
+    train, test = (Counted.of(run, split) for split in run.splits)
     return DataReport(
         [_splits(train, test), _classes(train), _folds(train), _groups(train)],
         [*_twins(train, test), *_masks(train), *_values(train, test)],
@@ -145,7 +146,7 @@ def _groups(train: Counted) -> Table:
         folds = ", ".join(map(str, np.unique(train.photos.fold[own])))
         rows.append([f"{first}", folds, int(own.sum()), *_shares(train, own)])
     caption = "Groups, which no fold parts, by their first photograph; the largest first"
-    return shortened(caption, ["Group", "Fold", *_head(train)], rows)
+    return shortened(caption, ["Group", "Fold", *_head(train)], rows, GROUPS)
 
 
 def _twins(train: Counted, test: Counted) -> list[Finding]:

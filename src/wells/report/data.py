@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from src.artifacts import hdf5
-from src.artifacts.run import SPLITS, Run
+from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
 from src.report import pictures
@@ -19,7 +19,7 @@ COLUMNS = ["Patches", "Not measured", "Corroded patches", "Corroded area"]
 
 def report(run: Run) -> DataReport:
     """The tables and findings; the files are read a few thousand patches at a time."""
-    paths = {split: run.prepared(split) for split in SPLITS}
+    paths = {split: run.prepared(split) for split in run.splits}
     known = {split: facts(path) for split, path in paths.items()}
     train, test = known["train"], known["test"]
     return DataReport(
