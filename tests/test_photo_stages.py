@@ -1,6 +1,7 @@
 """The five scripts on photographs, end to end on a tiny set, as a user runs them."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -400,6 +401,28 @@ def test_what_the_classifier_calls_clean_is_not_segmented_and_gets_empty_masks(
     table = pd.read_csv(run.submission(), dtype=str, keep_default_na=False)
     assert (table["rle"][table["name"].isin(rejected)] == "").all()
     assert json.loads(run.submission(".json").read_text())["classifier"]["test_passes_saved"] == 3
+
+
+def test_the_page_shows_the_test_photographs_that_the_networks_disagree_on_most(finished):
+    """In the order of the standard deviations that NumPy finds in the tasks' files."""
+    run, each = opened(finished), {}
+    for task in run.tasks("segment"):
+        with h5py.File(run.test(task)) as file:
+            for row, name in enumerate(file["name"].asstr()[:]):
+                height, width = file["size"][row]
+                own = file["probability"][row, :, :height, :width].astype(float)
+                each.setdefault(name, []).append(own)
+    apart = {name: np.std(own, axis=0).mean((1, 2)).max() for name, own in each.items()}
+    text = run.submission(".html").read_text().partition("networks disagree most</h3>")[2]
+    told = re.findall(
+        r'<strong>(t\d\.png)</strong>, mean disagreement <data value="([^"]*)">', text
+    )
+    assert [name for name, _ in told] == sorted(apart, key=lambda name: -apart[name])[
+        : photographs_page.SHOWN
+    ]
+    assert 1 < len(told) == text.partition("</section>")[0].count(">disagreement</div>")
+    for name, value in told:
+        assert float(value) == pytest.approx(apart[name], abs=1e-3)
 
 
 def sealed_anew(path: Path) -> None:

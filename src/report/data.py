@@ -2,7 +2,7 @@
 pictures of the first few. Both kinds of data fill the same shapes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from src.artifacts.sealed import fingerprint
 from src.report.rendering import render
 
 FIRST = 6  # pictures of what was found
+Row = list[str | int | float]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Table:
 
     caption: str
     head: list[str]
-    rows: list[list[str | int | float]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ def finding(what: str, where: np.ndarray, means: str, picture: Callable[[int], S
     return Finding(what, len(rows), len(where), means, shown)
 
 
-def shortened(caption: str, head: list[str], rows: list[list[Any]], most: int = 100) -> Table:
-    """A table of at most so many rows, whose caption says so."""
-    more = f"; the first {most} of {len(rows)}" if len(rows) > most else ""
-    return Table(caption + more, head, rows[:most])
+def shortened(
+    caption: str, head: list[str], keys: Sequence[Any], row: Callable[[Any], Row], most: int = 100
+) -> Table:
+    """A table with a row for each key, at most so many, whose caption says so."""
+    more = f"; the first {most} of {len(keys)}" if len(keys) > most else ""
+    return Table(caption + more, head, [row(key) for key in keys[:most]])
 
 
 def write(run: Run) -> DataReport:

@@ -9,12 +9,11 @@ from src.artifacts.sealed import Arrays
 from src.photographs import duplicates
 from src.photographs.dataset import PhotoDataset
 from src.report import pictures
-from src.report.data import DataReport, Finding, Shown, Table, finding, shortened
+from src.report.data import DataReport, Finding, Row, Shown, Table, finding, shortened
 
 BRIGHT = 0.1  # of a photograph that is white: more is told
 GROUPS = 20  # that are told of
 LONGEST = 320  # pixels of a side that is shown
-Row = list[str | int | float]
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,12 @@ def _splits(*splits: Counted) -> Table:
     rows: list[Row] = []
     for own in splits:
         size, channels = own.photos.size, own.photos.channels
-        low, high = (
-            (
-                f"{h}\u2009\u00d7\u2009{w}"
-                for h, w in (size.min(0, initial=1 << 30), size.max(0, initial=0))
-            )
-            if len(size)
-            else ("\u2013", "\u2013")
-        )
-        mean = own.photos.moments[:, 0].mean() if len(size) else 0.0
+        if not len(size):
+            rows.append([own.split, 0, *["\u2013"] * 6])
+            continue
+        low, high = (f"{h}\u2009\u00d7\u2009{w}" for h, w in (size.min(0), size.max(0)))
         rows.append([own.split, len(size), low, high, len(np.unique(size, axis=0)), channels])
-        rows[-1] += [float(mean), float(np.mean(own.known["white"])) if len(size) else 0.0]
+        rows[-1] += [float(own.photos.moments[:, 0].mean()), float(own.known["white"].mean())]
     head = ["File", "Photographs", "Smallest", "Largest", "Sizes", "Channels"]
     return Table("Files", [*head, "Mean brightness", "White pixels"], rows)
 
@@ -139,14 +133,16 @@ def _folds(train: Counted) -> Table:
 
 def _groups(train: Counted) -> Table:
     names, counts = np.unique(train.photos.group, return_counts=True)
-    rows = []
-    for group in names[np.argsort(-counts, kind="stable")].tolist():
+
+    def row(group: int) -> Row:
         own = train.photos.group == group
         first = train.photos.name[np.flatnonzero(own)[0]]
-        folds = ", ".join(map(str, np.unique(train.photos.fold[own])))
-        rows.append([f"{first}", folds, int(own.sum()), *_shares(train, own)])
+        folds = ", ".join(str(f) for f in np.unique(train.photos.fold[own]) if f >= 0)
+        return [str(first), folds or "in none", int(own.sum()), *_shares(train, own)]
+
+    groups = names[np.argsort(-counts, kind="stable")].tolist()
     caption = "Groups, which no fold parts, by their first photograph; the largest first"
-    return shortened(caption, ["Group", "Fold", *_head(train)], rows, GROUPS)
+    return shortened(caption, ["Group", "Fold", *_head(train)], groups, row, GROUPS)
 
 
 def _twins(train: Counted, test: Counted) -> list[Finding]:

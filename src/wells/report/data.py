@@ -11,7 +11,7 @@ from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
 from src.report import pictures
-from src.report.data import DataReport, Finding, Shown, Table, finding, shortened
+from src.report.data import DataReport, Finding, Row, Shown, Table, finding, shortened
 
 GAPS = 0.1  # of a patch that is not measured: more is told
 COLUMNS = ["Patches", "Not measured", "Corroded patches", "Corroded area"]
@@ -62,10 +62,10 @@ def _count(file: h5py.File, rows: slice) -> Arrays:
     return counted
 
 
-def _cells(known: Arrays, own: np.ndarray) -> list[str | int | float]:
+def _cells(known: Arrays, own: np.ndarray) -> Row:
     """The cells of `COLUMNS` for some patches."""
     number, size = int(own.sum()), int(known["size"])
-    cells: list[str | int | float] = [number, float(known["missing"][own].sum() / size / number)]
+    cells: Row = [number, float(known["missing"][own].sum() / size / number)]
     if "true" not in known:
         return [*cells, "\u2013", "\u2013"]
     true = known["true"][own]
@@ -73,7 +73,7 @@ def _cells(known: Arrays, own: np.ndarray) -> list[str | int | float]:
 
 
 def _splits(paths: dict[str, Path], known: dict[str, Arrays]) -> Table:
-    rows: list[list[str | int | float]] = []
+    rows: list[Row] = []
     for split, own in known.items():
         height, width = hdf5.shape(paths[split], "image")[1:]
         wells, scans = (np.unique(own["group"][own["parity"] >= k]) for k in (0, 1))
@@ -92,51 +92,52 @@ def _folds(train: Arrays) -> Table:
 
 
 def _wells(known: dict[str, Arrays]) -> Table:
-    rows = []
-    for split, arrays in known.items():
-        for well in np.unique(arrays["group"]).tolist():
-            own = arrays["group"] == well
-            folds = set(arrays["fold"][own].tolist()) - {-1} if split == "train" else {"test"}
-            scan = "yes" if arrays["parity"][own].any() else "no"
-            rows.append(
-                [
-                    f"Well {well}",
-                    ", ".join(map(str, sorted(folds))) or "in none",
-                    scan,
-                    *_cells(arrays, own),
-                ]
-            )
-    return shortened("Wells", ["Well", "Fold", "Interleaved", *COLUMNS], rows)
+    wells = [(own, well) for own in known.values() for well in np.unique(own["group"]).tolist()]
+
+    def row(key: tuple[Arrays, int]) -> Row:
+        arrays, well = key
+        own = arrays["group"] == well
+        folds = set(arrays["fold"][own].tolist()) - {-1} if "fold" in arrays else {"test"}
+        told = ", ".join(map(str, sorted(folds))) or "in none"
+        scan = "yes" if arrays["parity"][own].any() else "no"
+        return [f"Well {well}", told, scan, *_cells(arrays, own)]
+
+    return shortened("Wells", ["Well", "Fold", "Interleaved", *COLUMNS], wells, row)
 
 
 def _twins(paths: dict[str, Path], train: Arrays, test: Arrays) -> list[Finding]:
     """Patches with the same measured values, where that lets a score know what it should not."""
     seen = train["missing"] < train["size"]
-    row_of = {value: row for row, value in enumerate(train["twin"].tolist()) if seen[row]}
-    other = np.array([row_of.get(value, -1) for value in test["twin"].tolist()])
-    folds: dict[int, int] = {}  # by value, the fewest row of each fold beside the first one
-    first: dict[int, int] = {}
-    for row in np.flatnonzero(seen & (train["fold"] >= 0)).tolist():
-        value = int(train["twin"][row])
-        if train["fold"][first.setdefault(value, row)] != train["fold"][row]:
-            folds[row] = first[value]
-    apart = np.isin(np.arange(len(seen)), list(folds))
+    folded = seen & (train["fold"] >= 0)
+    known, first = _firsts(train, seen, test["twin"])
+    among, own = _firsts(train, folded, train["twin"])
+    apart = among & folded & (train["fold"][own] != train["fold"])
     return [
         finding(
             "test patches with the values of a training patch",
-            other >= 0,
+            known,
             "The same measured values: the networks know the answer, and the score on the test "
             "set is flattered.",
-            lambda row: _pair(paths, ("test", row), ("train", int(other[row]))),
+            lambda row: _pair(paths, ("test", row), ("train", int(first[row]))),
         ),
         finding(
             "training patches with the values of one in another fold",
             apart,
             "The same measured values on both sides of a fold: the out-of-fold score is "
             "flattered. Put both wells into one group.",
-            lambda row: _pair(paths, ("train", row), ("train", folds[row])),
+            lambda row: _pair(paths, ("train", row), ("train", int(own[row]))),
         ),
     ]
+
+
+def _firsts(train: Arrays, some: np.ndarray, twin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether values are among those of some training patches, and the first row that has them."""
+    rows = np.flatnonzero(some)
+    values, first = np.unique(train["twin"][rows], return_index=True)
+    if not len(rows):
+        return np.zeros(len(twin), bool), np.zeros(len(twin), int)
+    place = np.searchsorted(values, twin).clip(max=len(values) - 1)
+    return values[place] == twin, rows[first[place]]
 
 
 def _masks(paths: dict[str, Path], train: Arrays) -> list[Finding]:
@@ -167,10 +168,13 @@ def _masks(paths: dict[str, Path], train: Arrays) -> list[Finding]:
 
 def _between(train: Arrays) -> np.ndarray:
     """(N,) whether a patch is empty, and the next ones of its strip above and below are not."""
-    place = list(zip(*(train[name].tolist() for name in ("group", "parity", "depth")), strict=True))
-    corroded = {own for own, true in zip(place, train["true"].tolist(), strict=True) if true}
-    around = [(g, p, d - 1) in corroded and (g, p, d + 1) in corroded for g, p, d in place]
-    return (train["true"] == 0) & np.array(around)
+    order = np.lexsort([train[name] for name in ("depth", "parity", "group")])
+    group, parity, depth = (train[name][order] for name in ("group", "parity", "depth"))
+    next_too = (np.diff(group) == 0) & (np.diff(parity) == 0) & (np.diff(depth) == 1)
+    corroded, result = train["true"][order] > 0, np.zeros(len(order), bool)
+    here, above, below = ~corroded[1:-1], corroded[:-2] & next_too[:-1], corroded[2:] & next_too[1:]
+    result[order[1:-1]] = here & above & below
+    return result
 
 
 def _values(paths: dict[str, Path], train: Arrays, test: Arrays) -> list[Finding]:
