@@ -60,6 +60,7 @@ def _write(run: Run, result: dict[str, Any], folder: Path) -> None:
 def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What decisions.json holds but the digests."""
     kept = ("metric", "oof_score", "oof_by_group", "expected_score", "expected_interval")
+    kept += ("judgement", "calibration")
     return {
         "recipe": run.recipe.name,
         "competition": run.competition.name,
