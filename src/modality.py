@@ -19,6 +19,7 @@ from src.networks.scaling import Scaling
 from src.photographs import Photographs
 from src.recipe import Member, Recipe, Task, check_kind
 from src.report.checks import Check
+from src.report.data import DataReport
 from src.report.pictures import Beside
 from src.terminal.errors import UserError
 from src.training.data import TrainingSet
@@ -30,6 +31,10 @@ class Modality(Protocol):
 
     def prepare(self, run: Run, splits: list[str]) -> Iterator[str]:
         """Write train.h5, test.h5 or both; yields what the user should know."""
+        ...
+
+    def data_report(self, run: Run) -> DataReport:
+        """What the prepared files hold and what in them deserves a look; read as a stream."""
         ...
 
     def check(self, run: Run) -> None:

@@ -54,6 +54,19 @@ def test_predictions_are_averaged_by_name_whatever_their_order(tmp_path: Path) -
         np.testing.assert_array_equal(average.of(name), probability.astype(np.float32))
 
 
+def test_the_deviation_is_that_of_numpy_over_the_sources(tmp_path: Path) -> None:
+    every = np.stack([predictions(seed) for seed in range(5)])
+    every[1:, 2], every[:, 3] = every[0, 2], [[[[0, 1]] * 2]]  # all agree
+    every[:2, 4], every[2:4, 4] = 0, 1
+    sources = [[write(tmp_path / f"{n}.h5", NAMES, own)] for n, own in enumerate(every)]
+    apart = Average(sources).deviation(np.array([5, 3, 4, 2]))
+    wanted = every.astype(np.float64).std(0)[[5, 3, 4, 2]]
+    assert apart.dtype == np.float16 and not apart[1].any() and not apart[3].any()
+    np.testing.assert_allclose(apart, wanted, atol=5e-4)
+    one = Average(sources[:1]).of("well_0", deviation=True)
+    assert one.shape == (1, 2, 2) and not one.any()
+
+
 def test_some_places_are_read_in_the_order_asked_for_and_in_an_order_of_ones_own(
     tmp_path: Path,
 ) -> None:

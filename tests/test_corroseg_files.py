@@ -729,7 +729,7 @@ def test_the_command_line_tells_of_a_bad_file_in_one_line_and_keeps_what_was_pre
     assert (done.returncode, done.stderr) == (0, "")
     prepared = tmp_path / "data" / "prepared" / "corroseg"
     before = {path.name: path.read_bytes() for path in prepared.iterdir()}
-    assert set(before) == {"train.h5", "test.h5"}
+    assert set(before) == {"train.h5", "test.h5", "report.html"}
 
     entry(WHOLE[:1000])(folder)
     failed = prepare(recipe, tmp_path / "data")

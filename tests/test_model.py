@@ -414,6 +414,8 @@ def test_the_card_tells_the_score_and_what_it_was_trained_on(wells):
         json.loads((wells.place.folder / "submissions/tiny.json").read_text()),
     )
     assert f"**{scores['oof_score']:.4f}**" in card
+    assert f"out of fold: {scores['calibration']['error']:.4f}." in card
+    assert ("**Judgement:**" in card) == ("judgement" in scores)
     for name, own in scores["oof_by_group"].items():
         assert f"| {name} | {own['patches']} | {own['score']:.3f} |" in card
     assert sealed.fingerprint(wells.place.folder / "data/prepared/demo/train.h5") in card

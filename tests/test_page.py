@@ -13,7 +13,7 @@ from src import recipe
 from src.artifacts import hdf5, lineage
 from src.competitions.formats import rle
 from src.modality import open_run
-from src.report import charts, checks, pictures, rendering
+from src.report import calibration, charts, checks, pictures, rendering
 from src.terminal.errors import UserError
 from src.wells import geometry, submission
 from src.wells import page as wells_page
@@ -63,10 +63,12 @@ def split(wells_of: dict[int, int], seed: int, first: str = "") -> dict[str, np.
         "depth": np.where(second, number // 2, number).astype(np.int32),
         "parity": np.where(second, number % 2, 0).astype(np.int32),
     }
+    arrays["deviation"] = (0.5 * rng.random(image.shape)).astype(np.float16)
     return arrays | {"prediction": prediction, "score": patch_iou(prediction, mask)}
 
 
-LARGE = ("image", "valid", "mask", "probability", "prediction")
+LARGE = ("image", "valid", "mask", "probability", "prediction", "deviation")
+PREPARED = ("name", "image", "valid", "group", "depth", "parity", "mask", "fold")
 
 
 def in_blocks(arrays: dict[str, np.ndarray]) -> Blocks:
@@ -112,15 +114,19 @@ def made(tmp_path, monkeypatch):
 
 
 def make(
-    folder: Path, monkeypatch, first: str = ""
+    folder: Path, monkeypatch, first: str = "", **more: object
 ) -> tuple[str, dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The page of a submission that was not trained, its scores and both splits."""
+    """The page of a submission that was not trained, its scores and both splits; `more` joins the
+    scores.
+    """
     chosen = recipe.parse(RECIPE, "here")
     run = open_run(chosen, folder / "data", folder / "submissions")
     train, test = split({1: 5, 2: 10, 7: 30}, 0, first), split({3: 4, 4: 6}, 1)
     train["fold"] = (train["group"] == 7).astype(np.int8)
     del test["mask"], test["score"]
-    hdf5.write(run.prepared("test"), {"image": test["image"]}, {})
+    for part, arrays in (("train", train), ("test", test)):
+        own = {name: arrays[name] for name in PREPARED if name in arrays}
+        hdf5.write(run.prepared(part), own, {})
     table = rows_of(test)
     run.submission().parent.mkdir(parents=True)
     for path in (run.submission(), run.submission("_official.csv")):
@@ -174,7 +180,10 @@ def make(
         unrefined=0.5,
         at_thresholds=np.linspace(0, 1, 3 * len(THRESHOLDS)).reshape(3, -1),
     )
-    page = wells_page.page(run, result, selected, in_blocks(train), in_blocks(test), passed)
+    parts = {"Well": submission.tallies(in_blocks(train))}
+    result |= {"calibration": calibration.scores(parts)} | more
+    shown = calibration.section(parts)
+    page = wells_page.page(run, result, selected, in_blocks(train), in_blocks(test), passed, shown)
     return page, result, train, test
 
 
@@ -304,13 +313,15 @@ def test_tiles_hold_thickness_probability_and_labels(made, monkeypatch):
     monkeypatch.setattr(pictures, "TILE_ROWS", 100)
     data, unrolled = pictures.well(train, 2, pictures.labels(train)), pictures.Unrolled.of(train, 2)
     assert [decoded(tile[2]).shape[0] for tile in data["tiles"]] == [72, 72, 72]
-    grey, step, label = (
+    grey, step, label, apart = (
         np.concatenate([decoded(tile[i])[:, :, 0] for tile in data["tiles"]]).astype(float)
-        for i in range(3)
+        for i in range(4)
     )
     there = np.repeat(np.repeat(unrolled.index >= 0, 36, 0), 36, 1)
     probability = unrolled.stack(train["probability"]).astype(float)
     assert np.abs(step / 255 - probability)[there].max() <= 0.5 / 15 + 1e-3
+    deviation = unrolled.stack(train["deviation"]).astype(float)
+    assert np.abs(apart / 255 / 2 - deviation)[there].max() <= 0.25 / 15 + 1e-3
     bits = label / 17
     assert (bits[~there] == pictures.MISSING).all()
     wanted = (

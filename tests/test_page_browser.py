@@ -93,13 +93,13 @@ def test_a_hostile_name_is_shown_and_not_run(page):
 
 
 def test_panels_show_the_arrays_at_their_place(page):
-    """Eight pixels a row from a known row: thickness, truth, probability and mask against the
-    arrays themselves.
+    """Eight pixels a row from a known row: thickness, truth, probability, disagreement and mask
+    against the arrays themselves.
     """
     train, one = page[1], show(page, "well=train-7&row=200&zoom=8")
     first, zoom = state(one)
     well = pictures.Unrolled.of(train, 7)
-    thickness, truth, probability, mask = (pixels(one, panel) for panel in range(4))
+    thickness, truth, probability, apart, mask = (pixels(one, panel) for panel in range(5))
     assert zoom == 8 and thickness[:, :, 3].min() == 255 and len(np.unique(thickness[:, :, 0])) > 30
     for row in (150, 180, 200, 230):
         for column in (2, 6, 20, 35):
@@ -107,13 +107,17 @@ def test_panels_show_the_arrays_at_their_place(page):
             true, marked = (
                 bool(well.stack(train[name])[row, column]) for name in ("mask", "prediction")
             )
-            assert truth[y, x].tolist() == colour(pictures.COLOURS["marked" if true else "sound"])
-            kind = {(1, 1): "found", (1, 0): "missed", (0, 1): "false", (0, 0): "sound"}[
+            assert truth[y, x].tolist() == colour(
+                pictures.COLOURS["marked" if true else "defect_free"]
+            )
+            kind = {(1, 1): "found", (1, 0): "missed", (0, 1): "false", (0, 0): "defect_free"}[
                 true, marked
             ]
             assert mask[y, x].tolist() == colour(pictures.COLOURS[kind])
             step = round(float(well.stack(train["probability"])[row, column]) * 15)
             assert probability[y, x].tolist() == colour(pictures.INFERNO[step])
+            step = round(float(well.stack(train["deviation"])[row, column]) * 30)
+            assert apart[y, x].tolist() == colour(pictures.VIRIDIS[step])
 
 
 def test_an_interleaved_well_is_one_ring_and_its_missing_patch_a_gap(page):

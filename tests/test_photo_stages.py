@@ -1,6 +1,7 @@
 """The five scripts on photographs, end to end on a tiny set, as a user runs them."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from src.competitions.formats import rle
 from src.competitions.metrics import Metric
 from src.modality import open_run
 from src.photographs import page as photographs_page
-from src.photographs import selection
+from src.photographs import selection, submission
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
+from src.report import calibration
 from src.report.checks import Check
 from src.scoring import averaging
 from src.stages.ensemble import ensemble
@@ -401,6 +403,28 @@ def test_what_the_classifier_calls_clean_is_not_segmented_and_gets_empty_masks(
     assert json.loads(run.submission(".json").read_text())["classifier"]["test_passes_saved"] == 3
 
 
+def test_the_page_shows_the_test_photographs_that_the_networks_disagree_on_most(finished):
+    """In the order of the standard deviations that NumPy finds in the tasks' files."""
+    run, each = opened(finished), {}
+    for task in run.tasks("segment"):
+        with h5py.File(run.test(task)) as file:
+            for row, name in enumerate(file["name"].asstr()[:]):
+                height, width = file["size"][row]
+                own = file["probability"][row, :, :height, :width].astype(float)
+                each.setdefault(name, []).append(own)
+    apart = {name: np.std(own, axis=0).mean((1, 2)).max() for name, own in each.items()}
+    text = run.submission(".html").read_text().partition("networks disagree most</h3>")[2]
+    told = re.findall(
+        r'<strong>(t\d\.png)</strong>, mean disagreement <data value="([^"]*)">', text
+    )
+    assert [name for name, _ in told] == sorted(apart, key=lambda name: -apart[name])[
+        : photographs_page.SHOWN
+    ]
+    assert 1 < len(told) == text.partition("</section>")[0].count(">disagreement</div>")
+    for name, value in told:
+        assert float(value) == pytest.approx(apart[name], abs=1e-3)
+
+
 def sealed_anew(path: Path) -> None:
     """The record of an artifact whose arrays were changed by hand, so that it is undamaged."""
     inputs = sealed.inputs_of(path)
@@ -423,6 +447,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
         (run.prepared("test"), ["name"]),
         (run.selection, ["name"]),
         (run.ensemble, ["oof/name", "test/name"]),
+        *((run.oof(task), ["name"]) for task in run.tasks()),
+        *((run.test(task), ["name"]) for task in run.tasks()),
     ):
         with h5py.File(path, "a") as file:
             for key in keys:
@@ -434,7 +460,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
     checks = [Check("Read back", HOSTILE, True)]
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
     monkeypatch.setattr(lineage, "submission", lambda run: {"oof": "a1"})
-    text = photographs_page.page(run, result, train, selected, checks)
+    shown = calibration.section(submission.tallies(run, train))
+    text = photographs_page.page(run, result, train, selected, checks, shown)
     page = Balanced(text)
     assert HOSTILE not in text and not any(
         key.startswith("on") for _, attributes in page.elements for key in attributes

@@ -93,6 +93,21 @@ def test_who_knows_the_contract_alone_computes_the_score_from_the_masks_of_the_e
     assert f"{np.mean(iou):.6f}" == f"{scores['oof_score']:.6f}"
 
 
+def test_the_data_report_is_named_and_made_again_alone(finished, copy):
+    report = "data/prepared/demo/report.html"
+    assert f"data report: {finished.folder / report}" in finished.output["00_prepare_data.py"]
+    before = copy.files("data/prepared/demo/*")
+    assert str(report) in before
+    page = before[report].decode()
+    (copy.folder / report).unlink()
+    copy.run("00_prepare_data.py")
+    assert copy.files("data/prepared/demo/*") == before
+    (copy.folder / report).write_text(page.replace("digest", "")[:2000])  # of other files
+    assert "is up to date" not in copy.run("00_prepare_data.py")
+    assert copy.files("data/prepared/demo/*") == before
+    assert "is up to date" in copy.run("00_prepare_data.py")
+
+
 def test_one_test_patch_fewer_leaves_what_was_trained_alone(copy):
     """A new test image touches no weight: weights are made from nothing of the test set."""
     raw = copy.folder / "data/raw/demo"

@@ -80,6 +80,11 @@ class Run:
         return self.prepared_folder / f"{split}.h5"
 
     @property
+    def data_report(self) -> Path:
+        """What the prepared files hold, as a page; for people, no digest knows it."""
+        return self.prepared_folder / "report.html"
+
+    @property
     def folder(self) -> Path:
         """Where the tasks of this recipe are."""
         return self.data / "runs" / self.recipe.name

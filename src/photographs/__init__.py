@@ -14,8 +14,10 @@ from src.competitions import Competition, new_photographs
 from src.networks.scaling import Scaling
 from src.photographs import batches, new_data, page, prediction, preparation, selection, submission
 from src.photographs.batches import PhotoTrainingSet
+from src.photographs.report import data
 from src.recipe import Member, Task
 from src.report.checks import Check
+from src.report.data import DataReport
 from src.report.pictures import Beside
 from src.terminal.errors import UserError
 
@@ -27,6 +29,9 @@ class Photographs:
 
     def prepare(self, run: Run, splits: list[str]) -> Iterator[str]:
         return preparation.prepare(run, splits)
+
+    def data_report(self, run: Run) -> DataReport:
+        return data.report(run)
 
     def check(self, run: Run) -> None:
         for member in run.recipe.members:

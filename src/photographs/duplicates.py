@@ -39,3 +39,15 @@ def groups(thumbnails: np.ndarray) -> np.ndarray:
         (np.ones(len(a), bool), (a, b)), shape=(len(thumbnails), len(thumbnails))
     )
     return connected_components(links, directed=False)[1].astype(np.int32)
+
+
+def nearest(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each photograph (N,) the row of the one among others (M, 256) that looks most like it;
+    -1 where none correlates above `ALIKE`.
+    """
+    result = np.full(len(thumbnails), -1)
+    for first in range(0, len(thumbnails) if len(others) else 0, BLOCK):
+        alike = thumbnails[first : first + BLOCK] @ others.T
+        best = alike.argmax(1)
+        result[first : first + BLOCK] = np.where(alike.max(1) > ALIKE, best, -1)
+    return result

@@ -21,13 +21,19 @@ LONGEST = 1600  # pixels of a side that is shown; more are shrunk
 
 
 def page(
-    run: Run, result: dict[str, Any], train: PhotoDataset, selected: Arrays, checks: list[Check]
+    run: Run,
+    result: dict[str, Any],
+    train: PhotoDataset,
+    selected: Arrays,
+    checks: list[Check],
+    calibration: dict[str, Any],
 ) -> str:
     """The page as HTML.
 
     Args:
         result: what submissions/<recipe>.json says.
         selected: as `src.photographs.selection.arrays_of` gives it.
+        calibration: as `src.report.calibration.section` gives it.
     """
     own = result.get("classifier")
     score = run.competition.metric.of(*selected["selected"])
@@ -44,8 +50,11 @@ def page(
         class_charts=_class_charts(train.classes, at, selection.sizes_of(run), result),
         classifier_chart=chart,
         photographs=_photographs(run, train, selected, score),
+        disputed=_disputed(run),
+        viridis=pictures.VIRIDIS,
         colours=dict(zip(train.classes, pictures.class_colours(len(train.classes)), strict=True)),
         inferno=pictures.INFERNO,
+        calibration=calibration,
         **provenance.shared(run, checks),
     )
 
@@ -136,11 +145,11 @@ def _photographs(
     defective = np.flatnonzero(selected["shows"].any(1))
     order = defective[np.argsort(np.nanmean(score[defective], axis=1), kind="stable")]
     row_of = {name: row for row, name in enumerate(train.name)}
-    average, groups = averaging.of_ensemble(run, "oof"), []
+    networks, groups = averaging.oof(run), []
     for title, some in (("Worst", order[:SHOWN]), ("Best", order[::-1][:SHOWN])):
         drawn = [
             {
-                **_photograph(run, train, row_of[selected["name"][n]], average),
+                **_photograph(run, train, row_of[selected["name"][n]], networks, "oof"),
                 "rejected": bool(selected["rejected"][n]),
                 "score": float(np.nanmean(score[n])),
             }
@@ -167,23 +176,46 @@ def beside(run: Run, row: int, masks: dict[str, np.ndarray]) -> Beside:
     )
 
 
-def _photograph(run: Run, train: PhotoDataset, row: int, average: Average) -> dict[str, Any]:
-    name = str(train.name[row])
-    probability, truth, image = average.of(name), train.mask(row), train.image(row) / train.white
-    place, (height, width) = average.row_of[name], train.size[row]
-    mask = hdf5.read_rows(run.ensemble, ["oof/mask"], np.array([place]))["oof/mask"][0]
+def _disputed(run: Run) -> list[dict[str, Any]]:
+    """The test photographs on which the networks disagree most, on the mean over pixels of the
+    standard deviation of their probabilities; the class that they disagree on most counts.
+    """
+    networks, test = averaging.test(run), PhotoDataset.open(run, "test")
+    if len(networks.sources) < 2:
+        return []
+    apart = [networks.of(name, deviation=True).mean((1, 2)).max() for name in networks.names]
+    row_of = {name: row for row, name in enumerate(test.name)}
+    return [
+        {
+            **_photograph(run, test, row_of[networks.names[n]], networks, "test"),
+            "deviation": float(apart[n]),
+        }
+        for n in np.argsort(-np.array(apart), kind="stable")[:SHOWN]
+    ]
+
+
+def _photograph(
+    run: Run, photos: PhotoDataset, row: int, networks: Average, part: str
+) -> dict[str, Any]:
+    """Its panels; `networks` are those that predicted it, `part` that of the ensemble's file."""
+    name, (height, width) = str(photos.name[row]), photos.size[row]
+    average, image = averaging.of_ensemble(run, part), photos.image(row) / photos.white
+    place = np.array([average.row_of[name]])
+    mask = hdf5.read_rows(run.ensemble, [f"{part}/mask"], place)[f"{part}/mask"][0]
     step = -(-max(image.shape[:2]) // LONGEST)
-    shows = [label for label, own in zip(train.classes, truth, strict=True) if own.any()]
-    likely = probability.max(0)[::step, ::step]
-    panels = {
-        "photograph": pictures.photograph(image, step),
-        "truth": pictures.classes(truth[:, ::step, ::step]),
-        "probability": pictures.probability(likely),
-        "mask": pictures.classes(mask[:, :height:step, :width:step]),
-    }
+    panels = {"photograph": pictures.photograph(image, step)}
+    if part == "oof":
+        truth = photos.mask(row)
+        panels["truth"] = pictures.classes(truth[:, ::step, ::step])
+        shows = [label for label, own in zip(photos.classes, truth, strict=True) if own.any()]
+    panels["probability"] = pictures.probability(average.of(name).max(0)[::step, ::step])
+    if len(networks.sources) > 1:
+        apart = networks.of(name, deviation=True).max(0)[::step, ::step]
+        panels["disagreement"] = pictures.deviation(apart)
+    panels["mask"] = pictures.classes(mask[:, :height:step, :width:step])
     return {
         "name": name,
-        "shows": ", ".join(shows),
+        "shows": ", ".join(shows) if part == "oof" else None,
         "broad": image.shape[1] > 1.5 * image.shape[0],
         "panels": [{"title": title, "picture": own} for title, own in panels.items()],
     }

@@ -10,9 +10,12 @@ from src.artifacts.sealed import Arrays
 from src.competitions.metrics import Metric, dice, iou
 from src.photographs import page, selection
 from src.photographs.dataset import PhotoDataset
+from src.report import calibration
 from src.report.checks import Check
-from src.scoring import forecast
+from src.scoring import averaging, baselines, forecast
+from src.scoring.calibration import BINS, tally
 
+GROUPS = 40  # that the calibration tells apart; of more, folds
 # The two-stage report's Table 4 is "at one half": no threshold selected but the classifier's.
 HOW = {
     "half_unrejected": "segmentation alone, at one half",
@@ -25,8 +28,31 @@ HOW = {
 def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str | bytes]]:
     """What submissions/<recipe>.json says, and the page by the ending of its file."""
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
-    result = scores(run, train, selected)
-    return result, {".html": page.page(run, result, train, selected, checks)}
+    result, parts = scores(run, train, selected), tallies(run, train)
+    result["calibration"] = calibration.scores(parts)
+    shown = calibration.section(parts)
+    return result, {".html": page.page(run, result, train, selected, checks, shown)}
+
+
+def tallies(run: Run, train: PhotoDataset) -> dict[str, dict[str, np.ndarray]]:
+    """By class, and by group, or by fold where there are many groups, the pixels out of fold as
+    `src.scoring.calibration.tally` counts them.
+    """
+    few = len(np.unique(train.group)) <= GROUPS
+    title, key = ("Group", train.group) if few else ("Fold", train.fold)
+    row_of, average = (
+        {name: row for row, name in enumerate(train.name)},
+        averaging.of_ensemble(run, "oof"),
+    )
+    by = {"Class": dict.fromkeys(train.classes, np.zeros((3, BINS))), title: {}}
+    for name in average.names:
+        row = row_of[name]
+        part, truth = str(key[row]), train.mask(row) > 0
+        for label, *pixels in zip(train.classes, average.of(name), truth, strict=True):
+            own = tally(*pixels)
+            by["Class"][label] = by["Class"][label] + own
+            by[title][part] = by[title].get(part, 0) + own
+    return by
 
 
 def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:
@@ -52,6 +78,7 @@ def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:
         "min_size": final.min_size,
         "refined": bool(any(final.min_size)),
     }
+    result |= baselines.judgement(result["oof_score"], {"all_empty": result["all_empty"]})
     test = len(hdf5.read(run.prepared("test"), "name")["name"])
     if run.recipe.folds.scheme != "random":
         own = forecast.expect(score, train.group[rows], np.ones(test, int))

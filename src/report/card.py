@@ -43,6 +43,11 @@ def _parts(run: Run, content: dict[str, Any]) -> Iterator[str]:
         f"{content['metric']}, every group predicted by networks that did not see it: "
         f"**{content['oof_score']:.4f}**. " + _forecast(content)
     )
+    if "judgement" in content:
+        yield f"**Judgement:** {content['judgement']}."
+    if "calibration" in content:
+        error = content["calibration"]["error"]
+        yield f"Expected calibration error of its probabilities, out of fold: {error:.4f}."
     yield _table(content["oof_by_group"])
     yield (
         "Scores hold for the labels that it was trained on. Networks that saw a group in training "

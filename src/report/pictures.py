@@ -15,6 +15,7 @@ from src.report.rendering import data_uri
 
 TILE_ROWS = 16_000  # browsers and WebP take no picture of more than 16,383
 STEPS = 16  # of probability: 4 bits
+APART = 0.5  # the largest standard deviation of probabilities
 OVERVIEW = 900  # columns of a whole well at a glance
 MASK, TRUTH, REPAIRED, MISSING = 1, 2, 4, 8  # bits of a pixel's label
 
@@ -28,10 +29,13 @@ COLOURS = {
     "defect_free": "#101014",
 }
 CLASSES = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#3d85c6", "#d55e00", "#cc79a7"]
-INFERNO = [
-    matplotlib.colors.to_hex(colour)
-    for colour in matplotlib.colormaps["inferno"](np.linspace(0, 1, STEPS))
-]
+INFERNO, VIRIDIS = (
+    [
+        matplotlib.colors.to_hex(colour)
+        for colour in matplotlib.colormaps[name](np.linspace(0, 1, STEPS))
+    ]
+    for name in ("inferno", "viridis")
+)
 
 # Of pictures that show all of it: greys, then the steps of probability, then the kinds of pixels.
 GREYS = 128
@@ -80,23 +84,22 @@ def well(arrays: Arrays, number: int, label: np.ndarray) -> dict[str, Any]:
     there are any, their scores.
 
     Args:
-        arrays: `name`, `image`, `valid`, `group`, `depth`, `parity`, `probability`, perhaps `score`
-            and `mask`, of a split.
+        arrays: `name`, `image`, `valid`, `group`, `depth`, `parity`, `probability`, perhaps
+            `score`, `mask` and `deviation`, of a split.
         label: as `labels` gives them.
     """
     own, height = Unrolled.of(arrays, number), arrays["image"].shape[1]
     image, (low, high) = own.stack(arrays["image"]), limits(arrays, number)
     label = np.where(own.stack(np.ones_like(label)), own.stack(label), np.uint8(MISSING))
-    grey, step = (
-        _steps(image, low, high, 256),
-        _steps(own.stack(arrays["probability"]), 0, 1, STEPS),
-    )
+    grey = _steps(image, low, high, 256)
+    steps = [_steps(own.stack(arrays["probability"]), 0, 1, STEPS), label]
+    if "deviation" in arrays:
+        steps.append(_steps(own.stack(arrays["deviation"]), 0, APART, STEPS))
     rows = TILE_ROWS // height * height
     tiles = [
         [
             data_uri("webp", _saved(Image.fromarray(grey[part]), "WEBP", quality=45, method=4)),
-            data_uri("png", _png(step[part])),
-            data_uri("png", _png(label[part])),
+            *(data_uri("webp", _exact(step[part])) for step in steps),
         ]
         for part in (slice(first, first + rows) for first in range(0, len(image), rows))
     ]
@@ -165,6 +168,20 @@ def patch(arrays: Arrays, row: int, label: np.ndarray) -> str:
     )
 
 
+def raw_patch(image: np.ndarray, valid: np.ndarray, mask: np.ndarray | None) -> str:
+    """A patch by itself, between its own lowest and highest measured value: thickness, with what
+    was not measured in a colour, and the truth where it is known.
+    """
+    known = image[valid] if valid.any() else image
+    low, high = float(known.min()), float(known.max())
+    grey = _steps(image, low, high if high > low else low + 1, GREYS)
+    panels = [np.where(valid, grey, _place("repaired"))]
+    if mask is not None:
+        gap = np.full((len(image), 2), GREYS - 1)
+        panels += [gap, np.where(mask > 0, _place("marked"), _place("defect_free"))]
+    return data_uri("png", _coloured(np.hstack(panels)))
+
+
 def classes(masks: np.ndarray) -> str:
     """Masks (K, H, W) in a colour for each class; where classes overlap the last one shows."""
     shown = (masks > 0) * np.arange(1, len(masks) + 1)[:, None, None]
@@ -213,7 +230,12 @@ def beside(arrays: Arrays, masks: dict[str, np.ndarray]) -> Beside:
 
 def probability(values: np.ndarray) -> str:
     """Probabilities (H, W) in sixteen steps."""
-    return data_uri("png", _coloured(_steps(values, 0, 1, STEPS) + GREYS))
+    return data_uri("png", _coloured(_steps(values, 0, 1, STEPS), INFERNO))
+
+
+def deviation(values: np.ndarray) -> str:
+    """Standard deviations of probabilities (H, W) in sixteen steps."""
+    return data_uri("png", _coloured(_steps(values, 0, APART, STEPS), VIRIDIS))
 
 
 def photograph(image: np.ndarray, step: int) -> str:
@@ -256,11 +278,9 @@ def _coloured(places: np.ndarray, palette: list[str] = PALETTE) -> bytes:
     return _saved(picture, "PNG")
 
 
-def _png(numbers: np.ndarray) -> bytes:
-    """Numbers 0 to 15 as greys of 17 times that, four bits a pixel."""
-    picture = Image.fromarray(numbers, "P")
-    picture.putpalette(bytes(17 * number for number in range(16) for _ in "rgb"))
-    return _saved(picture, "PNG", bits=4, compress_level=6)
+def _exact(numbers: np.ndarray) -> bytes:
+    """Numbers 0 to 15 as greys of 17 times that, smaller than as PNG."""
+    return _saved(Image.fromarray(17 * numbers), "WEBP", lossless=True, quality=50, method=4)
 
 
 def _saved(picture: Image.Image, kind: str, **how: Any) -> bytes:

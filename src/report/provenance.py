@@ -34,6 +34,7 @@ def shared(run: Run, checks: list[Check]) -> dict[str, Any]:
     histories = curves.histories(run)
     csv, official = run.submission(), run.submission("_official.csv")
     return {
+        "data": run.modality.data_report(run),
         "learning": curves.learning(run.recipe, histories),
         "members": members(run, histories),
         "seeds": run.recipe.seeds,

@@ -51,9 +51,9 @@ def signed(value: float) -> Markup:
     return Markup('<data value="{}">{}</data>').format(repr(value), text)
 
 
-def share(value: float) -> str:
+def share(value: float, digits: int = 1) -> str:
     """A share of one in percent."""
-    return f"{value:.1%}".replace("%", "\u2009%")
+    return f"{value:.{digits}%}".replace("%", "\u2009%")
 
 
 def count(value: int) -> str:

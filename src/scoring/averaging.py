@@ -60,19 +60,37 @@ class Average:
         Beyond the size of an image that is smaller than the largest lie zeros.
         """
         total = np.zeros((len(place), *self.shape), np.float32)
+        for own in self._each(place):
+            total += own
+        return (total / len(self.sources)).astype(np.float16)
+
+    def deviation(self, place: np.ndarray) -> np.ndarray:
+        """How much the sources disagree: the standard deviation of their probabilities, like
+        `mean`; 0 to one half.
+        """
+        mean, squares = np.zeros((2, len(place), *self.shape), np.float32)
+        for number, own in enumerate(self._each(place), 1):  # Welford 1962
+            step = own - mean
+            mean += step / number
+            squares += step * (own - mean)
+        return np.sqrt(squares / len(self.sources)).astype(np.float16)
+
+    def _each(self, place: np.ndarray) -> Iterator[np.ndarray]:
+        """(n, K, H, W) float32 of each source, one after the other."""
         for files, (file, row) in zip(self.sources, self.where, strict=True):
+            result = np.zeros((len(place), *self.shape), np.float32)
             for number in np.unique(file[place]):
                 own = np.flatnonzero(file[place] == number)
                 read = self._rows(files[number], row[place][own])
-                total[(own, *(slice(size) for size in read.shape[1:]))] += read
-        return (total / len(self.sources)).astype(np.float16)
+                result[(own, *(slice(size) for size in read.shape[1:]))] = read
+            yield result
 
-    def of(self, name: str) -> np.ndarray:
-        """(K, h, w) float32 of one image of any size."""
-        place = self.row_of[name]
-        mean = self.mean(np.array([place]))[0].astype(np.float32)
-        height, width = self.size(np.array([place]))[0]
-        return mean[:, :height, :width]
+    def of(self, name: str, deviation: bool = False) -> np.ndarray:
+        """(K, h, w) float32 of one image of any size: the mean, or the deviation."""
+        place = np.array([self.row_of[name]])
+        whole = self.deviation(place) if deviation else self.mean(place)
+        height, width = self.size(place)[0]
+        return whole[0, :, :height, :width].astype(np.float32)
 
     def size(self, place: np.ndarray) -> np.ndarray:
         """(n, 2) rows and columns of some images."""

@@ -1,4 +1,4 @@
-"""What a submission must beat: nothing marked, and every thin pixel marked."""
+"""What a submission must beat: nothing marked, and every thin pixel marked; and whether it does."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ import numpy as np
 from src.artifacts.sealed import Arrays
 from src.scoring.metrics import Score
 from src.scoring.quantiles import quantiles
+
+TITLES = {"all_empty": "empty masks", "intensity": "one threshold on intensity"}
 
 
 def all_empty(truth: np.ndarray, score: Score) -> np.ndarray:
@@ -40,3 +42,20 @@ class _Pixels:
 def intensity(image: np.ndarray, level: float, truth: np.ndarray, score: Score) -> np.ndarray:
     """The score of each patch (N,) when every pixel below `level` is marked."""
     return score(image < level, truth)
+
+
+def judgement(score: float, baselines: dict[str, float]) -> dict[str, str]:
+    """What the scores of a run say of it where its own lies below or at a baseline's, by the name
+    "judgement"; else nothing.
+
+    Args:
+        baselines: scores by the names in `TITLES`, of the same images as `score`.
+    """
+    lost = [f"{TITLES[name]} ({value:.4f})" for name, value in baselines.items() if score <= value]
+    if not lost:
+        return {}
+    told = (
+        f"the out-of-fold score {score:.4f} is not above that of {' and of '.join(lost)}, which "
+        "need no network: do not submit this; train for more epochs, or on other data"
+    )
+    return {"judgement": told}

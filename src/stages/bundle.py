@@ -62,6 +62,7 @@ def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What decisions.json holds but the digests."""
     last = max(run.weights(task).stat().st_mtime for task in run.tasks())
     kept = ("metric", "oof_score", "oof_by_group", "expected_score", "expected_interval")
+    kept += ("judgement", "calibration")
     return {
         "recipe": run.recipe.name,
         "competition": run.competition.name,

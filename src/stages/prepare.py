@@ -7,6 +7,7 @@ from src.artifacts.digests import digest
 from src.artifacts.files import replacing, replacing_folder
 from src.artifacts.run import Run
 from src.artifacts.sealed import Inputs
+from src.report import data
 from src.terminal import console
 from src.terminal.errors import UserError
 
@@ -24,6 +25,9 @@ def prepare(run: Run, force: bool = False) -> None:
             splits = [split for split in run.splits if force or split in _stale_splits(run, True)]
             for line in run.modality.prepare(run, splits) if splits else ():
                 console.tell(line)
+            if data.is_due(run):
+                found = data.write(run).found() or "nothing in it deserves a look"
+                console.say(f"data report: {run.data_report}; {found}")
     counts = {"training" if s == "train" else s: _count(run, s) for s in run.splits}
     told = " and ".join(f"{count} {split}" for split, count in counts.items())
     console.summary(f"prepared {run.prepared_folder}: {told} images")
@@ -37,7 +41,7 @@ def _is_stale(run: Run) -> bool:
     if run.competition.generate and not _is_generated(run):
         return True
     with run.locked_prepared():  # to look is not to disturb those who read it
-        return bool(_stale_splits(run))
+        return bool(_stale_splits(run)) or data.is_due(run)
 
 
 def _stale_splits(run: Run, quiet: bool = False) -> list[str]:

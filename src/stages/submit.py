@@ -35,6 +35,8 @@ def submit(run: Run, force: bool = False) -> dict[str, Any]:
     console.say(f"scores: {run.submission('.json')}; report: {run.submission('.html')}")
     console.say(f"run-length form: {run.submission()}; log: {run.log}")
     console.summary(f"submission {run.submission('_official.csv')}: {summary(result)}")
+    if "judgement" in result:
+        console.warning(f"judgement: {result['judgement']}")
     return result
 
 

@@ -1,9 +1,9 @@
 """What the stages tell: lines on the terminal, and every line with date and time in the log beside
 the run.
 
-Five kinds of lines, from the least to the most important: `note` goes to the log alone; `detail` is
-left out by `make all`; `say` by --quiet; `summary` and `error` are always shown. Colour is for
-terminals only, and for those who did not set NO_COLOR.
+Six kinds of lines, from the least to the most important: `note` goes to the log alone; `detail` is
+left out by `make all`; `say` by --quiet; `summary`, `warning` and `error` are always shown. Colour
+is for terminals only, and for those who did not set NO_COLOR.
 """
 
 import logging
@@ -19,8 +19,9 @@ from typing import TextIO
 
 from src.terminal import environment
 
-NOTE, DETAIL, SAY, SUMMARY, ERROR = 10, 15, 20, 25, 40
-COLOURS = {SUMMARY: "1;32", ERROR: "1;31"}  # of a line's first word: bold green, bold red
+NOTE, DETAIL, SAY, SUMMARY, WARNING, ERROR = 10, 15, 20, 25, 30, 40
+# of a line's first word: bold green, yellow, red
+COLOURS = {SUMMARY: "1;32", WARNING: "1;33", ERROR: "1;31"}
 # the environment variable in which the Makefile says "make" or "make all"
 STARTED_BY = "STARTED_BY"
 
@@ -102,6 +103,10 @@ def tell(text: str) -> None:
 
 def summary(text: str) -> None:
     _logger.log(SUMMARY, text)
+
+
+def warning(text: str) -> None:
+    _logger.log(WARNING, text)
 
 
 def error(text: str) -> None:

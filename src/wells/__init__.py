@@ -14,11 +14,13 @@ from src.competitions import Competition, new_wells
 from src.networks.scaling import Scaling
 from src.recipe import Member, Task
 from src.report.checks import Check
+from src.report.data import DataReport
 from src.report.pictures import Beside
 from src.terminal.errors import UserError
 from src.wells import batches, blocks, new_data, prediction, preparation, submission
 from src.wells.batches import WellTrainingSet
 from src.wells.postprocess import selection
+from src.wells.report import data
 
 
 class Wells:
@@ -26,6 +28,9 @@ class Wells:
 
     def prepare(self, run: Run, splits: list[str]) -> Iterator[str]:
         return preparation.prepare(run, splits)
+
+    def data_report(self, run: Run) -> DataReport:
+        return data.report(run)
 
     def check(self, run: Run) -> None:
         for member in run.recipe.members:

@@ -30,6 +30,7 @@ def page(
     train: Blocks,
     test: Blocks,
     checks: list[Check],
+    calibration: dict[str, Any],
 ) -> str:
     """The page as HTML.
 
@@ -37,6 +38,7 @@ def page(
         result: what submissions/<recipe>.json says.
         train, test: the scored training patches and the test patches, as
             `src.wells.submission.evaluated` gives them.
+        calibration: as `src.report.calibration.section` gives it.
     """
     size = int(np.prod(hdf5.shape(run.prepared("test"), "image")[1:]))
     of_train, of_test = result["oof_by_group"], result.get("test_by_group", {})
@@ -54,13 +56,18 @@ def page(
         test_wells=_wells("test", test, of_test, drawn["test"], size),
         most_drawn=DRAWN,
         lost=lost(train.index["score"], train.index["true"] > 0),
-        colours={"kinds": pictures.COLOURS, "probability": pictures.INFERNO},
+        colours={
+            "kinds": pictures.COLOURS,
+            "probability": pictures.INFERNO,
+            "deviation": pictures.VIRIDIS,
+        },
         patches=_patches(train, drawn["train"]),
         threshold_chart=curves.threshold_chart(
             THRESHOLDS[::STEP], selection.at_thresholds[:, ::STEP], result["threshold"]
         ),
         spread_chart=curves.spread_chart(train.index["score"][train.index["true"] > 0]),
         refinements=_refinements(result),
+        calibration=calibration,
         **provenance.shared(run, checks),
     )
 

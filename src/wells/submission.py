@@ -9,11 +9,12 @@ from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
-from src.report import pictures
+from src.report import calibration, pictures
 from src.report.checks import Check
 from src.report.pictures import Beside
 from src.scoring import averaging, baselines, forecast
-from src.scoring.averaging import rows_by_name
+from src.scoring.averaging import Average, rows_by_name
+from src.scoring.calibration import tally
 from src.scoring.metrics import Score, scorer
 from src.wells import page
 from src.wells.blocks import Blocks
@@ -37,7 +38,12 @@ def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str
     result |= test_scores(test.index)
     size = hdf5.shape(run.prepared("test"), "image")[1:]
     checks = [*checks, unmeasured(test.index, size[0] * size[1])]
-    html = page.page(run, result, selection, train, test, checks)
+    parts = {"Well": tallies(train)}
+    result["calibration"] = calibration.scores(parts)
+    shown = calibration.section(parts)
+    train = disputed(train, averaging.oof(run))
+    test = disputed(test, averaging.test(run))
+    html = page.page(run, result, selection, train, test, checks, shown)
     return result, {".html": html, ".png": page.picture(result, train)}
 
 
@@ -57,6 +63,16 @@ def masked(run: Run, split: str) -> Blocks:
     have, masks = run.competition.read_truth(run.truth)
     truth = masks.take(rows_by_name(have, wells.index["name"], str(run.truth)))
     return wells.joined("mask", truth.__getitem__)
+
+
+def disputed(wells: Blocks, average: Average) -> Blocks:
+    """The same wells with how much the networks disagree, as `deviation` (n, H, W); where several
+    predicted each patch.
+    """
+    if len(average.sources) < 2:
+        return wells
+    rows = rows_by_name(average.names, wells.index["name"], "the predictions")
+    return wells.joined("deviation", lambda place: average.deviation(rows[place])[:, 0])
 
 
 def evaluated(wells: Blocks, level: float, score: Score) -> Blocks:
@@ -87,6 +103,16 @@ def _found(block: Arrays, level: float, score: Score) -> Arrays:
     }
 
 
+def tallies(train: Blocks) -> dict[str, np.ndarray]:
+    """By well, as `src.scoring.calibration.tally` counts its pixels, out of fold."""
+    result = {}
+    for block in train:  # of whole wells
+        for well in np.unique(block["group"]):
+            own = block["group"] == well
+            result[str(well)] = tally(block["probability"][own], block["mask"][own] > 0)
+    return result
+
+
 def scores(run: Run, train: Arrays, selection: Selection) -> dict[str, Any]:
     """The out-of-fold scores; `train` is the index of the training patches as `evaluated`."""
     base = {name: train[name] for name in BASELINES}
@@ -103,6 +129,7 @@ def scores(run: Run, train: Arrays, selection: Selection) -> dict[str, Any]:
         "refinements_tried": {name: round(own, 6) for name, own in selection.table.items()},
         "baselines_on_train": {name: float(own.mean()) for name, own in base.items()},
     }
+    result |= baselines.judgement(result["oof_score"], result["baselines_on_train"])
     if any(member.selection == "best_on_held_out" for member in run.recipe.members):
         told = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
         result["warning"] = told

@@ -7,12 +7,12 @@ const part = (name) => viewer.querySelector(`[data-part="${name}"]`);
 const colours = JSON.parse(document.getElementById("colours").textContent);
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const KIND = Object.fromEntries(Object.entries(colours.kinds).map(([name, hex]) => [name, rgb(hex)]));
-const INFERNO = colours.probability.map(rgb);
+const INFERNO = colours.probability.map(rgb), VIRIDIS = colours.deviation.map(rgb);
 const MASK = 1, TRUTH = 2, REPAIRED = 4, MISSING = 8;
 const LARGEST = 16; // pixels a row
 const HEIGHT = 96; // pixels of a panel
 
-let well = null; // what is shown: the page's data, and thickness, probability and label as bytes, depth by depth
+let well = null; // what is shown: the page's data, and thickness, probability, label and perhaps deviation as bytes, depth by depth
 let panels = []; // canvases with the functions that colour a column's stretch of depth
 let first = 0, zoom = 1, turn = 0; // the row at the left edge, pixels a row, columns by which the pipe is turned
 let wanted = 0, queued = false;
@@ -35,7 +35,7 @@ async function bytes(uri, columns) {
 async function open(id, row, scale) {
   const turned = ++wanted;
   const data = JSON.parse(document.getElementById("data-" + id).textContent);
-  const parts = [0, 1, 2].map(() => new Uint8Array(data.rows * data.columns));
+  const parts = data.tiles[0].map(() => new Uint8Array(data.rows * data.columns));
   let at = 0;
   for (const tile of data.tiles) {
     const own = await Promise.all(tile.map((uri) => bytes(uri, data.columns)));
@@ -43,8 +43,8 @@ async function open(id, row, scale) {
     own.forEach((array, i) => parts[i].set(array, at));
     at += own[0].length;
   }
-  for (const i of [1, 2]) parts[i].forEach((value, place) => (parts[i][place] = Math.round(value / 17)));
-  well = { ...data, id, thickness: parts[0], probability: parts[1], label: parts[2] };
+  for (let i = 1; i < parts.length; i++) parts[i].forEach((value, place) => (parts[i][place] = Math.round(value / 17)));
+  well = { ...data, id, thickness: parts[0], probability: parts[1], label: parts[2], deviation: parts[3] };
   turn = 0;
   shown = -1;
   part("turn").max = data.columns - 1;
@@ -61,7 +61,8 @@ async function open(id, row, scale) {
 function build() {
   const list = [["Thickness, dark where thin", thickness]];
   if (well.truth) list.push(["Truth", (c, from, to) => (any(c, from, to) & TRUTH ? KIND.marked : KIND.defect_free)]);
-  list.push(["Probability", (c, from, to) => INFERNO[most(c, from, to)]]);
+  list.push(["Probability", (c, from, to) => INFERNO[most(well.probability, c, from, to)]]);
+  if (well.deviation) list.push(["Disagreement of the networks", (c, from, to) => VIRIDIS[most(well.deviation, c, from, to)]]);
   list.push([well.truth ? "Mask: found, missed, false alarm" : "Mask", kind]);
   panels = list.map(([title, colour]) => ({ colour, canvas: panel(title, HEIGHT) }));
   const holder = part("panels");
@@ -109,9 +110,9 @@ function any(c, from, to) {
   return bits;
 }
 
-function most(c, from, to) {
+function most(steps, c, from, to) {
   let step = 0;
-  for (let row = from; row < to; row++) step = Math.max(step, well.probability[source(c, row)]);
+  for (let row = from; row < to; row++) step = Math.max(step, steps[source(c, row)]);
   return step;
 }
 
@@ -216,6 +217,7 @@ function read(event) {
   const words = [name || "no patch here", `row ${row % well.patch}`, `${Math.round((360 * column) / well.columns)}\u00b0 around`];
   if (name) {
     words.push(bits & REPAIRED ? "not measured" : `scaled thickness ${value.toFixed(2)}`, `probability ${(well.probability[place] / 15).toFixed(2)}`);
+    if (well.deviation) words.push(`networks differ by ${(well.deviation[place] / 30).toFixed(2)}`);
     if (bits & MASK) words.push("marked");
     if (bits & TRUTH) words.push("truly corroded");
     if (well.scores) words.push(`patch score ${well.scores[depth][phase].toFixed(3)}`);
