@@ -5,7 +5,7 @@ import time
 from src.artifacts import lineage
 from src.artifacts.run import Run
 from src.recipe import Task
-from src.stages.lengths import lengths
+from src.stages.lengths import lengths, names
 from src.tasks import progress
 from src.tasks.parallel import Options, Workers, workers
 from src.terminal import console
@@ -40,4 +40,5 @@ def fit(who: Workers, calls: list[tuple[Run, Task]], title: str) -> None:
         [run.progress(task) for run, task in calls],
         lengths(calls, training=True),
         title,
+        names(calls),
     )
