@@ -98,10 +98,12 @@ def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment)
         assert [line.split("  ")[1] for line in below] == ["net, fold 0", "net, fold 1"]
         os.write(terminal.own, b"\x03")
         wait_for(lambda: terminal.read() is not None and make.poll() is not None)
-    assert [line for line in terminal.screen() if line] == [
-        "tiny: 3 tasks on cpu, 0 of them up to date",
-        "error: interrupted; run the same command again to go on from here",
-    ]
+    first, *told, last = [line for line in terminal.screen() if line]
+    page = prepared.folder / "data/runs/tiny/live.html"
+    assert first == "tiny: 3 tasks on cpu, 0 of them up to date"
+    assert "".join(told) == f"learning curves while it trains: {page}"
+    assert last == "error: interrupted; run the same command again to go on from here"
+    assert "stopped after" in page.read_text() and 'http-equiv="refresh' not in page.read_text()
 
 
 def test_too_few_files_are_told_in_one_line(prepared):

@@ -199,7 +199,9 @@ def test_who_watches_is_told_what_runs(busy, tmp_path):
     bar.tell(90.0)
     told = {bar.files[1]: "epoch 5/9, loss 0.1000, 12 images/s, 00:20 to go"}
     # 1.5 tasks are done, half of one and .7 of another to do at 40 s a task, side by side
-    assert seen == [Now(pytest.approx(1.8 / 3), "01:30 gone, 00:28 to go, 1 of 3 tasks", told)]
+    assert seen == [
+        Now(pytest.approx(1.8 / 3), "01:30 gone, 00:28 to go, 1 of 3 tasks", told, {bar.files[0]})
+    ]
     assert "division by zero" in (tmp_path / "log.txt").read_text()
 
 

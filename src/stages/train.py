@@ -1,13 +1,16 @@
 """Stage 01: members x folds x seeds -> weights and out-of-fold predictions of every task."""
 
 import time
+from collections.abc import Sequence
 
 from src.artifacts import lineage
 from src.artifacts.run import Run
 from src.recipe import Task
+from src.report import live
 from src.stages.lengths import lengths, names
 from src.tasks import progress
 from src.tasks.parallel import Options, Workers, workers
+from src.tasks.progress import Watch
 from src.terminal import console
 from src.training import task as training
 
@@ -26,13 +29,18 @@ def train(run: Run, options: Options, force: bool = False) -> None:
         to_do = [task for task in table if not lineage.is_trained(run, task)]
         done, began = len(table) - len(to_do), time.monotonic()
         console.say(f"{run.recipe.name}: {len(table)} tasks on {who}, {done} of them up to date")
-        fit(who, [(run, task) for task in to_do], "training")
+        if to_do:
+            console.detail(f"learning curves while it trains: {run.live}")
+            with live.Page(live.Followed(run, to_do)) as page:
+                fit(who, [(run, task) for task in to_do], "training", [page])
     console.summary(
         f"trained {len(to_do)} of {len(table)} tasks in {progress.since(began)}: {run.folder}"
     )
 
 
-def fit(who: Workers, calls: list[tuple[Run, Task]], title: str) -> None:
+def fit(
+    who: Workers, calls: list[tuple[Run, Task]], title: str, watch: Sequence[Watch] = ()
+) -> None:
     """Run training tasks, of one run or of several."""
     who.run(
         training.run_task,
@@ -41,4 +49,5 @@ def fit(who: Workers, calls: list[tuple[Run, Task]], title: str) -> None:
         lengths(calls, training=True),
         title,
         names(calls),
+        watch,
     )

@@ -22,11 +22,13 @@ class Now:
         done: the share of all work, 0 to 1.
         words: the times, and how many tasks are done.
         running: by the progress file of each task that runs, what it says of itself.
+        finished: the progress files of the tasks that are done.
     """
 
     done: float
     words: str
     running: dict[Path, str]
+    finished: set[Path]
 
 
 Watch = Callable[[Now], None]
@@ -210,7 +212,8 @@ class Bar:
     def tell(self, elapsed: float) -> None:
         """Call those who watch; an error of theirs is for the log and stops nothing."""
         running = {self.files[number]: told for number, told in self.running().items()}
-        now = Now(self.estimate.done, self.times(elapsed), running)
+        finished = {self.files[number] for number in self.done.copy()}
+        now = Now(self.estimate.done, self.times(elapsed), running, finished)
         for watch in self.observers:
             try:
                 watch(now)
