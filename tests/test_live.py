@@ -51,7 +51,7 @@ def shown(run) -> tuple[str, Balanced]:
 
 
 def polylines(page: Balanced, style: str) -> list[np.ndarray]:
-    found = [own["points"] for own in page.all("polyline") if own["class"] == f"line {style}"]
+    found = [own["points"] for own in page.all("polyline") if style in own["class"].split()]
     return [np.array([point.split(",") for point in own.split()], float) for own in found]
 
 

@@ -92,8 +92,10 @@ def lines(
             _add(svg, "polygon", f"range {line.style}", points=_points(around))
     for line in series:
         points = [*zip(across(line.x), down(line.y), strict=True)]
-        points *= 2 if len(points) == 1 else 1  # a dot
-        drawn = _add(svg, "polyline", f"line {line.style}", points=_points(points))
+        style = f"line {line.style}"
+        if len(points) == 1:
+            points, style = points * 2, f"{style} dot"
+        drawn = _add(svg, "polyline", style, points=_points(points))
         if line.name:
             ET.SubElement(drawn, "title").text = line.name
     _add(svg, "line", "axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)

@@ -287,7 +287,7 @@ def held_out_picture(run: Run, task: Task) -> np.ndarray:
             axes[1].imshow(truth.max(0) > 0, cmap="gray", vmin=0, vmax=1)
             axes[1].set_title("truth", fontsize=9)
             axes[2].imshow(likely, cmap="inferno", vmin=0, vmax=1)
-            axes[2].set_title("probability, out of fold", fontsize=9)
+            axes[2].set_title(f"probability up to {likely.max():.2f}", fontsize=9)
     for axis in grid.flat:
         axis.set_axis_off()
     return np.array(Image.open(io.BytesIO(figures.png(figure))).convert("RGB"))
