@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
@@ -126,7 +127,6 @@ class Mlflow:
 
 
 LOGS = {"tensorboard": Board, "mlflow": Mlflow}
-MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}  # the smallest that will do
 
 
@@ -140,7 +140,7 @@ def check(names: Sequence[str]) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in names:
         try:
-            __import__(MODULES[name])
+            __import__(name)
         except ImportError as error:
             raise UserError(
                 f"--track {name}: the library is not there ({error}): "
@@ -165,9 +165,9 @@ class Tracking:
 
     def __exit__(self, kind: type | None, *error: object) -> None:
         if kind is not None:
-            with suppress(Exception):  # of two errors the first is told
-                self.update()
-                self.close(whole=False)
+            for last in (self.update, partial(self.close, whole=False)):
+                with suppress(Exception):  # of two errors the first is told
+                    last()
             return
         with _told(self.name, "all tasks are trained"):
             self.followed.end()
@@ -190,13 +190,12 @@ class Tracking:
                 log.flush()
 
     def begin(self, task: Task) -> Log:
+        tree = tree_of(self.run.recipe.member(task.member), self.run.competition.kind)
+        tree |= {"fold": task.fold, "seed": task.seed}
         name = f"{task.member}/fold{task.fold}_seed{task.seed}"
-        log = LOGS[self.name](self.run, name, _digest(lineage.weights(self.run, task)))
-        member = self.run.recipe.member(task.member)
-        own = {"fold": task.fold, "seed": task.seed}
-        log.settings(own | dict(_flat(tree_of(member, self.run.competition.kind))))
-        self.logs[task] = log
-        return log
+        inputs = lineage.weights(self.run, task)
+        self.logs[task] = _begin(self.name, self.run, name, inputs, tree)
+        return self.logs[task]
 
     def close(self, whole: bool) -> None:
         for log in self.logs.values():
@@ -210,8 +209,8 @@ def scores(name: str, run: Run, result: dict[str, Any]) -> None:
         UserError: it could not be written.
     """
     with _told(name, "the submission is written"):
-        log = LOGS[name](run, "scores", _digest(result["created_from"]))
-        log.settings(dict(_flat(tree_of(run.recipe, run.competition.kind))))
+        tree = tree_of(run.recipe, run.competition.kind)
+        log = _begin(name, run, "scores", result["created_from"], tree)
         log.scalars(dict(_scores(result)), 0)
         log.close(whole=True)
 
@@ -227,8 +226,12 @@ def _told(name: str, safe: str) -> Iterator[None]:
         ) from error
 
 
-def _digest(inputs: Inputs) -> str:
-    return digest(json.dumps(inputs, sort_keys=True))
+def _begin(tracker: str, run: Run, name: str, inputs: Inputs, tree: dict[str, Any]) -> Log:
+    """A log with its settings; that of the same inputs and settings, where the tracker has one."""
+    settings = dict(_flat(tree))
+    log = LOGS[tracker](run, name, digest(json.dumps([inputs, settings], sort_keys=True)))
+    log.settings(settings)
+    return log
 
 
 def _is_number(value: object) -> bool:
@@ -249,14 +252,14 @@ def _scores(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _flat(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by their paths, as --set takes them."""
+    """The values of nested tables by their paths."""
     for key, value in tree.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = dict(enumerate(value))
         if isinstance(value, dict):
             yield from _flat(value, f"{path}{key}.")
         else:
-            yield f"{path}{key}", str(value) if isinstance(value, list) else value
+            yield f"{path}{key}", value if isinstance(value, (int, float)) else str(value)
 
 
 def held_out_picture(run: Run, task: Task) -> np.ndarray:

@@ -131,6 +131,7 @@ class Bar:
             disable=not self.drawn,
         )
         self.below: list[tqdm] = []
+        self.noted: set[str] = set()
         self.thread = threading.Thread(target=self.follow, daemon=True)
 
     def __enter__(self) -> Callable[[int], None]:
@@ -218,7 +219,9 @@ class Bar:
             try:
                 watch(now)
             except Exception as error:
-                console.note(f"warning: {error!r}")
+                if repr(error) not in self.noted:
+                    self.noted.add(repr(error))
+                    console.note(f"warning: {error!r}")
 
 
 def _interval(seconds: float | None) -> str:
