@@ -12,7 +12,7 @@ from src.terminal import command
 
 
 def main(options: argparse.Namespace) -> None:
-    train(open_run(options), Options.of(options), options.force)
+    train(open_run(options), Options.of(options), options.force, options.track)
     command.then("02_predict.py")
 
 

@@ -10,7 +10,7 @@ from src.terminal import command
 
 
 def main(options: argparse.Namespace) -> None:
-    submit(open_run(options), options.force)
+    submit(open_run(options), options.force, options.track)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def _ours(source: WellTrainingSet, steps: int) -> Callable[[], dict[str, Any]]:
     def step() -> dict[str, Any]:
         # the loop asks its data for an epoch, and gets so many batches
         with patch.object(WellTrainingSet, "epoch", lambda *_: (steps, islice(stream, steps))):
-            return fit.epoch(0, lambda share: None)
+            return fit.epoch(0, lambda share, words: None)
 
     return step
 

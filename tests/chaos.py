@@ -101,10 +101,10 @@ class Place:
         return None if os.WIFSIGNALED(os.waitpid(pid, 0)[1]) else moment
 
     def files(self) -> dict[str, bytes]:
-        """All files by name, but for locks, and without times."""
+        """All files by name, but for locks and what tells of every run, and without times."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and not path.name.endswith((".lock", "log.txt")):
+            if path.is_file() and not path.name.endswith((".lock", "log.txt", "live.html")):
                 found[str(path.relative_to(self.folder))] = workplace.without_times(
                     path.name, path.read_bytes()
                 )

@@ -14,7 +14,9 @@ from tests.moments import ending, wait_for
 from tests.workplace import ROOT, Workplace
 
 COLUMNS = 80
-ERASE = "\x1b[K"  # what erases a line from the cursor on
+# what erases a line from the cursor on, and all below it; what moves the cursor up
+ERASE, ERASE_ALL, UP = "\x1b[K", "\x1b[J", "\x1b[A"
+TASK_LINE = r"^  net, fold \d  epoch \d+/30, loss \d\.\d{4}, \d+ images/s, "
 COLOUR = r"\x1b\[[0-9;]*m"
 
 
@@ -48,11 +50,15 @@ class Terminal:
     def screen(self) -> list[str]:
         """The lines that stand on it, without the spaces at their ends."""
         lines, row, column = [""], 0, 0
-        for letter in re.sub(COLOUR, "", self.read()).replace(ERASE, ERASE[0]):
+        codes = re.compile("|".join(map(re.escape, (ERASE, ERASE_ALL, UP))) + "|.", re.DOTALL)
+        for letter in codes.findall(re.sub(COLOUR, "", self.read())):
             if letter == "\r":
                 column = 0
-            elif letter == ERASE[0]:
+            elif letter in (ERASE, ERASE_ALL):
                 lines[row] = lines[row][:column]
+                lines = lines[: row + 1] if letter == ERASE_ALL else lines
+            elif letter == UP:
+                row = max(0, row - 1)
             elif letter == "\n":
                 row += 1
                 lines += [""] * (row + 1 - len(lines))
@@ -87,13 +93,17 @@ def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment)
     command = ["make", *place, "train", f"RECIPE={recipe}", f"ARGS={' '.join(options)}"]
     terminal = Terminal(command, moment.environment)
     with ending(terminal.process) as make:
-        wait_for(lambda: moment.stopped() and "training" in terminal.read(), make)
+        wait_for(lambda: moment.stopped() and "fold 1" in terminal.read(), make)
+        below = [line for line in terminal.screen() if re.search(TASK_LINE, line)]
+        assert [line.split("  ")[1] for line in below] == ["net, fold 0", "net, fold 1"]
         os.write(terminal.own, b"\x03")
         wait_for(lambda: terminal.read() is not None and make.poll() is not None)
-    assert [line for line in terminal.screen() if line] == [
-        "tiny: 3 tasks on cpu, 0 of them up to date",
-        "error: interrupted; run the same command again to go on from here",
-    ]
+    first, *told, last = [line for line in terminal.screen() if line]
+    page = prepared.folder / "data/runs/tiny/live.html"
+    assert first == "tiny: 3 tasks on cpu, 0 of them up to date"
+    assert "".join(told) == f"learning curves while it trains: {page}"
+    assert last == "error: interrupted; run the same command again to go on from here"
+    assert "stopped after" in page.read_text() and 'http-equiv="refresh' not in page.read_text()
 
 
 def test_too_few_files_are_told_in_one_line(prepared):

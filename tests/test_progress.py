@@ -3,8 +3,9 @@
 import pytest
 
 from src import recipe
-from src.stages.lengths import lengths
-from src.tasks.progress import Bar, Estimate
+from src.stages.lengths import lengths, names
+from src.tasks import progress
+from src.tasks.progress import Bar, Estimate, Now
 from src.terminal import console
 from tests import tiny
 
@@ -154,3 +155,76 @@ def test_quiet_leaves_the_lines_to_the_log(bar, tmp_path, capsys):
     bar.show(31.0)
     assert capsys.readouterr() == ("", "")
     assert "training  25%, 00:31 gone" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.fixture
+def busy(tmp_path):
+    """Three tasks, two at a time: the first done, the second at work, and of the third only what a
+    killed run left.
+    """
+    files = [tmp_path / str(number) for number in range(3)]
+    files[2].write_text("0.3000 epoch 3/9, loss 0.2000, 11 images/s")
+    seen = []
+    bar = Bar(
+        "training", files, [1.0] * 3, 2, ["a, fold 0", "a, fold 1", "bc, fold 0"], [seen.append]
+    )
+    files[1].write_text("0.5000 epoch 5/9, loss 0.1000, 12 images/s")
+    bar.done.add(0)
+    # a quarter of a task in 10 s, with two workers and one task at work: half a task is left
+    bar.estimate.work, bar.estimate.busy = 0.25, 10.0
+    bar.estimate.shares = bar.shares()
+    return bar, seen
+
+
+def test_a_line_for_each_task_that_runs(busy, monkeypatch):
+    bar, _ = busy
+    monkeypatch.setattr(progress, "_room", lambda: (80, 24))
+    line = "  a, fold 1  epoch 5/9, loss 0.1000, 12 images/s, 00:20 to go"
+    assert bar.lines() == [line]
+    bar.files[2].write_text("0.3100 epoch 3/9, loss 0.1900, 11 images/s")
+    second = "  bc, fold 0  epoch 3/9, loss 0.1900, 11 images/s, 00:27 to go"
+    bar.estimate.shares = bar.shares()
+    assert bar.lines() == [line.replace("1  epoch", "1   epoch"), second]
+    monkeypatch.setattr(progress, "_room", lambda: (80, 4))  # the bar, both, and the cursor's line
+    assert len(bar.lines()) == 2
+    for room in ((80, 3), (len(second) - 1, 24)):
+        monkeypatch.setattr(progress, "_room", lambda room=room: room)
+        assert bar.lines() == []
+
+
+def test_who_watches_is_told_what_runs(busy, tmp_path):
+    bar, seen = busy
+    bar.observers.insert(0, lambda now: 1 / 0)  # stops nobody else, and is not silent
+    console.keep(tmp_path / "log.txt")
+    bar.tell(90.0)
+    told = {bar.files[1]: "epoch 5/9, loss 0.1000, 12 images/s, 00:20 to go"}
+    # 1.5 tasks are done, half of one and .7 of another to do at 40 s a task, side by side
+    assert seen == [
+        Now(pytest.approx(1.8 / 3), "01:30 gone, 00:28 to go, 1 of 3 tasks", told, {bar.files[0]})
+    ]
+    assert "division by zero" in (tmp_path / "log.txt").read_text()
+
+
+def test_names_tell_seeds_and_recipes_where_there_are_several(tmp_path):
+    one = tiny.run_of(tmp_path, tiny.tiny())
+    two = one.with_seeds([0, 1])
+    assert names([(one, task) for task in one.tasks()]) == ["net, fold 0", "net, fold 1"]
+    assert names([(two, two.tasks()[0])]) == ["net, fold 0, seed 0"]
+    other = one.with_recipe(one.recipe.model_copy(update={"name": "other"}))
+    assert names([(one, one.tasks()[0]), (other, one.tasks()[1])]) == [
+        "tiny: net, fold 0",
+        "other: net, fold 1",
+    ]
+
+
+def test_a_task_that_trains_says_epoch_loss_and_images(tmp_path):
+    """The loss is that of the epoch so far, here of its one batch."""
+    said = []
+    fitting = tiny.prepare_fit(tiny.tiny(batch_size=16), tiny.wells(4, 2), tmp_path)
+    fitting.run(lambda share, words: said.append((share, words())))
+    losses = [f"{loss:.4f}" for loss in tiny.losses(tmp_path)]
+    assert [share for share, _ in said] == [0.25, 0.75]
+    for number, (_, words) in enumerate(said):
+        epoch, loss, pace = words.split(", ")
+        assert (epoch, loss) == (f"epoch {number + 1}/2", f"loss {losses[number]}")
+        assert float(pace.removesuffix(" images/s")) > 0

@@ -270,7 +270,7 @@ def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, m
         fitting = loop.Fit(run, TASK, WellTrainingSet(run, TASK, train, windows, unscaled), CPU)
         seen.clear()
         fitting.begin(chosen.members[0].phases[0], resumed=False)
-        fitting.epoch(0, lambda share: None)
+        fitting.epoch(0, lambda share, words: None)
         image, mask, weight = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
         part = (image % 1 * 4).round()
         assert torch.equal(mask, part % 2) and torch.equal(weight, (part > 1).float())

@@ -96,7 +96,7 @@ def fit(
 ) -> Arrays:
     """The weights of one task, trained in a folder of its own."""
     fitting = prepare_fit(chosen, train, folder, Task("net", fold, seed))
-    fitting.run(report)
+    fitting.run(lambda share, words: report(share))
     return sealed.read_weights(fitting.at.weights(fitting.task))
 
 

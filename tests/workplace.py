@@ -109,11 +109,11 @@ class Workplace:
         return lines[0]
 
     def files(self, pattern: str) -> dict[str, bytes]:
-        """What the stages made: all files but the logs, which tell of every run."""
+        """What the stages made: all files but the logs and live pages, which tell of every run."""
         found = [
             path
             for path in sorted(self.folder.glob(pattern))
-            if path.is_file() and path.name != "log.txt"
+            if path.is_file() and path.name not in ("log.txt", "live.html")
         ]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 

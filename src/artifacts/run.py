@@ -94,6 +94,11 @@ class Run:
         """What the stages told, with date and time; for people, no digest knows it."""
         return self.folder / "log.txt"
 
+    @property
+    def live(self) -> Path:
+        """The page of the training that runs, or ran last."""
+        return self.folder / "live.html"
+
     def task(self, task: Task) -> Path:
         return self.folder / task.member / f"fold{task.fold}_seed{task.seed}"
 
@@ -118,7 +123,7 @@ class Run:
         return self.task(task) / "recipe.toml"
 
     def progress(self, task: Task) -> Path:
-        """Where a running task writes the share that it has finished."""
+        """Where a running task writes the share that it has finished, and words on what it does."""
         return self.task(task) / "progress"
 
     def dense(self, digest: str) -> Path:

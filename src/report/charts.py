@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
 @dataclass(frozen=True)
 class Line:
     """A curve with, where there is one, the range around it; `style` is the name of its CSS
-    class.
+    class, `name` shows where a pointer rests on it.
     """
 
     x: np.ndarray
@@ -24,6 +24,7 @@ class Line:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     style: str = "main"
+    name: str = ""
 
 
 def lines(
@@ -32,14 +33,16 @@ def lines(
     y_title: str,
     says: str,
     marks: Sequence[tuple[float, str]] = (),
+    span: tuple[float, float] | None = None,
 ) -> Markup:
     """A chart of curves.
 
     Args:
         says: what the chart shows, in a sentence, for those who do not see it.
         marks: places on the x axis that get a vertical line, with a word on each.
+        span: of the x axis; without it that of the curves.
     """
-    x_range = _range(np.concatenate([line.x for line in series]), pad=0)
+    x_range = _range(np.concatenate([*(line.x for line in series), span or []]), pad=0)
     y_range = _range(
         np.concatenate(
             [part for line in series for part in (line.y, line.low, line.high) if part is not None]
@@ -88,12 +91,13 @@ def lines(
             ]
             _add(svg, "polygon", f"range {line.style}", points=_points(around))
     for line in series:
-        _add(
-            svg,
-            "polyline",
-            f"line {line.style}",
-            points=_points(zip(across(line.x), down(line.y), strict=True)),
-        )
+        points = [*zip(across(line.x), down(line.y), strict=True)]
+        style = f"line {line.style}"
+        if len(points) == 1:
+            points, style = points * 2, f"{style} dot"
+        drawn = _add(svg, "polyline", style, points=_points(points))
+        if line.name:
+            ET.SubElement(drawn, "title").text = line.name
     _add(svg, "line", "axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)
     _add(svg, "text", "title middle", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6)
     _add(
@@ -136,9 +140,11 @@ def _points(pairs: object) -> str:
 
 def _add(
     parent: ET.Element, tag: str, style: str, text: str | None = None, **where: object
-) -> None:
+) -> ET.Element:
     numbers = {
         name: value if isinstance(value, str) else f"{float(value):.1f}"
         for name, value in where.items()
     }
-    ET.SubElement(parent, tag, {"class": style, **numbers}).text = text
+    element = ET.SubElement(parent, tag, {"class": style, **numbers})
+    element.text = text
+    return element

@@ -1,5 +1,6 @@
 """What training tells of each member, and what a threshold does to the score, as charts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,49 +8,58 @@ import pandas as pd
 
 from src.artifacts import hdf5
 from src.artifacts.run import Run
-from src.recipe import Recipe
+from src.recipe import Recipe, Task
 from src.report.charts import Line, lines
 
 # What a history may tell of an epoch, and what the chart says that it is.
 TOLD = {
     "loss": "training loss",
-    "held_out_soft_iou": "soft IoU on the held-out fold",
-    "held_out_score": "score on the held-out fold, at one half",
+    "held_out_soft_iou": "held-out soft IoU",
+    "held_out_score": "held-out score, at one half",
+    "held_out_iou": "held-out IoU, mean of the classes",
+    "held_out_micro_iou": "held-out IoU of all pixels",
     "weights": "weights left",
 }
+# Told apart by the colour-blind too (Okabe and Ito 2008); after seven they come again.
+TASK_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#808080"]
 
 
-def histories(run: Run) -> dict[str, pd.DataFrame]:
+def histories(
+    run: Run, which: Callable[[Task], bool] = lambda task: True
+) -> dict[str, pd.DataFrame]:
     """By member, the histories of its tasks below each other with `fold` and `seed`; tasks
-    without one are left out.
+    without one are left out, and those that are not asked for.
     """
     parts: dict[str, list[pd.DataFrame]] = {member.name: [] for member in run.recipe.members}
     for task in run.tasks():
         path = run.history(task)
-        if path.is_file():
+        if path.is_file() and which(task):
             with hdf5.legible(path):
                 parts[task.member].append(pd.read_csv(path).assign(fold=task.fold, seed=task.seed))
     return {name: pd.concat(own, ignore_index=True) for name, own in parts.items() if own}
 
 
-def learning(recipe: Recipe, histories: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def learning(
+    recipe: Recipe, histories: dict[str, pd.DataFrame], by_task: bool = False
+) -> list[dict[str, Any]]:
     """For each member its charts: mean over the tasks, and the range from the lowest to the
-    highest.
+    highest; or a line for each task, in the colours of their order.
     """
+    charts = _charts_by_task if by_task else _charts
     return [
-        {"name": member.name, "charts": _charts(recipe, member.name, histories[member.name])}
+        {"name": member.name, "charts": charts(recipe, member.name, histories[member.name])}
         for member in recipe.members
         if member.name in histories
     ]
 
 
 def _charts(recipe: Recipe, name: str, history: pd.DataFrame) -> list[Any]:
-    ends = np.cumsum([phase.epochs for phase in recipe.member(name).phases])[:-1]
-    marks = [(float(end) + 0.5, f"phase {number + 2}") for number, end in enumerate(ends)]
+    marks = _phases(recipe, name)
     tasks, result = len(history[["fold", "seed"]].drop_duplicates()), []
     for column, title in TOLD.items():
         if column in history:
-            epochs = history.groupby("epoch")[column].agg(["mean", "min", "max"])
+            known = history.dropna(subset=[column])
+            epochs = known.groupby("epoch")[column].agg(["mean", "min", "max"])
             curve = Line(
                 *(
                     part.to_numpy(float)
@@ -69,6 +79,32 @@ def _charts(recipe: Recipe, name: str, history: pd.DataFrame) -> list[Any]:
                     marks,
                 )
             )
+    return result
+
+
+def _phases(recipe: Recipe, name: str) -> list[tuple[float, str]]:
+    """Where each phase but the first begins."""
+    ends = np.cumsum([phase.epochs for phase in recipe.member(name).phases])[:-1]
+    return [(float(end) + 0.5, f"phase {number + 2}") for number, end in enumerate(ends)]
+
+
+def _charts_by_task(recipe: Recipe, name: str, history: pd.DataFrame) -> list[Any]:
+    result, own = [], [task for task in recipe.tasks() if task.member == name]
+    for column, title in TOLD.items():
+        told = history.dropna(subset=[column]) if column in history else history[:0]
+        series, says = [], []
+        for number, task in enumerate(own):
+            lines_of = told[(told["fold"] == task.fold) & (told["seed"] == task.seed)]
+            if len(lines_of):
+                x, y = (lines_of[key].to_numpy(float) for key in ("epoch", column))
+                called = f"fold {task.fold}, seed {task.seed}"
+                style = f"task{number % len(TASK_COLOURS)}"
+                series.append(Line(x, y, style=style, name=called))
+                says.append(f"{called} {y[-1]:.4g} after epoch {x[-1]:.0f}")
+        if series:
+            text = f"{name}: {title}: {'; '.join(says)}"
+            span = (1, recipe.member(name).epochs)
+            result.append(lines(series, "epoch", title, text, _phases(recipe, name), span))
     return result
 
 

@@ -1,6 +1,6 @@
 """Stage 04: refine the averages into masks, encode and check them, score and report them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.artifacts.sealed import Inputs
 from src.competitions.formats import rle
-from src.report import checks
+from src.report import checks, tracking
 from src.report.checks import Check
 from src.scoring import averaging
 from src.terminal import console
@@ -20,8 +20,11 @@ from src.terminal.errors import UserError
 CODES = 2048  # masks that are encoded at a time
 
 
-def submit(run: Run, force: bool = False) -> dict[str, Any]:
-    """Write the submission with its scores and report, unless it is there; returns the scores."""
+def submit(run: Run, force: bool = False, track: Sequence[str] = ()) -> dict[str, Any]:
+    """Write the submission with its scores and report, unless it is there; returns the scores,
+    which the trackers in `track` are given too.
+    """
+    tracking.check(track)
     lineage.check_prepared(run)
     with run.locked():
         lineage.check_prepared(run)
@@ -35,6 +38,8 @@ def submit(run: Run, force: bool = False) -> dict[str, Any]:
     console.say(f"scores: {run.submission('.json')}; report: {run.submission('.html')}")
     console.say(f"run-length form: {run.submission()}; log: {run.log}")
     console.summary(f"submission {run.submission('_official.csv')}: {summary(result)}")
+    for name in track:
+        tracking.scores(name, run, result)
     if "judgement" in result:
         console.warning(f"judgement: {result['judgement']}")
     return result

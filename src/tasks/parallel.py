@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -86,19 +86,23 @@ class Workers:
         shares: list[Path],
         lengths: list[float],
         title: str,
+        names: Sequence[str] = (),
+        watch: Sequence[progress.Watch] = (),
     ) -> None:
         """Run `function(*call)` for every call, each in a process of its own when there are several
         at a time.
 
         Args:
             shares: for each call a file where it writes the share it has finished, from 0 to 1,
-                while it runs.
+                while it runs, and behind a space whatever else it says of itself.
             lengths: how long each call takes, compared with the others; for the estimate of the
                 time left.
+            names: of the calls, where a terminal is to show what each says.
+            watch: called now and then with how far all are.
         """
         if not calls:
             return
-        with progress.Bar(title, shares, lengths, self.jobs) as finished:
+        with progress.Bar(title, shares, lengths, self.jobs, names, watch) as finished:
             for number in (
                 self._there(function, calls) if self.cluster else self._here(function, calls, title)
             ):

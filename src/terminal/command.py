@@ -24,7 +24,7 @@ LONGEST_LINE = 900  # characters of an error
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every stage takes; those of `add_places` matter to stages 01 and 02,
-    --gpus-per-task to 01 alone.
+    --gpus-per-task to 01 alone, --track to 01 and 04.
     """
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument(
@@ -56,6 +56,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="train each task on so many GPUs (default: 1)",
+    )
+    arguments.add_argument(
+        "--track",
+        choices=["tensorboard", "mlflow"],
+        action="append",
+        default=[],
+        help="give curves (stage 01) and scores (stage 04) to this tracker too",
     )
     return arguments
 

@@ -25,7 +25,8 @@ from src.training.data import Batch, TrainingSet
 from src.training.losses import Loss, of_phase
 from src.training.schedules import learning_rate
 
-Report = Callable[[float], None]  # told the finished share of a task, 0 to 1
+# told the finished share of a task, 0 to 1, and how to say more, which may wait for the device
+Report = Callable[[float, Callable[[], str]], None]
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
@@ -101,7 +102,15 @@ class Fit:
             with autocast(self.member, self.device):
                 return spread(image.contiguous(memory_format=LAYOUT))
 
-        total, seen = torch.zeros((), device=self.device), 0
+        total, seen, began = torch.zeros((), device=self.device), 0, time.monotonic()
+
+        def words() -> str:
+            pace = seen / (time.monotonic() - began)
+            return (
+                f"epoch {epoch + 1}/{self.member.epochs}, loss {float(total) / seen:.4f}, "
+                f"{pace:.{0 if pace >= 10 else 1}f} images/s"
+            )
+
         for step, batch in enumerate(batches):
             # half way through the step, so that neither the first nor the last learns nothing
             share = (step + 0.5) / steps
@@ -116,7 +125,7 @@ class Fit:
             if self.average:
                 self.average.update_parameters(self.network)
             if step % 10 == 0:
-                report((epoch + share) / self.member.epochs)
+                report((epoch + share) / self.member.epochs, words)
         loss = float(total) / seen
         self.check_finite(loss, epoch)
         rate = self.optimiser.param_groups[0]["lr"]

@@ -1,5 +1,8 @@
 """One task of stage 01 in a process of its own: fit, then predict the held-out fold."""
 
+import time
+from collections.abc import Callable
+
 import torch
 
 from src import networks
@@ -76,9 +79,13 @@ def run_task(run: Run, task: Task, device: torch.device, threads: int, gpus: int
 def fit_task(run: Run, task: Task, threads: int, device: torch.device) -> None:
     """Fit a task on this device, alone or as one of the ranks that share it."""
     set_up_torch(threads)
-    progress = run.progress(task)
+    progress, due = run.progress(task), 0.0
 
-    def report(share: float) -> None:
-        progress.write_text(f"{share:.4f}", encoding="utf-8")
+    def report(share: float, words: Callable[[], str]) -> None:
+        nonlocal due
+        # who reads it looks twice a second, and words keep a GPU waiting
+        if ranks.first() and time.monotonic() >= due:
+            progress.write_text(f"{share:.4f} {words()}", encoding="utf-8")
+            due = time.monotonic() + 0.5
 
     Fit(run, task, run.modality.training_set(run, task, device, threads), device).run(report)
