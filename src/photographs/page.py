@@ -153,7 +153,8 @@ def _photograph(run: Run, train: PhotoDataset, row: int, average: Average) -> di
     name = str(train.name[row])
     probability, truth, image = average.of(name), train.mask(row), train.image(row) / train.white
     place, (height, width) = average.row_of[name], train.size[row]
-    mask = hdf5.read_rows(run.ensemble, ["oof/mask"], np.array([place]))["oof/mask"][0]
+    with hdf5.reading(run.ensemble) as file:
+        mask = file["oof/mask"][place]
     step = -(-max(image.shape[:2]) // LONGEST)
     shows = [label for label, own in zip(train.classes, truth, strict=True) if own.any()]
     likely = probability.max(0)[::step, ::step]
