@@ -47,8 +47,8 @@ def masked(run: Run, split: str) -> Blocks:
     average = averaging.of_ensemble(run, part)
     wells = predicted(run, split, average, "image", "valid", *large)
     rows, name = rows_by_name(average.names, wells.index["name"], str(run.ensemble)), f"{part}/mask"
-    masks = mapped(run.ensemble, name)[name]
-    wells = wells.joined("prediction", lambda place: masks[rows[place]][:, 0])
+    marked = mapped(run.ensemble, name)[name]
+    wells = wells.joined("prediction", lambda place: marked[rows[place]][:, 0])
     if split == "train" or not run.competition.read_truth:
         return wells
     have, masks = run.competition.read_truth(run.truth)
