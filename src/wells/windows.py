@@ -14,7 +14,7 @@ from src.competitions.formats.masks import slices
 from src.networks.scaling import Scaling
 from src.wells import geometry
 
-ROWS = 1 << 16  # of a canvas that are read at a time
+ROWS = 1 << 13  # of a canvas that are read at a time
 UNSCALED = Scaling(np.zeros((), np.float32), np.ones((), np.float32))
 
 
@@ -167,14 +167,18 @@ class Windows:
         """
         fit = self._rows(lambda rows: ((self.weight[rows] > 0) & (self.mask[rows] == 0)).all(1))
         first, end = np.flatnonzero(np.diff(fit, prepend=False, append=False)).reshape(-1, 2).T
-        stretches = zip(first, np.maximum(first, end - self.height + 1), strict=True)
-        starts = [np.arange(*stretch, dtype=np.int32) for stretch in stretches]
-        return torch.from_numpy(np.concatenate([np.empty(0, np.int32), *starts]))
+        numbers = (end - first - self.height + 1).clip(0)
+        starts = np.empty(numbers.sum(), np.int32)
+        for start, number, at in zip(first, numbers, numbers.cumsum() - numbers, strict=True):
+            starts[at : at + number] = np.arange(start, start + number)
+        return torch.from_numpy(starts)
 
     def _rows(self, found: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         """(R,) bool, whether something is found in each row, some rows at a time."""
-        parts = slices(len(self.canvas.source), ROWS)
-        return np.concatenate([found(torch.arange(p.start, p.stop)).cpu().numpy() for p in parts])
+        result = np.empty(len(self.canvas.source), bool)
+        for part in slices(len(result), ROWS):
+            result[part] = found(torch.arange(part.start, part.stop)).cpu().numpy()
+        return result
 
 
 def scaled_rows(
