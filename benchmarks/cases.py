@@ -51,7 +51,7 @@ class Bench:
         return 2 if self.quick else 5
 
     def train(self) -> Arrays:
-        return self.some(blocks.read_split(self.run, "train", "mask", "fold"))
+        return self.some(blocks.read_split(self.run, "train"))
 
     def some(self, arrays: Arrays) -> Arrays:
         """Whole wells; a quick benchmark has the smaller ones."""
@@ -249,7 +249,7 @@ def predictions(bench: Bench) -> list[Comparison]:
             compare(
                 f"prediction `{member.name}`, four flips, {torch.get_num_threads()} threads",
                 "float32 loop over the same windows and flips",
-                len(well["name"]),
+                len(well["group"]),
                 "patches",
                 lambda ours=ours, member=member: prediction.predict(ours, well, member, once, CPU),
                 by_loop,

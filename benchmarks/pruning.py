@@ -65,7 +65,7 @@ def held_out(trained: Trained, network: nn.Module) -> tuple[np.ndarray, list[str
     if run.modality.labels(run):
         train = PhotoDataset.open(run, "train")
         return over(trained, network, train, np.flatnonzero(train.fold == fold)), classes
-    train = blocks.read_split(run, "train", "mask", "fold")
+    train = blocks.read_split(run, "train")
     train = blocks.rows_of(train, train["fold"] == fold)
     train["image"] = trained.scaling.apply(train["image"])
     settings = run.recipe.inference

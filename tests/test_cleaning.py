@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import RobustScaler
 
+from src.networks.scaling import Scaling
 from src.wells import cleaning, geometry
+
+
+def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scaling:
+    parts = cleaning.Parts(len(image), lambda rows: (image[rows], valid[rows]))
+    return cleaning.fit_scaling(parts, per_pixel)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +148,7 @@ def test_global_scaling_is_median_and_interquartile_range_of_the_valid_pixels() 
     image, valid = noisy(0)
     low, middle, high = np.percentile(image[valid].astype(np.float64), [25, 50, 75])
     for filler in (0, 1e6):  # what stands in an invalid pixel does not matter
-        scaling = cleaning.fit_scaling(
-            np.where(valid, image, np.float32(filler)), valid, per_pixel=False
-        )
+        scaling = fit_scaling(np.where(valid, image, np.float32(filler)), valid, per_pixel=False)
         np.testing.assert_allclose(scaling.center, middle, rtol=1e-5)
         np.testing.assert_allclose(scaling.scale, high - low, rtol=1e-5)
     scaled = scaling.apply(image)
@@ -154,7 +158,7 @@ def test_global_scaling_is_median_and_interquartile_range_of_the_valid_pixels() 
 
 def test_per_pixel_scaling_fits_each_position_by_itself() -> None:
     image, valid = noisy(1)
-    scaling = cleaning.fit_scaling(image, valid, per_pixel=True)
+    scaling = fit_scaling(image, valid, per_pixel=True)
     assert scaling.center.shape == scaling.scale.shape == (3, 4)
     scaled = scaling.apply(image)
     for row, column in np.ndindex(3, 4):
@@ -179,7 +183,7 @@ def test_scaling_is_that_of_scikit_learn_to_the_last_digit(per_pixel: bool) -> N
     image, valid = noisy(4)
     image[:, 0, 0] = 5  # without a spread
     values = np.where(valid, image, np.nan).reshape(40, -1) if per_pixel else image[valid][:, None]
-    fitted, scaling = RobustScaler().fit(values), cleaning.fit_scaling(image, valid, per_pixel)
+    fitted, scaling = RobustScaler().fit(values), fit_scaling(image, valid, per_pixel)
     np.testing.assert_array_equal(scaling.center.ravel(), fitted.center_.astype(np.float32))
     np.testing.assert_array_equal(scaling.scale.ravel(), fitted.scale_.astype(np.float32))
 
@@ -187,7 +191,7 @@ def test_scaling_is_that_of_scikit_learn_to_the_last_digit(per_pixel: bool) -> N
 def test_a_position_that_is_never_valid_stays_finite() -> None:
     image, valid = noisy(3)
     valid[:, 1, 2] = False
-    scaling = cleaning.fit_scaling(image, valid, per_pixel=True)
+    scaling = fit_scaling(image, valid, per_pixel=True)
     assert np.isfinite(scaling.apply(image)).all()
 
 
@@ -195,7 +199,7 @@ def test_a_position_that_is_never_valid_stays_finite() -> None:
 def test_scaling_twice_equals_scaling_once_with_the_second_fit(per_pixel: bool) -> None:
     image, valid = noisy(2)
     part = slice(0, 25)  # as a fold refits on its own wells
-    once = cleaning.fit_scaling(image[part], valid[part], per_pixel).apply(image)
-    first = cleaning.fit_scaling(image, valid, per_pixel).apply(image)
-    twice = cleaning.fit_scaling(first[part], valid[part], per_pixel).apply(first)
+    once = fit_scaling(image[part], valid[part], per_pixel).apply(image)
+    first = fit_scaling(image, valid, per_pixel).apply(image)
+    twice = fit_scaling(first[part], valid[part], per_pixel).apply(first)
     np.testing.assert_allclose(twice, once, rtol=1e-4, atol=1e-4)

@@ -18,8 +18,7 @@ from src.artifacts import hdf5
 from src.cli import export
 from src.terminal import command
 from src.training import task as training
-from src.wells import prediction
-from tests.tiny import CPU, TASK, run_of, tiny, wells
+from tests.tiny import CPU, TASK, held_out, run_of, tiny, wells
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +146,7 @@ def test_networks_are_told_side_by_side(folder, capsys, monkeypatch):
     assert plain["IoU corrosion"] == pytest.approx(onnx_line["IoU corrosion"], abs=1e-3)
     assert small["IoU corrosion"] == pytest.approx(plain["IoU corrosion"], abs=0.1)
     trained, train = export.Trained.open(folder), wells(3, 2)
-    _, probability = prediction.predict_held_out(
-        trained.network, trained.scaling, train, 0, trained.run, trained.member, CPU
-    )
+    _, probability = held_out(trained.network, trained.scaling, trained.run)
     marked, truth = probability[:, 0] > 0.5, train["mask"][:3] > 0
     assert plain["IoU corrosion"] == pytest.approx((marked & truth).sum() / (marked | truth).sum())
     assert plain["parameters (M)"] == onnx_line["parameters (M)"] and plain["operations (G)"] > 0

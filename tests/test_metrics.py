@@ -59,7 +59,7 @@ def test_iou_agrees_with_scikit_learn() -> None:
 def test_soft_iou_by_hand_and_over_all_pixels_together() -> None:
     probability = np.array([[[0.5, 0.75]], [[0.0, 0.0]]])
     truth = np.array([[[0, 1]], [[0, 0]]], np.uint8)
-    assert metrics.soft_iou(probability, truth) == pytest.approx(0.75 / 1.5)
+    assert metrics.soft_iou(metrics.soft_counts(probability, truth)) == pytest.approx(0.75 / 1.5)
 
 
 def masks_and_truth() -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from tests.tiny import (
     content,
     digest,
     fit,
+    held_out,
     history,
     loaded,
     losses,
@@ -106,12 +107,12 @@ def test_defect_free_windows_are_those_where_every_pixel_counts_and_none_is_corr
         for row in range(len(windows.image) - windows.height + 1)
         if (windows.weight[row : row + 36] > 0).all() and not windows.mask[row : row + 36].any()
     ]
-    assert windows.defect_free().tolist() == by_hand and len(by_hand) == 4 * 36 - 1 - 36 + 1
+    assert windows.defect_free.tolist() == by_hand and len(by_hand) == 4 * 36 - 1 - 36 + 1
 
 
 def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
     windows, none = two_wells_of_windows(), torch.zeros(2, dtype=torch.int64)
-    start = int(windows.defect_free()[5])
+    start = int(windows.defect_free[5])
     flat = Symmetries(none, none, torch.tensor([3, 0]), none, torch.zeros(2))
     drawn = augmentation.Intensities(
         torch.tensor([2.0, 1.0]), torch.tensor([0.75, 0.0]), torch.tensor([start, start]), flat
@@ -125,11 +126,11 @@ def test_texture_is_laid_over_at_its_strength_and_the_spread_stays():
 def test_intensities_are_drawn_as_asked_for_and_texture_only_from_defect_free_pipe():
     windows, generator = two_wells_of_windows(), torch.Generator().manual_seed(0)
     drawn = augmentation.draw_intensities(
-        Augment(gain=0.3, texture=0.8), 4000, windows, windows.defect_free(), generator
+        Augment(gain=0.3, texture=0.8), 4000, windows, windows.defect_free, generator
     )
     assert drawn.gain.log().std() == pytest.approx(0.3, rel=0.1)
     assert 0.45 < (drawn.strength > 0).float().mean() < 0.55 and 0.75 < drawn.strength.max() <= 0.8
-    assert set(drawn.source.tolist()) == set(windows.defect_free().tolist())
+    assert set(drawn.source.tolist()) == set(windows.defect_free.tolist())
     nowhere = torch.empty(0, dtype=torch.int64)
     assert not augmentation.draw_intensities(
         Augment(gain=0.3), 50, windows, nowhere, generator
@@ -156,7 +157,7 @@ def test_symmetries_turn_all_channels_alike_and_intensities_scale_them_alike():
         and not torch.equal(turned, x)
     )
     drawn = augmentation.draw_intensities(
-        Augment(gain=0.3, texture=1.0), 8, windows, windows.defect_free(), generator
+        Augment(gain=0.3, texture=1.0), 8, windows, windows.defect_free, generator
     )
     torch.testing.assert_close(drawn.apply(x, windows)[:, :1], drawn.apply(x[:, :1], windows))
     factor = drawn.gain / (1 + drawn.strength**2).sqrt()
@@ -267,7 +268,7 @@ def test_cutmix_moves_image_mask_and_weight_together_and_mixes_wells(tmp_path, m
     for cutmix in (0.0, 0.7):
         chosen = tiny(augment={"cutmix": cutmix, "depth_shift": False}, batch_size=6)
         run, unscaled = run_of(tmp_path, chosen, train), Scaling(np.zeros(()), np.ones(()))
-        fitting = loop.Fit(run, TASK, WellTrainingSet(run, TASK, train, windows, unscaled), CPU)
+        fitting = loop.Fit(run, TASK, WellTrainingSet(run, TASK, windows, unscaled), CPU)
         seen.clear()
         fitting.begin(chosen.members[0].phases[0], resumed=False)
         fitting.epoch(0, lambda share, words: None)
@@ -372,8 +373,7 @@ def test_the_epoch_is_picked_by_the_average_of_weights(tmp_path):
     assert scores != history(tmp_path / "without", "held_out_soft_iou")
     network, scaling = loaded(chosen, tmp_path / "with")
     run = run_of(tmp_path / "with", chosen)
-    p = prediction.predict_held_out(network, scaling, train, 0, run, chosen.members[0], CPU)[1]
-    p = p[:, 0].astype(float)
+    p = held_out(network, scaling, run)[1][:, 0].astype(float)
     y = train["mask"][train["fold"] == 0]
     assert (p * y).sum() / (p + y - p * y).sum() == pytest.approx(max(scores), abs=1e-5)
 
@@ -409,10 +409,10 @@ def test_an_epoch_sees_every_labelled_row_once_and_no_other(shift):
     labelled = windows.weight[:, 0] > 0
     assert labelled.sum() == 2 * 5 * 36
     assert (seen[labelled] == 1).all()
-    held_out = torch.from_numpy(
+    elsewhere = torch.from_numpy(
         np.isin(windows.canvas.source // 36, np.flatnonzero(train["fold"] == 1))
     )
-    assert not seen[held_out].any()
+    assert not seen[elsewhere].any()
 
 
 def test_loss_falls(tmp_path):
@@ -435,9 +435,7 @@ def test_the_papers_network_trains_and_predicts(tmp_path):
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
     run = run_of(tmp_path, chosen)
-    name, probability = prediction.predict_held_out(
-        network, scaling, train, 0, run, chosen.members[0], CPU
-    )
+    name, probability = held_out(network, scaling, run)
     assert probability.shape == (4, 1, 36, 36) and probability.dtype == np.float16
     assert list(name) == [f"well_1_patch_{number}" for number in range(4)]
 
@@ -602,9 +600,7 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     fit(chosen, train, tmp_path)
     network, scaling = loaded(chosen, tmp_path)
     run = run_of(tmp_path, chosen)
-    name, probability = prediction.predict_held_out(
-        network, scaling, train, 0, run, chosen.members[0], CPU
-    )
+    name, probability = held_out(network, scaling, run)
     truth = {n: m for n, m in zip(train["name"], train["mask"], strict=True)}
     p, y = probability[:, 0].astype(float), np.stack([truth[n] for n in name])
     scores = history(tmp_path, "held_out_soft_iou")

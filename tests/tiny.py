@@ -19,6 +19,7 @@ from src.networks.scaling import Scaling
 from src.recipe import Task
 from src.scoring import metrics
 from src.training.loop import Fit
+from src.wells import prediction
 
 CPU = torch.device("cpu")
 TASK = Task("net", 0, 0)
@@ -131,6 +132,15 @@ def loaded(chosen: recipe.Recipe, folder: Path) -> tuple[nn.Module, Scaling]:
     network = networks.create(chosen.members[0].network)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return network.eval(), scaling
+
+
+def held_out(network: nn.Module, scaling: Scaling, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Names and probabilities of the patches of the task's held-out fold."""
+    found = list(prediction.predict_held_out(network, scaling, run, TASK, CPU))
+    name, probability = (
+        np.concatenate([block[key] for block in found]) for key in ("name", "probability")
+    )
+    return name, probability
 
 
 def rewrite(path: Path, content: bytes) -> None:

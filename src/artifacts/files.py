@@ -23,10 +23,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = _partial(path)
     try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with writable(path):
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turns what writing raises on a full or a broken disk into one line that names `path`."""
+    try:
+        yield
     except Exception as error:
         if _no_space(error):
             raise UserError(
@@ -37,8 +47,6 @@ def replacing(path: Path) -> Iterator[Path]:
                 f"{path}: cannot be written ({error}); mend that and run the same command again"
             ) from None
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:

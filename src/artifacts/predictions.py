@@ -28,7 +28,9 @@ class Predictions:
     size: np.ndarray | None = None
 
 
-def write(path: Path, predictions: Predictions, inputs: Inputs, progress: Path) -> None:
+def write(
+    path: Path, predictions: Predictions, inputs: Inputs, progress: Path | None = None
+) -> None:
     """Write `name`, `probability` (N, K, H, W) float16 and, where images differ, `size` (N, 2).
 
     Args:
@@ -56,5 +58,7 @@ def write(path: Path, predictions: Predictions, inputs: Inputs, progress: Path) 
                 rows = batch[first : first + 1] if sized else batch
                 file.write("probability", done, rows)
                 done += len(rows)
-            progress.write_text(f"{done / count:.4f}", encoding="utf-8")
-    progress.unlink(missing_ok=True)
+            if progress:
+                progress.write_text(f"{done / count:.4f}", encoding="utf-8")
+    if progress:
+        progress.unlink(missing_ok=True)

@@ -37,6 +37,13 @@ def describe(device: torch.device) -> str:
     return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def room(device: torch.device) -> int:
+    """Bytes that data may take on a device: half of what is free on a GPU; none on a CPU, which
+    reads them from disk as fast.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
 def set_up_torch(threads: int) -> None:
     """The CPU threads to use, and the same bytes for the same task on the same machine."""
     torch.set_num_threads(threads)

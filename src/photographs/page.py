@@ -200,8 +200,8 @@ def _photograph(
     """Its panels; `networks` are those that predicted it, `part` that of the ensemble's file."""
     name, (height, width) = str(photos.name[row]), photos.size[row]
     average, image = averaging.of_ensemble(run, part), photos.image(row) / photos.white
-    place = np.array([average.row_of[name]])
-    mask = hdf5.read_rows(run.ensemble, [f"{part}/mask"], place)[f"{part}/mask"][0]
+    with hdf5.reading(run.ensemble) as file:
+        mask = file[f"{part}/mask"][average.row_of[name]]
     step = -(-max(image.shape[:2]) // LONGEST)
     panels = {"photograph": pictures.photograph(image, step)}
     if part == "oof":

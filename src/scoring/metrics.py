@@ -58,12 +58,20 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
     return np.count_nonzero((prediction & truth).any(0)) / union if union else 1.0
 
 
-def soft_iou(probability: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of probabilities and masks (N, ...) over all pixels together.
+def soft_counts(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Intersection and union (2,) of probabilities and masks (N, ...) over all pixels together;
+    those of several parts add up.
+    """
+    p, y = probability.astype(np.float64), truth.astype(np.float64)
+    intersection = (p * y).sum()
+    return np.array([intersection, p.sum() + y.sum() - intersection])
+
+
+def soft_iou(counts: np.ndarray) -> float:
+    """Intersection over union of `soft_counts`.
 
     The CorroSeg paper reports it. It needs no threshold and hardly notices empty patches, and so
     lies far above the official score.
     """
-    p, y = probability.astype(np.float64), truth.astype(np.float64)
-    intersection = (p * y).sum()
-    return float(intersection / max(p.sum() + y.sum() - intersection, np.finfo(float).tiny))
+    intersection, union = counts
+    return float(intersection / max(union, np.finfo(float).tiny))

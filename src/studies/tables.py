@@ -9,7 +9,7 @@ import pandas as pd
 from src import networks
 from src.artifacts.run import Run
 from src.scoring import averaging
-from src.scoring.metrics import scorer, soft_iou
+from src.scoring.metrics import scorer, soft_counts, soft_iou
 from src.studies.plots import RANDOM_SPLIT, WELLS_HELD_OUT
 from src.wells.postprocess import selection
 
@@ -26,11 +26,8 @@ def scores(run: Run, protocol: str, seeds: list[int]) -> dict[str, float]:
     chosen = run.with_seeds(seeds)
     wells = selection.predicted(chosen, "train", averaging.oof(chosen), "image", "valid", "mask")
     if protocol == "paper":
-        whole = list(wells)
-        probability, truth = (
-            np.concatenate([block[name] for block in whole]) for name in ("probability", "mask")
-        )
-        return {TITLES[protocol]: soft_iou(probability, truth)}
+        counts = sum(soft_counts(block["probability"], block["mask"]) for block in wells)
+        return {TITLES[protocol]: soft_iou(counts)}
     score, _ = nested(chosen, wells)
     result = {TITLES[protocol]: float(score.mean())}
     fold, group = wells.index["fold"], wells.index["group"]

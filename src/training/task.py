@@ -72,7 +72,8 @@ def run_task(run: Run, task: Task, device: torch.device, threads: int, gpus: int
         inputs = lineage.oof(run, task)
         if not sealed.up_to_date(run.oof(task), inputs, quiet=True):
             predicted = run.modality.predict(run, task, "train", device)
-            predictions.write(run.oof(task), predicted, inputs, run.progress(task))
+            # without its progress: after a training's, the bar would go back
+            predictions.write(run.oof(task), predicted, inputs)
         run.progress(task).unlink(missing_ok=True)
 
 

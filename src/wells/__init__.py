@@ -55,8 +55,7 @@ class Wells:
     def training_set(
         self, run: Run, task: Task, device: torch.device, threads: int
     ) -> WellTrainingSet:
-        train = blocks.read_split(run, "train", "mask", "fold")
-        return WellTrainingSet.of(run, task, train, device)
+        return WellTrainingSet.of(run, task, blocks.read_split(run, "train"), device)
 
     def examples(
         self, run: Run, task: Task, scaling: Scaling, count: int

@@ -12,14 +12,15 @@ from torch import nn
 from src import networks
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
+from src.networks import devices
 from src.networks.scaling import Scaling
 from src.recipe import Augment, Member, Task
-from src.scoring.metrics import scorer, soft_iou
+from src.scoring.metrics import scorer, soft_counts, soft_iou
 from src.training.data import Batch
 from src.wells import augmentation, prediction
-from src.wells.blocks import read_split, rows_of
-from src.wells.cleaning import fit_scaling
-from src.wells.windows import Windows
+from src.wells.blocks import read_split
+from src.wells.cleaning import Parts, fit_scaling
+from src.wells.windows import Windows, scaled_rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class WellTrainingSet:
 
     run: Run
     task: Task
-    train: Arrays
     windows: Windows
     scaling: Scaling
 
@@ -39,17 +39,23 @@ class WellTrainingSet:
     def of(run: Run, task: Task, train: Arrays, device: torch.device) -> "WellTrainingSet":
         """
         Args:
-            train: the prepared training split, with `mask` and `fold`.
+            train: the prepared training split, `blocks.read_split`.
         """
         member = run.recipe.member(task.member)
-        per_pixel = run.recipe.data.scaling == "per_pixel"
-        trained_on = (train["fold"] >= 0) & (train["fold"] != task.fold)
-        scaling = fit_scaling(train["image"][trained_on], train["valid"][trained_on], per_pixel)
-        weight = train["valid"] & trained_on[:, None, None]
-        known = np.isin(train["group"], train["group"][trained_on])
-        scaled = rows_of(train, known) | {"image": scaling.apply(train["image"][known])}
-        windows = Windows.of(scaled, member.height, device, weight[known], member.depth_averages)
-        return WellTrainingSet(run, task, train, windows, scaling)
+        used = _trained_on(train, task)
+        rows = np.flatnonzero(used)
+
+        def read(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            return train["image"][rows[part]], train["valid"][rows[part]]
+
+        scaling = fit_scaling(Parts(len(rows), read), run.recipe.data.scaling == "per_pixel")
+        averages, folder = member.depth_averages, run.task(task)
+        windows = Windows.stored(
+            train, member.height, device, scaling, used, train["valid"], averages, folder
+        )
+        if windows.bytes <= devices.room(device):
+            windows = windows.loaded()
+        return WellTrainingSet(run, task, windows, scaling)
 
     @property
     def member(self) -> Member:
@@ -60,14 +66,15 @@ class WellTrainingSet:
 
     def held_out(self, network: nn.Module) -> dict[str, float]:
         """The official score at a threshold of one half, and soft IoU."""
-        fold, device = self.task.fold, self.windows.image.device
-        _, probability = prediction.predict_held_out(
-            network, self.scaling, self.train, fold, self.run, self.member, device
-        )
-        truth = self.train["mask"][self.train["fold"] == fold]
-        official = scorer(self.run.competition.metric)(probability[:, 0] > 0.5, truth).mean()
-        soft = soft_iou(probability[:, 0], truth)
-        return {"held_out_score": float(official), "held_out_soft_iou": soft}
+        score, scores, counts = scorer(self.run.competition.metric), [], np.zeros(2)
+        for block in prediction.predict_held_out(
+            network, self.scaling, self.run, self.task, self.windows.image.device, "mask"
+        ):
+            probability = block["probability"][:, 0]
+            scores.append(score(probability > 0.5, block["mask"]))
+            counts += soft_counts(probability, block["mask"])
+        official = np.concatenate(scores).mean()
+        return {"held_out_score": float(official), "held_out_soft_iou": soft_iou(counts)}
 
     def epoch(self, epoch: int, seed: int) -> tuple[int, Iterator[Batch]]:
         """The number of batches, and the batches, on the device."""
@@ -81,14 +88,12 @@ class WellTrainingSet:
         self, starts: torch.Tensor, symmetries: augmentation.Symmetries, generator: torch.Generator
     ) -> Iterator[Batch]:
         settings, windows, size = self.member.augment, self.windows, self.member.batch_size
-        defect_free = (
-            windows.defect_free() if settings.texture else torch.empty(0, dtype=torch.int64)
-        )
+        defect_free = windows.defect_free if settings.texture else torch.empty(0, dtype=torch.int32)
         for first in range(0, len(starts), size):
             batch = slice(first, first + size)
             seen = (
                 windows.inputs(starts[batch]),
-                *(windows.take(tensor, starts[batch]) for tensor in (windows.mask, windows.weight)),
+                *(windows.take(layer, starts[batch]) for layer in (windows.mask, windows.weight)),
             )
             image, mask, weight = (symmetries[batch].apply(tensor) for tensor in seen)
             yield augmentation.augment(
@@ -114,11 +119,17 @@ def _epoch_windows(
     return starts.repeat(len(settings.materialised))[order], symmetries[order]
 
 
+def _trained_on(train: Arrays, task: Task) -> np.ndarray:
+    """(N,) the patches of all folds but the task's."""
+    return (train["fold"] >= 0) & (train["fold"] != task.fold)
+
+
 def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
     """At most so many windows (1, 1, H, W) of what a task was trained on, scaled."""
-    train, height = read_split(run, "train", "fold"), run.recipe.member(task.member).height
-    strip = scaling.apply(train["image"][(train["fold"] >= 0) & (train["fold"] != task.fold)])
-    strip = strip.reshape(1, -1, strip.shape[2])
-    starts = np.linspace(0, max(0, strip.shape[1] - height), count).astype(int)
-    for start in sorted(set(starts.tolist())):
-        yield torch.from_numpy(strip[:, start : start + height].copy())[None]
+    train, height = read_split(run, "train"), run.recipe.member(task.member).height
+    patches, patch_height = np.flatnonzero(_trained_on(train, task)), train["image"].shape[1]
+    rows = len(patches) * patch_height
+    for start in np.unique(np.linspace(0, max(0, rows - height), count).astype(int)):
+        patch, row = np.divmod(np.arange(start, min(start + height, rows)), patch_height)
+        window = scaled_rows(train["image"], scaling, patches[patch], row)
+        yield torch.from_numpy(window)[None, None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.artifacts import hdf5
+from src.artifacts.mapped import mapped
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 
@@ -56,30 +57,32 @@ class Blocks:
         return Blocks(self.index, lambda place: self.read(place) | {name: read(place)})
 
 
-def prepared(run: Run, split: str, *large: str) -> Blocks:
+def prepared(run: Run, split: str, *large: str, every: bool = False) -> Blocks:
     """The test patches, or those training patches that count, which are in a fold that is run.
 
     Args:
         large: which large arrays to read: "image", "valid", "mask".
+        every: also those training patches that do not count.
     """
     path = run.prepared(split)
     more = ["fold"] if split == "train" else []
     index = hdf5.read(path, "name", "group", "depth", "parity", *more)
     rows = np.argsort(index["group"], kind="stable")
-    if split == "train":
+    if split == "train" and not every:
         folds = run.recipe.folds
         rows = rows[np.isin(index["fold"][rows], folds.run or range(folds.number))]
+    stored = mapped(path, *large)
     return Blocks(
         {name: array[rows] for name, array in index.items()},
-        lambda place: hdf5.read_rows(path, large, rows[place]),
+        lambda place: {name: array[rows[place]] for name, array in stored.items()},
     )
 
 
-def read_split(run: Run, split: str, *more: str) -> Arrays:
-    """What prediction needs of a prepared split, whole; `more` names further arrays."""
-    return hdf5.read(
-        run.prepared(split), "name", "image", "valid", "group", "depth", "parity", *more
-    )
+def read_split(run: Run, split: str) -> Arrays:
+    """A prepared split: its small arrays, but for the names, in memory, the large ones on disk."""
+    path, train = run.prepared(split), split == "train"
+    small = hdf5.read(path, "group", "depth", "parity", *["fold"] * train)
+    return small | mapped(path, "image", "valid", *["mask"] * train)
 
 
 def rows_of(arrays: Arrays, which: np.ndarray) -> Arrays:

@@ -78,13 +78,6 @@ def _nearest(
     return result
 
 
-def fit_scaling(image: np.ndarray, valid: np.ndarray, per_pixel: bool) -> Scaling:
-    """`fit_scaling_to_parts` of patches (N, H, W) that are in memory."""
-    return fit_scaling_to_parts(
-        Parts(len(image), lambda rows: (image[rows], valid[rows])), per_pixel
-    )
-
-
 @dataclass(frozen=True)
 class Parts:
     """Patches and their valid pixels, (n, H, W) each, some at a time and as often as one likes."""
@@ -96,7 +89,7 @@ class Parts:
         return map(self.read, slices(self.number))
 
 
-def fit_scaling_to_parts(parts: Parts, per_pixel: bool) -> Scaling:
+def fit_scaling(parts: Parts, per_pixel: bool) -> Scaling:
     """Median and interquartile range of valid pixels, what scikit-learn's RobustScaler fits; a
     range of zero counts as one.
 

@@ -156,11 +156,10 @@ class Canvas:
     device.
     """
 
-    source: np.ndarray  # (R,) which row of the stacked patches (N * H) each canvas row shows
+    source: np.ndarray  # (R,) int32: which row of the stacked patches (N * H) each row shows
     real: np.ndarray  # (R,) True where that is the row's own place, False for repeats
     first: np.ndarray  # (S,) canvas row where each strip begins, margin excluded
     length: np.ndarray  # (S,) rows of each strip
-    position: np.ndarray  # (N * H,) the canvas row of each row of the stacked patches
 
     @staticmethod
     def of(strips: list[Strip], patch_height: int, margin: int) -> "Canvas":
@@ -177,15 +176,20 @@ class Canvas:
                 known[before],
                 known[after],
             )
-            source.append(rows[nearest])
+            source.append(rows[nearest].astype(np.int32))
             real.append(np.pad(present, margin))
             first.append(total + margin)
             length.append(len(rows))
             total += len(place)
-        source, real = np.concatenate(source), np.concatenate(real)
-        position = np.empty(real.sum(), np.int64)
-        position[source[real]] = np.flatnonzero(real)
-        return Canvas(source, real, np.array(first), np.array(length), position)
+        ends = np.array(first), np.array(length)
+        return Canvas(np.concatenate(source), np.concatenate(real), *ends)
+
+    @property
+    def position(self) -> np.ndarray:
+        """(N * H,) the canvas row of each row of the stacked patches, where all lie on it."""
+        position = np.empty(self.real.sum(), np.int64)
+        position[self.source[self.real]] = np.flatnonzero(self.real)
+        return position
 
     def windows(self, height: int, margin: int) -> np.ndarray:
         """First rows (M,) of windows of `height` rows whose inner rows, without `margin` at both

@@ -182,38 +182,42 @@ def _average_views(
 def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Predictions:
     """What a trained task says of its held-out fold ("train") or of the test set.
 
-    The test set goes through the network a few wells at a time.
+    Either goes through the network a few wells at a time.
     """
     network, scaling = load_network(run, task, device)
-    member, inference = run.recipe.member(task.member), run.recipe.inference
-
-    def well_by_well(wells: Iterable[Arrays]) -> Iterator[np.ndarray]:
-        for block in wells:
-            block["image"] = scaling.apply(block["image"])
-            yield predict(network, block, member, inference, device)
-
     size = hdf5.shape(run.prepared(split), "image")[1:]
     if split == "test":
         wells = blocks.prepared(run, split, "image")
-        return Predictions(wells.index["name"], (1, *size), well_by_well(wells))
-    train = blocks.read_split(run, split, "fold")
-    name, probability = predict_held_out(network, scaling, train, task.fold, run, member, device)
-    return Predictions(name, (1, *size), iter([probability]))
+        names = wells.index["name"]
+        predicted = _predict_blocks(network, scaling, wells, run, task, device)
+    else:
+        known = hdf5.read(run.prepared(split), "name", "fold")
+        names = known["name"][known["fold"] == task.fold]
+        predicted = predict_held_out(network, scaling, run, task, device)
+    return Predictions(names, (1, *size), (block["probability"] for block in predicted))
 
 
 def predict_held_out(
+    network: nn.Module, scaling: Scaling, run: Run, task: Task, device: torch.device, *more: str
+) -> Iterator[Arrays]:
+    """The patches of a task's held-out fold with their `probability` (n, 1, H, W), in the order of
+    train.h5, a few wells at a time; `more` names further arrays.
+    """
+    train = blocks.prepared(run, "train", "image", *more, every=True)
+    wells = train.of(np.unique(train.index["group"][train.index["fold"] == task.fold]))
+    for block in _predict_blocks(network, scaling, wells, run, task, device):
+        yield blocks.rows_of(block, block["fold"] == task.fold)
+
+
+def _predict_blocks(
     network: nn.Module,
     scaling: Scaling,
-    train: Arrays,
-    fold: int,
+    wells: Iterable[Arrays],
     run: Run,
-    member: Member,
+    task: Task,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Names and probabilities of the patches of a held-out fold."""
-    own = np.unique(train["group"][train["fold"] == fold])
-    near = blocks.rows_of(train, np.isin(train["group"], own))
-    near["image"] = scaling.apply(near["image"])
-    held_out = near["fold"] == fold
-    probability = predict(network, near, member, run.recipe.inference, device)
-    return near["name"][held_out], probability[held_out]
+) -> Iterator[Arrays]:
+    member = run.recipe.member(task.member)
+    for block in wells:
+        block["image"] = scaling.apply(block["image"])
+        yield block | {"probability": predict(network, block, member, run.recipe.inference, device)}

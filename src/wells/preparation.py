@@ -136,7 +136,7 @@ def fit(file: Writer, per_pixel: bool) -> Scaling:
     def read(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         return file.read("image", rows), file.read("valid", rows)
 
-    return cleaning.fit_scaling_to_parts(cleaning.Parts(file.shape("image")[0], read), per_pixel)
+    return cleaning.fit_scaling(cleaning.Parts(file.shape("image")[0], read), per_pixel)
 
 
 def scale(file: Writer, scaling: Scaling) -> None:

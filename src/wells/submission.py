@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from src.artifacts import hdf5
+from src.artifacts.mapped import mapped
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
@@ -55,9 +56,8 @@ def masked(run: Run, split: str) -> Blocks:
     average = averaging.of_ensemble(run, part)
     wells = predicted(run, split, average, "image", "valid", *large)
     rows, name = rows_by_name(average.names, wells.index["name"], str(run.ensemble)), f"{part}/mask"
-    wells = wells.joined(
-        "prediction", lambda place: hdf5.read_rows(run.ensemble, [name], rows[place])[name][:, 0]
-    )
+    marked = mapped(run.ensemble, name)[name]
+    wells = wells.joined("prediction", lambda place: marked[rows[place]][:, 0])
     if split == "train" or not run.competition.read_truth:
         return wells
     have, masks = run.competition.read_truth(run.truth)
