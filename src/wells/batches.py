@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from src import networks
+from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.networks.scaling import Scaling
@@ -114,11 +115,37 @@ def _epoch_windows(
     return starts.repeat(len(settings.materialised))[order], symmetries[order]
 
 
-def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
-    """At most so many windows (1, 1, H, W) of what a task was trained on, scaled."""
+def examples(
+    run: Run, task: Task, scaling: Scaling, count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """At most so many windows of what a task was trained on, cleaned alone and also scaled,
+    (1, 1, H, W) each; they begin where a patch does.
+    """
     train, height = read_split(run, "train", "fold"), run.recipe.member(task.member).height
-    strip = scaling.apply(train["image"][(train["fold"] >= 0) & (train["fold"] != task.fold)])
-    strip = strip.reshape(1, -1, strip.shape[2])
-    starts = np.linspace(0, max(0, strip.shape[1] - height), count).astype(int)
-    for start in sorted(set(starts.tolist())):
-        yield torch.from_numpy(strip[:, start : start + height].copy())[None]
+    image = train["image"][(train["fold"] >= 0) & (train["fold"] != task.fold)]
+    prepared = prepared_scaling(run)
+    last = max(0, len(image) - -(-height // image.shape[1]))
+    for first in sorted(set(np.linspace(0, last, count).astype(int).tolist())):
+        patches = image[first : first - (-height // image.shape[1])]
+        strips = (
+            both.reshape(-1, image.shape[2])
+            for both in (prepared.undo(patches), scaling.apply(patches))
+        )
+        yield tuple(torch.from_numpy(strip[:height])[None, None] for strip in strips)
+
+
+def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
+    """That of train.h5 and a task's own together; of each pixel (1, H, W) for a window that begins
+    where a patch does.
+    """
+    whole = scaling.after(prepared_scaling(run))
+    if not whole.center.ndim:
+        return whole
+    rows = np.arange(run.recipe.member(task.member).height) % len(whole.center)
+    return Scaling(whole.center[None, rows], whole.scale[None, rows])
+
+
+def prepared_scaling(run: Run) -> Scaling:
+    """How the images of train.h5 were scaled."""
+    fitted = hdf5.metadata(run.prepared("train"))
+    return Scaling(np.array(fitted["center"]), np.array(fitted["scale"]))
