@@ -28,20 +28,11 @@ import torch
 from torch import nn
 
 from src import modality, recipe
-from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import megabytes
-from src.networks.engines import (
-    THREADS,
-    Pairs,
-    Scaled,
-    disagreement,
-    need_openvino,
-    opened,
-    to_int8,
-    to_onnx,
-    to_openvino,
-)
+from src.networks.engines import THREADS, Pairs, Scaled, disagreement, opened
+from src.networks.engines.onnx_format import to_int8, to_onnx
+from src.networks.engines.openvino_format import need_openvino, to_openvino
 from src.networks.loading import load_network
 from src.networks.scaling import Scaling
 from src.recipe import Member, Task
@@ -247,7 +238,7 @@ def about(trained: Trained) -> dict[str, str]:
     return {
         "input": "values before scaling, corrupt pixels of wells repaired",
         "activation": trained.member.activation,
-        "classes": json.dumps(hdf5.metadata(trained.run.prepared("train"))["classes"]),
+        "classes": json.dumps(trained.run.training()["classes"]),
     }
 
 

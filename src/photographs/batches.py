@@ -307,6 +307,5 @@ def examples(
 
 def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
     """From values between 0 and white to a task's own, for each channel (C, 1, 1)."""
-    white = PhotoDataset.open(run, "train").white
-    whole = scaling.after(Scaling(np.zeros(()), np.array(white)))
+    whole = scaling.after(Scaling(np.zeros(()), np.array(run.training()["white"])))
     return Scaling(whole.center[:, None, None], whole.scale[:, None, None])

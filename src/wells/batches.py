@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from src import networks
-from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.networks.scaling import Scaling
@@ -147,5 +146,5 @@ def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
 
 def prepared_scaling(run: Run) -> Scaling:
     """How the images of train.h5 were scaled."""
-    fitted = hdf5.metadata(run.prepared("train"))
+    fitted = run.training()
     return Scaling(np.array(fitted["center"]), np.array(fitted["scale"]))
