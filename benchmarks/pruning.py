@@ -24,6 +24,8 @@ from torch import nn
 from src.artifacts import hdf5
 from src.cli import export
 from src.cli.export import CPU, Stopwatch, Trained
+from src.networks.engines import THREADS, opened
+from src.networks.scaling import Scaling
 from src.photographs import confusion
 from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import predict
@@ -40,22 +42,15 @@ class OnnxNetwork(nn.Module):
         ValueError: an image of another size than the file is for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], scaling: Scaling) -> None:
         super().__init__()
-        self.session = export.session(path)
-        self.size = self.session.get_inputs()[0].shape[2:]
+        self.logits, self.size, self.scaling = opened(path), size, scaling
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if list(x.shape[2:]) != self.size:
-            raise ValueError(f"{tuple(x.shape[2:])} is not {tuple(self.size)}")
-        return torch.cat(
-            [
-                torch.from_numpy(
-                    self.session.run(None, {"image": image[None].contiguous().numpy()})[0]
-                )
-                for image in x
-            ]
-        )
+        if x.shape[2:] != self.size:
+            raise ValueError(f"{tuple(x.shape[2:])} is not {self.size}")
+        raw = self.scaling.undo(x.numpy())  # the file scales by itself
+        return torch.cat([torch.from_numpy(self.logits(image[None])) for image in raw])
 
 
 def held_out(trained: Trained, network: nn.Module) -> tuple[np.ndarray, list[str]]:
@@ -108,11 +103,16 @@ def rows(
     scores those of the run's own.
     """
     trained = Trained.open(folder)
-    shape = tuple(next(trained.images(1)).shape)
+    shape = tuple(next(trained.images(1))[0].shape)
     files = {"torch": trained.run.weights(trained.task)}
-    files |= {} if size else export.export(trained, int8)
+    files |= {} if size else export.export(trained, ["onnx", "int8"] if int8 else ["onnx"])
     scored = {
-        form: scores(trained, trained.network if form == "torch" else OnnxNetwork(file))
+        form: scores(
+            trained,
+            trained.network
+            if form == "torch"
+            else OnnxNetwork(file, shape[2:], trained.whole_scaling()),
+        )
         for form, file in files.items()
     }
     weights = [*trained.network.parameters()]
@@ -129,7 +129,7 @@ def rows(
 
 def main(options: argparse.Namespace) -> None:
     first = Trained.open(options.runs[0])
-    shape = tuple(next(first.images(1)).shape)
+    shape = tuple(next(first.images(1))[0].shape)
     reference = first.run.weights(first.task)
     size = (*shape[:2], *options.size) if options.size else shape
     beside = Stopwatch(reference, options.runs[0], size)
@@ -143,7 +143,7 @@ def main(options: argparse.Namespace) -> None:
     beside.stop()
     for size in ("file (MB)", "gzip (MB)"):
         table[f"times smaller, {size.split()[0]}"] = (table[size].iloc[0] / table[size]).round(2)
-    print(f"\nOne image at a time, {export.THREADS} CPU threads\n\n{figures.markdown(table)}")
+    print(f"\nOne image at a time, {THREADS} CPU threads\n\n{figures.markdown(table)}")
 
 
 def parser() -> argparse.ArgumentParser:

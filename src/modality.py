@@ -62,8 +62,14 @@ class Modality(Protocol):
 
     def examples(
         self, run: Run, task: Task, scaling: Scaling, count: int
-    ) -> Iterator[torch.Tensor]:
-        """At most so many images that a task was trained on, (1, C, H, W), scaled, of one size."""
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """At most so many images that a task was trained on, before scaling and as its network sees
+        them, (1, C, H, W) each, all of one size.
+        """
+        ...
+
+    def whole_scaling(self, run: Run, task: Task, scaling: Scaling) -> Scaling:
+        """All of the scaling between the two, with numbers that broadcast to (C, H, W)."""
         ...
 
     def predict(self, run: Run, task: Task, split: str, device: torch.device) -> Predictions:

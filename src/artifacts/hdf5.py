@@ -111,6 +111,21 @@ def read(path: Path, *names: str) -> Arrays:
         }
 
 
+def read_rows(path: Path, names: Iterable[str], rows: np.ndarray) -> Arrays:
+    """`read`, but only some rows (n,) of each, in any order; neighbours are read at once."""
+    order = np.argsort(rows, kind="stable")
+    breaks = np.flatnonzero(np.diff(rows[order]) != 1) + 1
+    runs = np.split(rows[order], breaks) if len(rows) else []
+    arrays: Arrays = {}
+    with reading(path) as file:
+        for name in names:
+            data = file[name]
+            arrays[name] = np.empty((len(rows), *data.shape[1:]), data.dtype)
+            parts = [data[run[0] : run[-1] + 1] for run in runs]
+            arrays[name][order] = np.concatenate([data[:0], *parts])
+    return arrays
+
+
 def shape(path: Path, name: str) -> tuple[int, ...]:
     """The shape of one array, without reading it."""
     with reading(path) as file:

@@ -187,8 +187,11 @@ def changed(folder: Path, files: dict[str, str]) -> Path | None:
 
 
 def megabytes(path: Path) -> dict[str, float]:
-    """How large a file is, plain and compressed: zeros save space only once it is compressed."""
-    content = path.read_bytes()
+    """How large a file is, or a folder of files, plain and compressed: zeros save space only once
+    it is compressed.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    content = b"".join(file.read_bytes() for file in files)
     packed = len(gzip.compress(content, 6))
     return {
         "file (MB)": round(len(content) / 1e6, 3),

@@ -1,9 +1,14 @@
-"""Export a trained network to ONNX, for devices without torch, and measure what it costs there.
+"""Export a trained network for devices without torch, and measure what it costs there.
 
-Usage: python -m src.cli.export RUN_FOLDER --onnx [--int8], with RUN_FOLDER as in
-data/runs/<recipe>/<member>/fold0_seed0. It writes network.onnx (and network_int8.onnx) into that
-folder. Input `image` and output `logits` are as the network's own; the file's metadata hold the
-scaling of the input, (value / white - center) / scale, the activation, and the classes.
+Usage: python -m src.cli.export RUN_FOLDER [--onnx [--int8]] [--openvino], with RUN_FOLDER as in
+data/runs/<recipe>/<member>/fold0_seed0. It writes network.onnx, network_int8.onnx and
+network_openvino/ into that folder.
+
+Scaling is the first step inside: the input `image` (1, C, H, W) float32 has photographs' values as
+their files have them, 0 to 255 or 65535, at the size of training; of wells the organisers' values,
+with corrupt pixels repaired. The output `logits` becomes a probability by what the file's metadata
+name as `activation`; they name the `classes` too. Every file is compared with torch on images of
+the training data.
 """
 
 import argparse
@@ -13,25 +18,21 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
 import pandas as pd
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from src import modality, recipe
-from src.artifacts import hdf5
-from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.artifacts.sealed import megabytes
+from src.networks.engines import THREADS, Pairs, Scaled, disagreement, opened
+from src.networks.engines.onnx_format import to_int8, to_onnx
+from src.networks.engines.openvino_format import need_openvino, to_openvino
 from src.networks.loading import load_network
 from src.networks.scaling import Scaling
 from src.recipe import Member, Task
@@ -39,9 +40,9 @@ from src.report import figures
 from src.terminal import command
 from src.terminal.errors import UserError
 
-TOLERANCE = 1e-4  # of logits, between torch and onnxruntime
-CALIBRATION = 64  # training images that set the ranges of 8-bit activations
-THREADS, WARM_UP, REPEATS = 2, 3, 30
+CHECKED = 8  # training images that a file is compared with torch on
+CALIBRATION = 64  # those that set the ranges of 8-bit activations
+WARM_UP, REPEATS = 3, 30
 CPU = torch.device("cpu")
 
 
@@ -82,84 +83,15 @@ class Trained:
         network = network.to(memory_format=torch.contiguous_format)
         return Trained(folder, run, task, network, scaling)
 
-    def images(self, count: int) -> Iterator[torch.Tensor]:
-        """At most so many images that the network was trained on, (1, C, H, W) each, scaled and
-        of one size.
+    def images(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """At most so many images that the network was trained on, before scaling and after it,
+        (1, C, H, W) each, all of one size.
         """
         return self.run.modality.examples(self.run, self.task, self.scaling, count)
 
-
-class Calibration(CalibrationDataReader):
-    """What onnxruntime asks for images with."""
-
-    def __init__(self, images: Iterator[torch.Tensor]) -> None:
-        self.images = images
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self.images, None)
-        return None if image is None else {"image": image.numpy()}
-
-
-def to_onnx(network: nn.Module, image: torch.Tensor, path: Path, notes: dict[str, str]) -> float:
-    """Write a network for images of this shape, and check it; returns the largest difference of
-    logits on random input.
-
-    Raises:
-        UserError: onnxruntime differs from torch by more than `TOLERANCE`.
-    """
-    with replacing(path) as partial:
-        torch.onnx.export(
-            network,
-            (image,),
-            partial,
-            dynamo=True,
-            external_data=False,
-            input_names=["image"],
-            output_names=["logits"],
-            verbose=False,
-        )
-        model = onnx.load(partial)
-        onnx.helper.set_model_props(model, notes)
-        onnx.save(model, partial)
-        difference = disagreement(network, partial, image.shape)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"{path}: onnxruntime differs from torch by {difference:.2g}, more "
-                f"than {TOLERANCE}; nothing is written"
-            )
-    return difference
-
-
-def disagreement(network: nn.Module, path: Path, shape: tuple[int, ...]) -> float:
-    """The largest absolute difference between a network's logits and those of an ONNX file on
-    standard normal input.
-    """
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network(image).numpy()
-    return float(np.abs(expected - session(path).run(None, {"image": image.numpy()})[0]).max())
-
-
-def to_int8(source: Path, target: Path, images: Iterator[torch.Tensor]) -> None:
-    """Write an ONNX file with weights and activations of 8 bits, whose ranges come from these
-    images.
-    """
-    with replacing(target) as partial:
-        plain = partial.with_suffix(".plain")
-        try:
-            quant_pre_process(source, plain, skip_symbolic_shape=True)
-            quantize_static(
-                plain, partial, Calibration(images), per_channel=True, weight_type=QuantType.QInt8
-            )
-        finally:
-            plain.unlink(missing_ok=True)
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """An ONNX file ready to run on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def whole_scaling(self) -> Scaling:
+        """What lies between the two."""
+        return self.run.modality.whole_scaling(self.run, self.task, self.scaling)
 
 
 class Stopwatch:
@@ -167,7 +99,8 @@ class Stopwatch:
     is asked to.
 
     Args:
-        file: an ONNX file, or the weights of the run in `folder`, with which torch is measured.
+        file: one that was exported, or the weights of the run in `folder`, with which torch is
+            measured.
     """
 
     def __init__(self, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
@@ -214,7 +147,11 @@ def measure(
         costs["times faster"] = round(
             statistics.median(other / own for (own, _), (other, _) in laps), 2
         )
-    return {**megabytes(file), **costs, "peak memory (MB)": round(laps[-1][0][1], 1)}
+    return {
+        **megabytes(file.parent if file.suffix == ".xml" else file),
+        **costs,
+        "peak memory (MB)": round(laps[-1][0][1], 1),
+    }
 
 
 def _serve(connection: Connection, file: Path, folder: Path, shape: tuple[int, ...]) -> None:
@@ -241,9 +178,9 @@ def _peak() -> float:
 
 def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], object]:
     image = torch.randn(shape)
-    if file.suffix == ".onnx":
-        runner, fed = session(file), {"image": image.numpy()}
-        return lambda: runner.run(None, fed)
+    if file.suffix != ".safetensors":
+        run, fed = opened(file), image.numpy()
+        return lambda: run(fed)
     torch.set_num_threads(THREADS)
     network = Trained.open(folder).network
 
@@ -254,40 +191,68 @@ def _step(file: Path, folder: Path, shape: tuple[int, ...]) -> Callable[[], obje
     return step
 
 
-def export(trained: Trained, int8: bool) -> dict[str, Path]:
-    """Write network.onnx, and with `int8` network_int8.onnx, beside the weights; returns the
-    files by name.
+def export(trained: Trained, formats: Collection[str]) -> dict[str, Path]:
+    """Write a network beside its weights in some of the formats "onnx", "int8", which needs
+    "onnx", and "openvino"; returns their files.
     """
-    folder, scaling = trained.folder, trained.scaling
-    files = {"onnx": folder / "network.onnx", "int8": folder / "network_int8.onnx"}
-    image, prepared = next(trained.images(1)), hdf5.metadata(trained.run.prepared("train"))
-    try:
-        with torch.inference_mode():
-            trained.network(image)
-    except Exception as error:
-        size = "x".join(map(str, image.shape[1:]))
-        raise UserError(f"{folder}: its network cannot take images of {size} ({error})") from None
-    notes = {
-        "center": json.dumps(scaling.center.tolist()),
-        "scale": json.dumps(scaling.scale.tolist()),
-        "activation": trained.member.activation,
-        "white": str(prepared.get("white", 1.0)),
-        "classes": json.dumps(prepared["classes"]),
-    }
-    difference = to_onnx(trained.network, image, files["onnx"], notes)
-    print(f"{files['onnx']}: logits differ from torch by at most {difference:.2g}")
-    if not int8:
-        return {"onnx": files["onnx"]}
-    to_int8(files["onnx"], files["int8"], trained.images(CALIBRATION))
-    difference = disagreement(trained.network, files["int8"], image.shape)
-    print(f"{files['int8']}: logits differ from torch by at most {difference:.2g}")
+    folder, images = trained.folder, list(trained.images(CHECKED))
+    network, notes = scaled(trained, images), about(trained)
+    files, differences = {}, {}
+    if "onnx" in formats:
+        files["onnx"] = folder / "network.onnx"
+        differences["onnx"] = to_onnx(network, images, files["onnx"], notes)
+    if "int8" in formats:
+        files["int8"] = folder / "network_int8.onnx"
+        to_int8(files["onnx"], files["int8"], (raw for raw, _ in trained.images(CALIBRATION)))
+        differences["int8"] = disagreement(network, images, files["int8"])
+    if "openvino" in formats:
+        files["openvino"] = folder / "network_openvino" / "network.xml"
+        differences["openvino"] = to_openvino(network, images, files["openvino"].parent, notes)
+    for name, file in files.items():
+        print(
+            f"{file}: logits differ from torch by at most {differences[name]:.2g} on "
+            f"{len(images)} training images"
+        )
     return files
 
 
+def scaled(trained: Trained, images: Pairs) -> Scaled:
+    """A network behind its scaling.
+
+    Raises:
+        UserError: the network cannot take these images.
+    """
+    try:
+        with torch.inference_mode():
+            trained.network(images[0][1])
+    except Exception as error:
+        size = "x".join(map(str, images[0][1].shape[1:]))
+        raise UserError(
+            f"{trained.folder}: its network cannot take images of {size} ({error})"
+        ) from None
+    return Scaled(trained.network, trained.whole_scaling()).eval()
+
+
+def about(trained: Trained) -> dict[str, str]:
+    """A file's metadata."""
+    return {
+        "input": "values before scaling, corrupt pixels of wells repaired",
+        "activation": trained.member.activation,
+        "classes": json.dumps(trained.run.training()["classes"]),
+    }
+
+
 def main(options: argparse.Namespace) -> None:
+    formats = [name for name in ("onnx", "int8", "openvino") if getattr(options, name)]
+    if not formats or formats[0] == "int8":
+        raise UserError(
+            "nothing to write: say --onnx (with --int8 if you like), --openvino or both"
+        )
+    if options.openvino:
+        need_openvino()
     trained = Trained.open(options.run)
-    shape = tuple(next(trained.images(1)).shape)
-    files = {"torch": trained.run.weights(trained.task), **export(trained, options.int8)}
+    shape = tuple(next(trained.images(1))[0].shape)
+    files = {"torch": trained.run.weights(trained.task), **export(trained, formats)}
     table = pd.DataFrame(
         [{"network": name, **measure(file, trained.folder, shape)} for name, file in files.items()]
     )
@@ -298,9 +263,12 @@ def main(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("run", type=Path, metavar="RUN_FOLDER", help="of a trained task")
-    arguments.add_argument("--onnx", action="store_true", required=True, help="write network.onnx")
+    arguments.add_argument("--onnx", action="store_true", help="write network.onnx")
     arguments.add_argument(
         "--int8", action="store_true", help="also network_int8.onnx, calibrated on training images"
+    )
+    arguments.add_argument(
+        "--openvino", action="store_true", help="write network_openvino/network.xml and .bin"
     )
     return arguments
 

@@ -287,12 +287,25 @@ class PhotoTrainingSet:
             yield image, mask, weight
 
 
-def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
-    """At most so many photographs (1, C, H, W) that a task was trained on, scaled, of one size."""
+def examples(
+    run: Run, task: Task, scaling: Scaling, count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """At most so many photographs that a task was trained on, as handed out and scaled, (1, C, H,
+    W) each, of one size.
+    """
     train, settings = PhotoDataset.open(run, "train"), run.recipe.member(task.member).photograph
     rows = np.flatnonzero((train.fold >= 0) & (train.fold != task.fold))
     size = tuple(settings.resize or train.size[rows].max(0).tolist())
     for row in rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]:
-        image = scaling.apply(train.image(row).astype(np.float32) / train.white)
-        x = torch.from_numpy(image).permute(2, 0, 1)[None]
-        yield functional.interpolate(x, size, mode="bilinear", antialias=True)
+        image = train.image(row).astype(np.float32)
+        both = (
+            torch.from_numpy(x).permute(2, 0, 1)[None]
+            for x in (image, scaling.apply(image / train.white))
+        )
+        yield tuple(functional.interpolate(x, size, mode="bilinear", antialias=True) for x in both)
+
+
+def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
+    """From values between 0 and white to a task's own, for each channel (C, 1, 1)."""
+    whole = scaling.after(Scaling(np.zeros(()), np.array(run.training()["white"])))
+    return Scaling(whole.center[:, None, None], whole.scale[:, None, None])

@@ -59,8 +59,11 @@ class Wells:
 
     def examples(
         self, run: Run, task: Task, scaling: Scaling, count: int
-    ) -> Iterator[torch.Tensor]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return batches.examples(run, task, scaling, count)
+
+    def whole_scaling(self, run: Run, task: Task, scaling: Scaling) -> Scaling:
+        return batches.whole_scaling(run, task, scaling)
 
     def predict(self, run: Run, task: Task, split: str, device: torch.device) -> Predictions:
         return prediction.predict_split(run, task, split, device)

@@ -20,7 +20,7 @@ from src.training.data import Batch
 from src.wells import augmentation, prediction
 from src.wells.blocks import read_split
 from src.wells.cleaning import Parts, fit_scaling
-from src.wells.windows import Windows, scaled_rows
+from src.wells.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,33 @@ def _trained_on(train: Arrays, task: Task) -> np.ndarray:
     return (train["fold"] >= 0) & (train["fold"] != task.fold)
 
 
-def examples(run: Run, task: Task, scaling: Scaling, count: int) -> Iterator[torch.Tensor]:
-    """At most so many windows (1, 1, H, W) of what a task was trained on, scaled."""
+def examples(
+    run: Run, task: Task, scaling: Scaling, count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """At most so many windows of what a task was trained on, cleaned alone and also scaled,
+    (1, 1, H, W) each; they begin where a patch does.
+    """
     train, height = read_split(run, "train"), run.recipe.member(task.member).height
-    patches, patch_height = np.flatnonzero(_trained_on(train, task)), train["image"].shape[1]
-    rows = len(patches) * patch_height
-    for start in np.unique(np.linspace(0, max(0, rows - height), count).astype(int)):
-        patch, row = np.divmod(np.arange(start, min(start + height, rows)), patch_height)
-        window = scaled_rows(train["image"], scaling, patches[patch], row)
-        yield torch.from_numpy(window)[None, None]
+    own, (_, tall, width) = np.flatnonzero(_trained_on(train, task)), train["image"].shape
+    prepared, number = prepared_scaling(run), -(-height // tall)
+    for first in np.unique(np.linspace(0, max(0, len(own) - number), count).astype(int)):
+        patches = train["image"][own[first : first + number]]
+        both = (prepared.undo(patches), scaling.apply(patches))
+        yield tuple(torch.from_numpy(x.reshape(-1, width)[:height])[None, None] for x in both)
+
+
+def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
+    """That of train.h5 and a task's own together; of each pixel (1, H, W) for a window that begins
+    where a patch does.
+    """
+    whole = scaling.after(prepared_scaling(run))
+    if not whole.center.ndim:
+        return whole
+    rows = np.arange(run.recipe.member(task.member).height) % len(whole.center)
+    return Scaling(whole.center[None, rows], whole.scale[None, rows])
+
+
+def prepared_scaling(run: Run) -> Scaling:
+    """How the images of train.h5 were scaled."""
+    fitted = run.training()
+    return Scaling(np.array(fitted["center"]), np.array(fitted["scale"]))
