@@ -21,7 +21,7 @@ from PIL import Image
 from src.artifacts import sealed
 from src.competitions.formats import rle
 from src.model import Model
-from src.report.unlike import familiar, unlike
+from src.scoring.unlike import familiar, unlike
 from tests.test_notebook import INFERENCE, Kernel, sources
 from tests.test_photo_stages import workplace as photographs_workplace
 from tests.test_photo_stages import write_raw

@@ -12,7 +12,7 @@ from src.artifacts.model_folder import files_of, weights_within
 from src.artifacts.run import Run
 from src.recipe import to_toml
 from src.report import card
-from src.report.unlike import familiar
+from src.scoring.unlike import familiar
 from src.stages import submit
 from src.terminal import console, environment
 from src.terminal.errors import UserError

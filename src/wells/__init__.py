@@ -1,36 +1,38 @@
 """Wells: ultrasonic thickness maps of pipes, cut into patches once around the circumference."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from src import networks
-from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
 from src.competitions import Competition, new_wells
-from src.networks.scaling import Scaling
 from src.recipe import Member, Task
-from src.report.checks import Check
-from src.report.data import DataReport
-from src.report.pictures import Beside
 from src.terminal.errors import UserError
-from src.wells import batches, blocks, new_data, prediction, preparation, submission
+from src.wells import batches, blocks, prediction, preparation, submission
 from src.wells.batches import WellTrainingSet
 from src.wells.postprocess import selection
-from src.wells.report import data
+from src.wells.report import data, new_data
 
 
 class Wells:
-    """A `src.modality.Modality`."""
+    """A `src.modality.Modality`; what is only handed on stands first."""
 
-    def prepare(self, run: Run, splits: list[str]) -> Iterator[str]:
-        return preparation.prepare(run, splits)
-
-    def data_report(self, run: Run) -> DataReport:
-        return data.report(run)
+    prepare = staticmethod(preparation.prepare)
+    data_report = staticmethod(data.report)
+    examples = staticmethod(batches.examples)
+    whole_scaling = staticmethod(batches.whole_scaling)
+    predict = staticmethod(prediction.predict_split)
+    select = staticmethod(selection.write)
+    masks = staticmethod(selection.masks_of)
+    report = staticmethod(submission.report)
+    features = staticmethod(new_data.features)
+    report_new = staticmethod(new_data.report)
+    describe_new = staticmethod(new_data.describe)
+    maps = staticmethod(new_data.maps)
+    write_new = staticmethod(new_data.write_files)
+    describe = staticmethod(submission.describe)
+    beside = staticmethod(submission.beside)
 
     def check(self, run: Run) -> None:
         for member in run.recipe.members:
@@ -57,61 +59,12 @@ class Wells:
     ) -> WellTrainingSet:
         return WellTrainingSet.of(run, task, blocks.read_split(run, "train"), device)
 
-    def examples(
-        self, run: Run, task: Task, scaling: Scaling, count: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return batches.examples(run, task, scaling, count)
-
-    def whole_scaling(self, run: Run, task: Task, scaling: Scaling) -> Scaling:
-        return batches.whole_scaling(run, task, scaling)
-
-    def predict(self, run: Run, task: Task, split: str, device: torch.device) -> Predictions:
-        return prediction.predict_split(run, task, split, device)
-
-    def select(self, run: Run) -> str:
-        return selection.write(run)
-
-    def masks(self, run: Run, part: str) -> Iterator[np.ndarray]:
-        return selection.masks_of(run, part)
-
     def labels(self, run: Run) -> list[str] | None:
         return None
-
-    def report(
-        self, run: Run, checks: list[Check]
-    ) -> tuple[dict[str, Any], dict[str, str | bytes]]:
-        return submission.report(run, checks)
-
-    def features(self, run: Run, split: str) -> dict[str, dict[str, float]]:
-        return new_data.features(run, split)
 
     def new_data(self, run: Run) -> Competition:
         selection.final_of(run.decisions()), preparation.fitted_scaling(run)  # an error, if none
         return new_wells.of(run.competition)
 
-    def report_new(self, run: Run) -> dict[str, Any]:
-        return new_data.report(run)
-
-    def describe_new(self, lines: dict[str, Any]) -> list[str]:
-        return new_data.describe(lines)
-
-    def maps(self, run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        return new_data.maps(run)
-
-    def write_new(self, run: Run, folder: Path, probabilities: bool) -> None:
-        new_data.write_files(run, folder, probabilities)
-
-    def describe(self, result: dict[str, Any]) -> str:
-        return submission.describe(result)
-
     def view(self, name: str, group: int) -> str:
         return f"well {group}"
-
-    def beside(
-        self,
-        run: Run,
-        rows: np.ndarray,
-        differ: np.ndarray,
-        masks: Callable[[np.ndarray], dict[str, np.ndarray]],
-    ) -> Beside:
-        return submission.beside(run, rows, differ, masks)

@@ -20,6 +20,7 @@ from src.training.data import Batch
 from src.wells import augmentation, prediction
 from src.wells.blocks import read_split
 from src.wells.cleaning import Parts, fit_scaling
+from src.wells.preparation import fitted_scaling
 from src.wells.windows import Windows
 
 
@@ -132,7 +133,7 @@ def examples(
     """
     train, height = read_split(run, "train"), run.recipe.member(task.member).height
     own, (_, tall, width) = np.flatnonzero(_trained_on(train, task)), train["image"].shape
-    prepared, number = prepared_scaling(run), -(-height // tall)
+    prepared, number = fitted_scaling(run), -(-height // tall)
     for first in np.unique(np.linspace(0, max(0, len(own) - number), count).astype(int)):
         patches = train["image"][own[first : first + number]]
         both = (prepared.undo(patches), scaling.apply(patches))
@@ -143,14 +144,8 @@ def whole_scaling(run: Run, task: Task, scaling: Scaling) -> Scaling:
     """That of train.h5 and a task's own together; of each pixel (1, H, W) for a window that begins
     where a patch does.
     """
-    whole = scaling.after(prepared_scaling(run))
+    whole = scaling.after(fitted_scaling(run))
     if not whole.center.ndim:
         return whole
     rows = np.arange(run.recipe.member(task.member).height) % len(whole.center)
     return Scaling(whole.center[None, rows], whole.scale[None, rows])
-
-
-def prepared_scaling(run: Run) -> Scaling:
-    """How the images of train.h5 were scaled."""
-    fitted = run.training()
-    return Scaling(np.array(fitted["center"]), np.array(fitted["scale"]))

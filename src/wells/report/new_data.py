@@ -12,7 +12,7 @@ from src.artifacts import hdf5
 from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.report.pictures import Unrolled
-from src.report.unlike import unlike
+from src.scoring.unlike import unlike
 from src.wells import blocks
 from src.wells.submission import masked
 

@@ -14,8 +14,8 @@ from src.artifacts import hdf5
 from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.photographs.dataset import PhotoDataset
-from src.report.unlike import unlike
 from src.scoring import averaging
+from src.scoring.unlike import unlike
 
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue")}
 
