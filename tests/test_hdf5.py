@@ -143,7 +143,21 @@ def test_a_copy_holds_the_same_arrays_as_they_were_stored(tmp_path: Path) -> Non
         file.copy(source, "a/name")
 
 
+@pytest.mark.parametrize("rows", [[3, 4, 5], [89, 0, 7, 6, 0], []])
+def test_some_rows_come_in_the_order_asked_for(tmp_path: Path, rows: list[int]) -> None:
+    arrays = {
+        "image": np.random.default_rng(0).random((90, 5, 6)).astype(np.float16),
+        "valid": np.arange(90) % 3 == 0,
+    }
+    hdf5.write(tmp_path / "a.h5", arrays, {})
+    some = hdf5.read_rows(tmp_path / "a.h5", ["image", "valid"], np.array(rows, int))
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, arrays[name][rows])
+        assert array.dtype == arrays[name].dtype
+
+
 READERS = {
+    "rows": lambda path: hdf5.read_rows(path, ["fold"], np.array([0])),
     "read": lambda path: hdf5.read(path, "fold"),
     "mapped": lambda path: mapped(path, "fold"),
     "shape": lambda path: hdf5.shape(path, "fold"),

@@ -176,7 +176,7 @@ class Canvas:
                 known[before],
                 known[after],
             )
-            source.append(rows[nearest].astype(np.int32))
+            source.append(rows[nearest].astype(np.int32))  # up to 59 million patches of 36 rows
             real.append(np.pad(present, margin))
             first.append(total + margin)
             length.append(len(rows))
