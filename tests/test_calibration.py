@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.report import calibration
-from src.scoring.calibration import BINS, error, tally
+from src.report import curves
+from src.scoring.calibration import BINS, error, errors, tally
 
 
 def test_a_tally_is_what_histograms_say() -> None:
@@ -42,7 +42,7 @@ def test_the_section_has_all_pixels_in_its_bins_and_in_each_part() -> None:
         for name, count in (("1", 50_000), ("2", 200))
     }
     parts = {"Class": {"any": own["1"] + own["2"]}, "Well": own}
-    shown, scores = calibration.section(parts), calibration.scores(parts)
+    shown, scores = curves.calibration(parts), errors(parts)
     assert sum(line["pixels"] for line in shown["bins"]) == 50_200
     assert [line["pixels"] for line in shown["parts"]["Well"]] == [50_000, 200]
     assert [line["pixels"] for line in shown["parts"]["Class"]] == [50_200]

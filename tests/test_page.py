@@ -13,7 +13,8 @@ from src import recipe
 from src.artifacts import hdf5, lineage
 from src.competitions.formats import rle
 from src.modality import open_run
-from src.report import calibration, charts, checks, pictures, rendering
+from src.report import charts, checks, pictures, rendering
+from src.scoring.calibration import errors
 from src.terminal.errors import UserError
 from src.wells import geometry, submission
 from src.wells import page as wells_page
@@ -181,9 +182,8 @@ def make(
         at_thresholds=np.linspace(0, 1, 3 * len(THRESHOLDS)).reshape(3, -1),
     )
     parts = {"Well": submission.tallies(in_blocks(train))}
-    result |= {"calibration": calibration.scores(parts)} | more
-    shown = calibration.section(parts)
-    page = wells_page.page(run, result, selected, in_blocks(train), in_blocks(test), passed, shown)
+    result |= {"calibration": errors(parts)} | more
+    page = wells_page.page(run, result, selected, in_blocks(train), in_blocks(test), passed, parts)
     return page, result, train, test
 
 

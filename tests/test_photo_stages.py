@@ -24,7 +24,6 @@ from src.photographs import page as photographs_page
 from src.photographs import selection, submission
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
-from src.report import calibration
 from src.report.checks import Check
 from src.scoring import averaging
 from src.stages.ensemble import ensemble
@@ -460,8 +459,8 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
     checks = [Check("Read back", HOSTILE, True)]
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
     monkeypatch.setattr(lineage, "submission", lambda run: {"oof": "a1"})
-    shown = calibration.section(submission.tallies(run, train))
-    text = photographs_page.page(run, result, train, selected, checks, shown)
+    parts = submission.tallies(run, train)
+    text = photographs_page.page(run, result, train, selected, checks, parts)
     page = Balanced(text)
     assert HOSTILE not in text and not any(
         key.startswith("on") for _, attributes in page.elements for key in attributes

@@ -15,6 +15,7 @@ from src.report.pictures import Beside, Panel
 from src.report.rendering import render
 from src.scoring import averaging
 from src.scoring.averaging import Average
+from src.scoring.calibration import Tallies
 
 SHOWN = 6  # photographs, of the best and of the worst each
 LONGEST = 1600  # pixels of a side that is shown; more are shrunk
@@ -26,14 +27,14 @@ def page(
     train: PhotoDataset,
     selected: Arrays,
     checks: list[Check],
-    calibration: dict[str, Any],
+    tallies: dict[str, Tallies],
 ) -> str:
     """The page as HTML.
 
     Args:
         result: what submissions/<recipe>.json says.
         selected: as `src.photographs.selection.arrays_of` gives it.
-        calibration: as `src.report.calibration.section` gives it.
+        tallies: of calibration, as `src.scoring.calibration.errors` takes them.
     """
     own = result.get("classifier")
     score = run.competition.metric.of(*selected["selected"])
@@ -54,7 +55,7 @@ def page(
         viridis=pictures.VIRIDIS,
         colours=dict(zip(train.classes, pictures.class_colours(len(train.classes)), strict=True)),
         inferno=pictures.INFERNO,
-        calibration=calibration,
+        calibration=curves.calibration(tallies),
         **provenance.shared(run, checks),
     )
 

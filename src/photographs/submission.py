@@ -10,10 +10,9 @@ from src.artifacts.sealed import Arrays
 from src.competitions.metrics import Metric, dice, iou
 from src.photographs import page, selection
 from src.photographs.dataset import PhotoDataset
-from src.report import calibration
 from src.report.checks import Check
 from src.scoring import averaging, baselines, forecast
-from src.scoring.calibration import BINS, tally
+from src.scoring.calibration import BINS, Tallies, errors, tally
 
 GROUPS = 40  # that the calibration tells apart; of more, folds
 # The two-stage report's Table 4 is "at one half": no threshold selected but the classifier's.
@@ -29,12 +28,11 @@ def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str
     """What submissions/<recipe>.json says, and the page by the ending of its file."""
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
     result, parts = scores(run, train, selected), tallies(run, train)
-    result["calibration"] = calibration.scores(parts)
-    shown = calibration.section(parts)
-    return result, {".html": page.page(run, result, train, selected, checks, shown)}
+    result["calibration"] = errors(parts)
+    return result, {".html": page.page(run, result, train, selected, checks, parts)}
 
 
-def tallies(run: Run, train: PhotoDataset) -> dict[str, dict[str, np.ndarray]]:
+def tallies(run: Run, train: PhotoDataset) -> dict[str, Tallies]:
     """By class, and by group, or by fold where there are many groups, the pixels out of fold as
     `src.scoring.calibration.tally` counts them.
     """

@@ -1,4 +1,6 @@
-"""What training tells of each member, and what a threshold does to the score, as charts."""
+"""What training tells of each member, what a threshold does to the score and what a probability is
+worth, as charts.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.recipe import Recipe, Task
 from src.report.charts import Line, lines
+from src.scoring.calibration import BINS, Tallies, error, total
 
 # What a history may tell of an epoch, and what the chart says that it is.
 TOLD = {
@@ -20,6 +23,7 @@ TOLD = {
     "held_out_micro_iou": "held-out IoU of all pixels",
     "weights": "weights left",
 }
+LEAST = 1000  # pixels of a point of a thin line of calibration
 # Told apart by the colour-blind too (Okabe and Ito 2008); after seven they come again.
 TASK_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#808080"]
 
@@ -153,3 +157,49 @@ def classifier_chart(verdict: np.ndarray, real: np.ndarray, threshold: float) ->
     series = [Line(levels, missed, style="minor"), Line(levels, clean)]
     mark = [(threshold, f"selected {threshold:.2f}")]
     return lines(series, "threshold of the classifier", "share rejected", says, mark)
+
+
+def calibration(parts: dict[str, Tallies]) -> dict[str, Any]:
+    """What the page shows of it: a chart, and what is in each bin and each part.
+
+    Args:
+        parts: as for `src.scoring.calibration.errors`; those of the last are drawn.
+    """
+    (thin, drawn), whole = list(parts.items())[-1], total(parts)
+    return {
+        "error": error(whole),
+        "chart": calibration_chart(whole, list(drawn.values())),
+        "thin": thin,
+        "least": LEAST,
+        "bins": [
+            {"name": f"{k / BINS:.1f} to {(k + 1) / BINS:.1f}", **_line(whole[:, k : k + 1])}
+            for k in range(BINS)
+        ],
+        "parts": {
+            title: [{"name": name, **_line(own)} for name, own in tallies.items()]
+            for title, tallies in parts.items()
+        },
+    }
+
+
+def _line(tally: np.ndarray) -> dict[str, Any]:
+    pixels, predicted, true = tally.sum(1).tolist()
+    mean, share = (part / pixels if pixels else None for part in (predicted, true))
+    return {"pixels": int(pixels), "predicted": mean, "true": share, "error": error(tally)}
+
+
+def calibration_chart(whole: np.ndarray, parts: list[np.ndarray]) -> Any:
+    """The share of true pixels against the mean probability of each bin: parts thin, all bold."""
+    diagonal = Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), style="even")
+    thin = [_curve(own, LEAST, "minor") for own in parts]
+    says = (
+        "share of truly marked pixels against their probability; expected calibration error "
+        f"{error(whole):.4f}"
+    )
+    series = [diagonal, *(own for own in thin if len(own.x)), _curve(whole, 1, "main")]
+    return lines(series, "mean probability", "share truly marked", says)
+
+
+def _curve(tally: np.ndarray, least: int, style: str) -> Line:
+    pixels, predicted, true = tally[:, tally[0] >= least]
+    return Line(predicted / pixels, true / pixels, style=style)

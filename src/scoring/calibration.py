@@ -4,9 +4,12 @@ Everything is added up from tallies (3, BINS): by tenths of probability the pixe
 probabilities and how many of them are true; those of two sets of pixels add up to that of both.
 """
 
+from typing import Any
+
 import numpy as np
 
 BINS = 10
+Tallies = dict[str, np.ndarray]
 # Every float16 from 0 to 1 has a number of its own, its bits: pixels are counted by these first.
 VALUES = np.arange(np.float16(1).view(np.uint16) + 1, dtype=np.uint16).view(np.float16)
 VALUES = VALUES.astype(np.float64)
@@ -31,3 +34,21 @@ def error(tally: np.ndarray) -> float:
     """
     pixels, predicted, true = tally
     return float(np.abs(predicted - true).sum() / max(pixels.sum(), 1))
+
+
+def errors(parts: dict[str, Tallies]) -> dict[str, Any]:
+    """The expected calibration errors, of all pixels and by part.
+
+    Args:
+        parts: by title, such as "Well", tallies that together are all pixels.
+    """
+    by = {
+        f"by_{title.lower()}": {name: error(own) for name, own in tallies.items()}
+        for title, tallies in parts.items()
+    }
+    return {"error": error(total(parts)), **by}
+
+
+def total(parts: dict[str, Tallies]) -> np.ndarray:
+    """The tally of all pixels; `parts` as for `errors`."""
+    return np.sum(list(next(iter(parts.values())).values()), axis=0)

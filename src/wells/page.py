@@ -13,6 +13,7 @@ from src.artifacts.sealed import Arrays
 from src.report import curves, figures, pictures, provenance
 from src.report.checks import Check
 from src.report.rendering import render
+from src.scoring.calibration import Tallies
 from src.wells.blocks import Blocks
 from src.wells.geometry import Strip, strips
 from src.wells.postprocess.selection import THRESHOLDS, Selection
@@ -30,7 +31,7 @@ def page(
     train: Blocks,
     test: Blocks,
     checks: list[Check],
-    calibration: dict[str, Any],
+    tallies: dict[str, Tallies],
 ) -> str:
     """The page as HTML.
 
@@ -38,7 +39,7 @@ def page(
         result: what submissions/<recipe>.json says.
         train, test: the scored training patches and the test patches, as
             `src.wells.submission.evaluated` gives them.
-        calibration: as `src.report.calibration.section` gives it.
+        tallies: of calibration, as `src.scoring.calibration.errors` takes them.
     """
     size = int(np.prod(hdf5.shape(run.prepared("test"), "image")[1:]))
     of_train, of_test = result["oof_by_group"], result.get("test_by_group", {})
@@ -67,7 +68,7 @@ def page(
         ),
         spread_chart=curves.spread_chart(train.index["score"][train.index["true"] > 0]),
         refinements=_refinements(result),
-        calibration=calibration,
+        calibration=curves.calibration(tallies),
         **provenance.shared(run, checks),
     )
 

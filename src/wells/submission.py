@@ -10,12 +10,12 @@ from src.artifacts.mapped import mapped
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats.masks import slices
-from src.report import calibration, pictures
+from src.report import pictures
 from src.report.checks import Check
 from src.report.pictures import Beside
 from src.scoring import averaging, baselines, forecast
 from src.scoring.averaging import Average, rows_by_name
-from src.scoring.calibration import tally
+from src.scoring.calibration import Tallies, errors, tally
 from src.scoring.metrics import Score, scorer
 from src.wells import page
 from src.wells.blocks import Blocks
@@ -40,11 +40,10 @@ def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str
     size = hdf5.shape(run.prepared("test"), "image")[1:]
     checks = [*checks, unmeasured(test.index, size[0] * size[1])]
     parts = {"Well": tallies(train)}
-    result["calibration"] = calibration.scores(parts)
-    shown = calibration.section(parts)
+    result["calibration"] = errors(parts)
     train = disputed(train, averaging.oof(run))
     test = disputed(test, averaging.test(run))
-    html = page.page(run, result, selection, train, test, checks, shown)
+    html = page.page(run, result, selection, train, test, checks, parts)
     return result, {".html": html, ".png": page.picture(result, train)}
 
 
@@ -103,7 +102,7 @@ def _found(block: Arrays, level: float, score: Score) -> Arrays:
     }
 
 
-def tallies(train: Blocks) -> dict[str, np.ndarray]:
+def tallies(train: Blocks) -> Tallies:
     """By well, as `src.scoring.calibration.tally` counts its pixels, out of fold."""
     result = {}
     for block in train:  # of whole wells
