@@ -111,8 +111,8 @@ class Modality(Protocol):
         """
         ...
 
-    def report_new(self, run: Run) -> dict[str, Any]:
-        """What a trained model says of each new well or photograph, by its name."""
+    def report_new(self, run: Run) -> tuple[dict[str, Any], str]:
+        """What a trained model says of each new well or photograph, by its name; and the page."""
         ...
 
     def describe_new(self, lines: dict[str, Any]) -> list[str]:

@@ -150,7 +150,7 @@ def _photographs(
     for title, some in (("Worst", order[:SHOWN]), ("Best", order[::-1][:SHOWN])):
         drawn = [
             {
-                **_photograph(run, train, row_of[selected["name"][n]], networks, "oof"),
+                **photograph(run, train, row_of[selected["name"][n]], networks, "oof"),
                 "rejected": bool(selected["rejected"][n]),
                 "score": float(np.nanmean(score[n])),
             }
@@ -188,14 +188,14 @@ def _disputed(run: Run) -> list[dict[str, Any]]:
     row_of = {name: row for row, name in enumerate(test.name)}
     return [
         {
-            **_photograph(run, test, row_of[networks.names[n]], networks, "test"),
+            **photograph(run, test, row_of[networks.names[n]], networks, "test"),
             "deviation": float(apart[n]),
         }
         for n in np.argsort(-np.array(apart), kind="stable")[:SHOWN]
     ]
 
 
-def _photograph(
+def photograph(
     run: Run, photos: PhotoDataset, row: int, networks: Average, part: str
 ) -> dict[str, Any]:
     """Its panels; `networks` are those that predicted it, `part` that of the ensemble's file."""

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from src import networks
-from src.artifacts import lineage
+from src.artifacts import hdf5, lineage
 from src.artifacts.run import Run
 from src.recipe import Member, Phase, to_toml
 from src.report import curves
@@ -44,6 +44,13 @@ def shared(run: Run, checks: list[Check]) -> dict[str, Any]:
         "versions": versions(),
         "toml": to_toml(run.recipe, run.competition.kind),
     }
+
+
+def of_model(run: Run) -> dict[str, Any]:
+    """What the pages of new data of both kinds tell alike, by the names of their templates."""
+    refused = hdf5.metadata(run.prepared("test"))["refused"]
+    made = lineage.submission(run)
+    return {"content": run.model.content, "made": made, "refused": refused}
 
 
 def members(run: Run, histories: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:

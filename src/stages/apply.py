@@ -3,6 +3,7 @@
 from typing import Any
 
 from src.artifacts import hdf5, lineage, sealed
+from src.artifacts.files import write_text
 from src.artifacts.run import Run
 from src.stages import submit
 from src.stages.ensemble import ensemble
@@ -37,8 +38,9 @@ def _write(run: Run, inputs: sealed.Inputs, probabilities: bool) -> None:
     submit.write_masks(run)
     submit.write_codes(run)
     run.modality.write_new(run, run.submissions, probabilities)
-    lines = run.modality.report_new(run)
+    lines, page = run.modality.report_new(run)
+    write_text(run.submission(".html"), page)
     about = hdf5.metadata(run.prepared("test"))
     result = {"recipe": run.recipe.name, "refused": about["refused"], "images": lines}
-    files = [run.submission(ending) for ending in (".csv", "_official.csv")]
+    files = [run.submission(ending) for ending in (".csv", "_official.csv", ".html")]
     sealed.write_json(run.submission(".json"), {**result, "files": sealed.listed(files)}, inputs)

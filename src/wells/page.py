@@ -23,6 +23,13 @@ DRAWN = 40  # wells of a split; of more, the best and the worst, half of each
 ROWS = 720  # of a strip in one picture: 20 patches
 STEP = 3  # thresholds from one point of the curves to the next
 
+TITLES = {"train": "Well", "test": "Test well", "new": "Well"}
+COLOURS = {
+    "kinds": pictures.COLOURS,
+    "probability": pictures.INFERNO,
+    "deviation": pictures.VIRIDIS,
+}
+
 
 def page(
     run: Run,
@@ -53,15 +60,11 @@ def page(
         result=result,
         ruler=ruler(result),
         folds=_folds(result, train.index, selection.plain),
-        wells=_wells("train", train, of_train, drawn["train"], size),
-        test_wells=_wells("test", test, of_test, drawn["test"], size),
+        wells=lines_of("train", train, of_train, drawn["train"], size),
+        test_wells=lines_of("test", test, of_test, drawn["test"], size),
         most_drawn=DRAWN,
         lost=lost(train.index["score"], train.index["true"] > 0),
-        colours={
-            "kinds": pictures.COLOURS,
-            "probability": pictures.INFERNO,
-            "deviation": pictures.VIRIDIS,
-        },
+        colours=COLOURS,
         patches=_patches(train, drawn["train"]),
         threshold_chart=curves.threshold_chart(
             THRESHOLDS[::STEP], selection.at_thresholds[:, ::STEP], result["threshold"]
@@ -126,7 +129,7 @@ def drawn_wells(wells: list[int], scores: dict[str, Any]) -> list[int]:
     return sorted(by_score[: DRAWN // 2] + by_score[-(DRAWN // 2) :])
 
 
-def _wells(
+def lines_of(
     split: str, wells: Blocks, scores: dict[str, Any], drawn: list[int], size: int
 ) -> list[dict[str, Any]]:
     """A line for each well and, for those that are drawn, its picture at a glance and what the
@@ -142,7 +145,7 @@ def _wells(
             {
                 "id": f"{split}-{well}",
                 "well": well,
-                "title": f"{'Test well' if split == 'test' else 'Well'} {well}",
+                "title": f"{TITLES[split]} {well}",
                 "patches": int(own.sum()),
                 "interleaved": bool((index["parity"][own] > 0).any()),
                 "repaired": float(index["repaired"][own].mean() / size),

@@ -13,10 +13,15 @@ from PIL import Image
 from src.artifacts import hdf5
 from src.artifacts.files import replacing
 from src.artifacts.run import Run
+from src.photographs import page
 from src.photographs.dataset import PhotoDataset
+from src.report import pictures
+from src.report.provenance import of_model as shared
+from src.report.rendering import render
 from src.scoring import averaging
 from src.scoring.unlike import unlike
 
+DRAWN = 60  # photographs on the page
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
@@ -33,9 +38,9 @@ def features(run: Run, split: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def report(run: Run) -> dict[str, Any]:
+def report(run: Run) -> tuple[dict[str, Any], str]:
     """For each photograph the share that each class marks, whether the image classifier rejected
-    it, and what is unlike the training photographs.
+    it, and what is unlike the training photographs; and the page.
     """
     odd = unlike(features(run, "test"), run.model.content["familiar"])
     lines = {}
@@ -53,7 +58,23 @@ def report(run: Run) -> dict[str, Any]:
                 "rejected": place is None,
                 "unlike": odd[name],
             }
-    return lines
+    return lines, _page(run, lines)
+
+
+def _page(run: Run, lines: dict[str, Any]) -> str:
+    photos, networks = PhotoDataset.open(run, "test"), averaging.test(run)
+    row_of, classes = {name: row for row, name in enumerate(photos.name)}, photos.classes
+    drawn = sorted(networks.names, key=lambda name: -sum(lines[name]["marked"].values()))[:DRAWN]
+    return render(
+        "new_photographs.html",
+        "photographs.js",
+        lines=lines,
+        gallery=[page.photograph(run, photos, row_of[n], networks, "test") for n in sorted(drawn)],
+        colours=dict(zip(classes, pictures.class_colours(len(classes)), strict=True)),
+        inferno=pictures.INFERNO,
+        viridis=pictures.VIRIDIS,
+        **shared(run),
+    )
 
 
 def _sizes(run: Run) -> dict[str, tuple[int, int]]:

@@ -12,8 +12,12 @@ from src.artifacts import hdf5
 from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.report.pictures import Unrolled
+from src.report.provenance import of_model as shared
+from src.report.rendering import render
+from src.scoring import averaging
+from src.scoring.metrics import scorer
 from src.scoring.unlike import unlike
-from src.wells import blocks
+from src.wells import blocks, page, submission
 from src.wells.submission import masked
 
 
@@ -43,8 +47,10 @@ def _describe(image: np.ndarray, valid: np.ndarray) -> dict[str, float]:
     }
 
 
-def report(run: Run) -> dict[str, Any]:
-    """For each well its patches, the share that is marked, and what is unlike the training."""
+def report(run: Run) -> tuple[dict[str, Any], str]:
+    """For each well its patches, the share that is marked, and what is unlike the training; and the
+    page.
+    """
     odd = unlike(features(run, "test"), run.model.content["familiar"])
     about, lines = hdf5.metadata(run.prepared("test")), {}
     for block in masked(run, "test"):
@@ -57,7 +63,24 @@ def report(run: Run) -> dict[str, Any]:
                 "corroded": float(block["prediction"][own].mean()),
                 "unlike": odd[str(well)],
             }
-    return lines
+    return lines, _page(run, lines)
+
+
+def _page(run: Run, lines: dict[str, Any]) -> str:
+    size = int(np.prod(hdf5.shape(run.prepared("test"), "image")[1:]))
+    wells = submission.disputed(masked(run, "test"), averaging.test(run))
+    wells = submission.evaluated(wells, 0.0, scorer(run.competition.metric))
+    drawn = page.drawn_wells([int(well) for well in lines], {})
+    return render(
+        "new_wells.html",
+        "wells.js",
+        lines=lines,
+        wells=[],
+        test_wells=page.lines_of("new", wells, {}, drawn, size),
+        most_drawn=page.DRAWN,
+        colours=page.COLOURS,
+        **shared(run),
+    )
 
 
 def describe(lines: dict[str, Any]) -> list[str]:
