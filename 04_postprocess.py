@@ -14,4 +14,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parser(__doc__))
+    command.run(main, command.stage_parser(__doc__))

@@ -28,7 +28,7 @@ def gpus(monkeypatch):
 
 
 def share(tasks: int, *more: str, gpus: int = 1) -> tuple[str, int, int]:
-    workers = parallel.workers(command.parser("").parse_args(["demo", *more]), tasks, gpus)
+    workers = parallel.workers(command.stage_parser("").parse_args(["demo", *more]), tasks, gpus)
     return workers.device.type, workers.jobs, workers.threads
 
 

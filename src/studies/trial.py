@@ -161,6 +161,7 @@ def summary(table: pd.DataFrame) -> str:
 
 def parser() -> argparse.ArgumentParser:
     arguments = command.parser(__doc__)
+    command.add_force(arguments)
     arguments.add_argument("--challenges", type=int, default=24, help="how many (default: 24)")
     arguments.add_argument(
         "--first-seed", type=int, default=1, help="their seeds count up from here (default: 1)"

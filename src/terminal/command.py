@@ -23,8 +23,8 @@ LONGEST_LINE = 900  # characters of an error
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every stage takes; those of `add_places` matter to stages 01 and 02,
-    --gpus-per-task to 01 alone, --track to 01 and 04.
+    """The arguments of whatever begins with a recipe; those of `add_places` matter where tasks run,
+    --gpus-per-task where they are trained.
     """
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument(
@@ -44,11 +44,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument(
         "--submissions-dir", type=Path, default=Path("submissions"), help="default: submissions"
     )
-    arguments.add_argument(
-        "--force",
-        action="store_true",
-        help="make this stage's artifacts again although they are up to date",
-    )
     add_places(arguments)
     arguments.add_argument(
         "--gpus-per-task",
@@ -57,6 +52,15 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="N",
         help="train each task on so many GPUs (default: 1)",
     )
+    return arguments
+
+
+def stage_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of the five stages: all take all, so that one line does for `make all`; --track
+    matters to 01 and 04.
+    """
+    arguments = parser(description)
+    add_force(arguments)
     arguments.add_argument(
         "--track",
         choices=["tensorboard", "mlflow"],
@@ -65,6 +69,14 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="give curves (stage 01) and scores (stage 04) to this tracker too",
     )
     return arguments
+
+
+def add_force(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--force",
+        action="store_true",
+        help="make this stage's artifacts again although they are up to date",
+    )
 
 
 def add_places(arguments: argparse.ArgumentParser) -> None:
