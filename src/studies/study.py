@@ -25,7 +25,7 @@ from src.recipe import Recipe, Task
 from src.report import figures
 from src.stages.prepare import prepare
 from src.stages.train import fit
-from src.studies import backbones, pruning, pruning_figures, tables
+from src.studies import backbones, pruning, pruning_figures, tables, walker
 from src.studies.plots import study_plot
 from src.studies.schema import PROTOCOLS, Study, load
 from src.tasks.parallel import Options, workers
@@ -133,7 +133,9 @@ def figures_of(
     runs = {name: next(iter(own.values())) for name, own in grouped.items()}
     histories = {name: tables.history(run) for name, run in runs.items()}
     if study.table != "pruning":
-        return {"plot": study_plot(histories, table)}
+        plots = {"plot": study_plot(histories, table)}
+        walked = {name: run for name, run in runs.items() if walker.on_patches(run)}
+        return plots | ({"walk": walker.picture(walked)} if walked else {})
     plots = {"plot": pruning_figures.by_sparsity(table)}
     curves = pruning_figures.through_phases(table, histories, runs)
     if curves:
