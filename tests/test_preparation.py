@@ -142,15 +142,16 @@ def test_dropping_leaves_out_patches_with_a_placeholder_and_repairs_what_is_miss
         train[2, 0, 0], train[6, 1, 1], test[:] = -999.25, np.nan, 0.25
         test[1, 35, 35] = -999
 
-    kept, fold = {}, {}
+    kept, left_out = {}, {}
     for how in ("repair", "drop"):
         run, *splits = prepared_by(tmp_path / how, "per_pixel", corrupt, how)
         kept[how] = [split["valid"].any((1, 2)).tolist() for split in splits]
-        fold[how] = hdf5.read(run.prepared("train"), "fold")["fold"]
+        left_out[how] = hdf5.read(run.prepared("train"), "fold")["fold"] == -1
     train, test = kept["drop"]
     assert kept["repair"] == [[True] * 8, [True] * 2]
     assert train == [True, True, False, True, True, True, True, True] and test == [True, False]
-    assert fold["drop"].tolist() == np.where(train, fold["repair"], -1).tolist()
+    assert left_out["drop"].tolist() == [not own for own in train]
+    assert not left_out["repair"].any()
 
 
 def test_the_test_set_can_be_prepared_by_itself(tmp_path):
