@@ -56,6 +56,7 @@ def histograms(run: Run) -> Figure:
     ):
         values = image[own["valid"]]
         axis.hist(values, BINS, range=tuple(np.percentile(values, SHOWN)))
+        axis.locator_params(axis="x", nbins=6)
         axis.set(title=title, xlabel="deviation from nominal thickness", ylabel="pixels")
     return figure
 
