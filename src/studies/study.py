@@ -1,9 +1,9 @@
 """A study: variations of a recipe, each run as a normal run, compared in one table and one plot.
 
 Usage: python -m src.studies.study NAME [--only VARIATION] [--protocol paper|wells] [--epochs N]
-[--patches N] [--seeds N]. Unless the study says otherwise every variation is trained twice: by the
-CorroSeg paper's protocol (one random fifth of the patches held out, the epoch picked on it, soft
-IoU) and by the honest one (folds by well, fixed epochs, the official score).
+[--patches N] [--seeds N]. Unless the study says otherwise every variation is trained twice: as in
+the CorroSeg paper (random patches held out, here a fifth, the epoch picked on them, soft IoU) and
+by the honest protocol (folds by well, fixed epochs, the official score).
 """
 
 import argparse
