@@ -61,8 +61,8 @@ def image_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
 def soft_iou(probability: np.ndarray, truth: np.ndarray) -> float:
     """Intersection over union of probabilities and masks (N, ...) over all pixels together.
 
-    The CorroSeg paper reports its mean over batches. It needs no threshold and hardly notices empty patches, and so
-    lies far above the official score.
+    The CorroSeg paper reports its mean over batches. It needs no threshold and hardly notices empty
+    patches, and so lies far above the official score.
     """
     p, y = probability.astype(np.float64), truth.astype(np.float64)
     intersection = (p * y).sum()
