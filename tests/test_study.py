@@ -284,7 +284,10 @@ def test_a_study_that_walks_on_patches_shows_one_whose_walk_has_most_to_decide(t
     block = {"image": image, "probability": probability, "mask": (image > 1).astype(np.uint8)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walker.averaging, "oof", lambda run: None)
-        patch.setattr(walker.selection, "predicted", lambda *_: iter([block]))
+        halves = [
+            {name: array[at] for name, array in block.items()} for at in (slice(2), slice(2, 4))
+        ]
+        patch.setattr(walker.selection, "predicted", lambda *_: iter(halves))
         shown, truth, above, labels, walk = walker.panels(run)
         figure = walker.picture({"patches": run})
     assert np.array_equal(shown, image[2]) and np.array_equal(truth, image[2] > 1)
