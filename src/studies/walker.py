@@ -27,7 +27,10 @@ def picture(runs: dict[str, Run]) -> Figure:
     )
     for axes, (name, run) in zip(rows, runs.items(), strict=True):
         for axis, title, image in zip(axes, TITLES, panels(run), strict=True):
-            axis.imshow(image, cmap="gray" if title == "patch" else "viridis")
+            if title == "patch":
+                axis.imshow(image, cmap="gray")
+            else:
+                axis.imshow(image, vmin=0, vmax=2 if title == "labelled pixels" else 1)
             axis.set_title(title, fontsize=9)
             axis.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name, fontsize=8)
