@@ -18,9 +18,11 @@ from conftest import Challenge, Patches
 from src.competitions import PatchSplit, Raw, corroseg
 from src.competitions.formats import patches as patch_files
 from src.competitions.formats.masks import PackedMasks, pack
-from src.recipe import Data
+from src.recipe import Data, Postprocess
 from src.terminal.errors import UserError
-from src.wells import cleaning, geometry
+from src.wells import cleaning, geometry, preparation
+from src.wells.postprocess import selection
+from src.wells.postprocess.refinement import Refinement
 from tests.moments import LIMIT
 
 REPOSITORY = Path(__file__).parents[1]
@@ -778,6 +780,22 @@ def test_the_real_files_hold_the_known_corrupt_patches(real: Raw) -> None:
         "well_15_patch_202": 683,
     }
     assert not np.isnan(images_of(real.test)).any()
+
+
+def test_dropping_empties_exactly_the_real_test_patches_with_a_placeholder(real: Raw) -> None:
+    """Were every pixel predicted; of the training patches it leaves 340 out, not the two that hold
+    NaN.
+    """
+    plain = {scan: Refinement(0.5) for scan in (False, True)}
+    for split, number in ((real.train, 340), (real.test, 175)):
+        image = images_of(split)
+        block = {"image": image, "group": split.group, "number": split.number}
+        clean = preparation.clean(block, drop=True)
+        everywhere = clean | {"probability": np.full(image.shape, 0.9, np.float32)}
+        masks = selection.masks(everywhere, plain, {}, Postprocess())
+        placeholder = (image < -100).any((1, 2))
+        assert placeholder.sum() == number
+        np.testing.assert_array_equal(~masks.any((1, 2)), placeholder)
 
 
 def test_the_real_wells_1_2_and_5_to_10_are_interleaved_and_no_other(real: Raw) -> None:

@@ -13,7 +13,7 @@ from src.networks.folding import BitReLU, folded
 NETWORKS = [
     {"name": "ring_unet", "channels": [4, 8, 8], "pool_rows": [3, 2], "pool_columns": [2, 1]},
     {"name": "cat_corroseg", "encoder": "resnet18"},
-    {"name": "fcn_transposed"},
+    {"name": "fcn_resnet50"},
     {"name": "xscat_unet"},
 ]
 

@@ -96,7 +96,7 @@ def test_windows_stay_as_they_are_where_taller_ones_save_nothing_or_are_looked_a
 
 
 def test_windows_stay_as_they_are_for_a_network_that_takes_no_others():
-    chosen = member(36, 4).model_copy(update={"network": {"name": "baseline_cnn"}})
+    chosen = member(36, 4).model_copy(update={"network": {"name": "baseline_cnn", "pooling": True}})
     image = np.zeros((20, 36, 36), np.float32)
     arrays = {
         "image": image,

@@ -153,6 +153,22 @@ def test_focal_with_gamma_0_is_bce():
     )
 
 
+def test_focal_with_an_alpha_above_1_rewards_errors():
+    """Alpha 15 and gamma 1, one pixel of each kind, 0.9 on the wrong side."""
+    truth, sure = torch.tensor([[[[0.0, 1.0]]]]).double(), math.log(9)
+    right, wrong = (torch.tensor([[[[-x, x]]]]).double() for x in (sure, -sure))
+    phase = Phase(epochs=1, loss={"focal": 1.0}, focal_alpha=15.0, focal_gamma=1.0)
+    cost = [of_phase(phase)(x, truth, torch.ones_like(truth)).item() for x in (right, wrong)]
+    missed = [-0.1 * math.log(0.9), -0.9 * math.log(0.1)]
+    assert cost == pytest.approx([(15 - 14) * own / 2 for own in missed])
+    sound = torch.zeros_like(truth)
+    cost = [
+        of_phase(phase)(x, sound, torch.ones_like(truth)).item()
+        for x in (-right.abs(), right.abs())
+    ]
+    assert cost == pytest.approx([-14 * own for own in missed]) and cost[1] < cost[0] < 0
+
+
 def test_focal_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3.0)]]]])  # probabilities 1/2 and 3/4
     truth = torch.tensor([[[[0.0, 1.0]]]])

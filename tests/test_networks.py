@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from src import networks
+from src.networks.corroseg import AddStep, CatStep
 from src.networks.layers import RingConv2d, RingPad, ring_pad
 from src.terminal.errors import UserError
 
@@ -104,6 +106,95 @@ def test_parameters_match_the_papers_code(name, published, unused):
     assert count + unused == pytest.approx(published, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        # 3 -> 32 -> 64 -> 128 -> 256 -> 512 by 3x3, then 663,552 -> 1,296 -> 1,296
+        (
+            {"name": "baseline_cnn"},
+            896 + 18_496 + 73_856 + 295_168 + 1_180_160 + 663_553 * 1296 + 1297 * 1296,
+        ),
+        # two 3x3 to 16, 32, 64; 2x2 up and two 3x3 to 32, 16; the head
+        (
+            {"name": "xscat_unet"},
+            (448 + 2320) + (4640 + 9248) + (18_496 + 36_928)
+            + (8224 + 18_464 + 9248) + (2064 + 4624 + 2320) + 145,
+        ),
+    ],
+)  # fmt: skip
+def test_parameters_are_those_of_the_papers_layers_by_hand(table, published):
+    network = networks.sketch({**table, "copies": 3})
+    assert sum(weights.numel() for weights in network.parameters()) == published
+    assert published in (863_214_176, 117_169)
+
+
+def test_the_head_of_xscat_has_145_weights_and_drops_whole_channels():
+    network = networks.create({"name": "xscat_unet"})
+    assert sum(weights.numel() for weights in network.head.parameters()) == 145
+    drops = [layer for layer in network.modules() if isinstance(layer, torch.nn.Dropout2d)]
+    assert [drop.p for drop in drops] == [0.1, 0.1, 0.2, 0.1, 0.1]
+    assert not [layer for layer in network.modules() if type(layer) is torch.nn.Dropout]
+
+
+def test_fcn_resnet50_is_torchvisions():
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.fcn_resnet50(
+        weights=None, weights_backbone=None, num_classes=1
+    ).eval()
+    place = {"backbone": "encoder.features", "classifier.0": "head.0.0"}
+    place |= {"classifier.1": "head.0.1", "classifier.4": "head.2"}
+    state = {
+        f"{place[own]}{name.removeprefix(own)}": value
+        for name, value in theirs.state_dict().items()
+        for own in place
+        if name.startswith(own)
+    }
+    ours = networks.create({"name": "fcn_resnet50", "copies": 3}).eval()
+    ours.load_state_dict(state)
+    x = torch.randn(2, 1, 36, 36)
+    with torch.no_grad():
+        expected = theirs(x.expand(-1, 3, -1, -1))["out"]
+        torch.testing.assert_close(ours(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_starts_as_torchvisions_and_its_pretrained_weights_are_those(monkeypatch):
+    network = networks.create({"name": "cat_corroseg", "copies": 3})
+    norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert len(norms) == 53 + 8 and all((layer.weight == 1).all() for layer in norms)
+    assert network.encoder.features.conv1.in_channels == 3
+    create, asked = timm.create_model, []
+
+    def record(name, pretrained, **options):
+        asked.append((name, pretrained))
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", record)
+    kept = networks.create({"name": "cat_corroseg", "pretrained": True}).encoder.features
+    assert asked == [("resnet50.tv2_in1k", True)]
+    assert not kept.layer1[0].bn3.weight.any()  # what was loaded stays
+
+
+def test_additive_steps_drop_nothing_of_the_skip():
+    """Where all of the decoder's branch is dropped the skip is left, and of concatenation
+    nothing.
+    """
+    y, skip, drop = torch.randn(2, 8, 3, 3), torch.randn(2, 4, 5, 5), torch.nn.Dropout2d(1.0)
+    assert torch.equal(AddStep(8, 4, False)(y, skip, drop), skip)
+    assert not CatStep(8, 4, True)(y, skip, drop).any()
+
+
+def test_without_pooling_sadd_grows_to_16_times_the_size_and_keeps_every_16th_pixel():
+    torch.manual_seed(0)
+    network, seen = networks.create({"name": "sadd_unet", "pooling": False}).eval(), {}
+    network.encoder[-1].register_forward_hook(lambda *call: seen.update(deep=call[2].shape))
+    network.decoder[0].register_forward_hook(lambda *call: seen.update(last=call[2]))
+    with torch.no_grad():
+        y = network(torch.randn(1, 1, 8, 4))
+        whole = torch.nn.functional.conv2d(seen["last"], network.head.weight, network.head.bias)
+    assert seen["deep"] == (1, 1024, 8, 4) and whole.shape == (1, 1, 128, 64)
+    torch.testing.assert_close(y, whole[:, :, ::16, ::16])
+
+
 def test_corroseg_has_the_papers_feature_sizes():
     network = networks.create({"name": "cat_corroseg"}).eval()
     features = network.encoder(torch.randn(1, 1, 36, 36))
@@ -120,8 +211,9 @@ SMALL = {"encoder": "resnet18"}
 TABLES = [
     {"name": "xscat_unet"},
     {"name": "sadd_unet"},
-    {"name": "fcn_transposed", "batch_norm": False},
-    {"name": "fcn_bilinear"},
+    {"name": "fcn_transposed", **SMALL},
+    {"name": "fcn_bilinear", **SMALL, "copies": 3},
+    {"name": "fcn_resnet50"},
     {"name": "cat_corroseg", **SMALL, "batch_norm": False, "copies": 3},
     {"name": "add_corroseg", **SMALL, "dropout": "A"},
     {"name": "deeplab_v3", **SMALL},
@@ -138,18 +230,16 @@ def test_every_network_gives_logits_of_its_inputs_size(table, height):
 
 
 def test_the_baseline_takes_patches_only():
-    network = networks.create({"name": "baseline_cnn"})
+    network = networks.create({"name": "baseline_cnn", "pooling": True})
     assert network(torch.randn(2, 1, 36, 36)).shape == (2, 1, 36, 36)
     with pytest.raises(ValueError, match="36x36"):
         network(torch.randn(2, 1, 72, 36))
 
 
-@pytest.mark.parametrize(
-    "name", ["cat_corroseg", "add_corroseg", "sadd_unet", "fcn_bilinear", "baseline_cnn"]
-)
+@pytest.mark.parametrize("name", ["cat_corroseg", "add_corroseg", "sadd_unet", "baseline_cnn"])
 def test_dropout_acts_in_training_and_is_off_in_prediction(name):
     torch.manual_seed(0)
-    table = {"name": name, "dropout": "B"} | (SMALL if "corroseg" in name else {})
+    table = {"name": name, "dropout": "B"} | (SMALL if "corroseg" in name else {"pooling": True})
     network, x = networks.create(table), torch.randn(4, 1, 36, 36)
     for module in network.modules():  # so that only dropout can make a difference
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -55,16 +55,19 @@ RECIPE = {
 }
 
 
-def run_of(folder: Path, raw: Raw, how: str = "global") -> Run:
+def run_of(folder: Path, raw: Raw, how: str = "global", corrupt: str = "repair") -> Run:
     """A run of a challenge whose raw files are read as `raw`."""
     for name in ("X_train.zip", "X_test.zip", "y_train.csv"):
         (folder / "raw/corroseg").mkdir(parents=True, exist_ok=True)
         (folder / "raw/corroseg" / name).touch()
-    run = open_run(recipe.parse(RECIPE | {"data": {"scaling": how}}, "t"), folder, folder)
+    chosen = recipe.parse(RECIPE | {"data": {"scaling": how, "corrupt": corrupt}}, "t")
+    run = open_run(chosen, folder, folder)
     return replace(run, competition=replace(run.competition, read=lambda *_: raw))
 
 
-def prepared_by(folder: Path, how: str, change=lambda train, test: None) -> tuple[Run, dict, dict]:
+def prepared_by(
+    folder: Path, how: str, change=lambda train, test: None, corrupt: str = "repair"
+) -> tuple[Run, dict, dict]:
     """Two wells of different level and spread, one of them with a pixel that is no measurement, and
     a test well that has none.
 
@@ -80,7 +83,7 @@ def prepared_by(folder: Path, how: str, change=lambda train, test: None) -> tupl
         replace(train_split, read=lambda rows: image[rows]),
         replace(test_split, read=lambda rows: test[rows], mask=None),
     )
-    run = run_of(folder, raw, how)
+    run = run_of(folder, raw, how, corrupt)
     list(run.modality.prepare(run, ["train", "test"]))
     return run, *(
         hdf5.read(run.prepared(part), "image", "valid", "group") for part in ("train", "test")
@@ -130,6 +133,25 @@ def test_the_training_file_does_not_know_the_test_set(tmp_path):
     other, *_ = prepared_by(tmp_path / "other", "global", other_test)
     assert run.prepared("train").read_bytes() == other.prepared("train").read_bytes()
     assert run.prepared("test").read_bytes() != other.prepared("test").read_bytes()
+
+
+def test_dropping_leaves_out_patches_with_a_placeholder_and_repairs_what_is_missing(tmp_path):
+    """Of a placeholder below -100 and of one pixel that is no number."""
+
+    def corrupt(train, test):
+        train[2, 0, 0], train[6, 1, 1], test[:] = -999.25, np.nan, 0.25
+        test[1, 35, 35] = -999
+
+    kept, left_out = {}, {}
+    for how in ("repair", "drop"):
+        run, *splits = prepared_by(tmp_path / how, "per_pixel", corrupt, how)
+        kept[how] = [split["valid"].any((1, 2)).tolist() for split in splits]
+        left_out[how] = hdf5.read(run.prepared("train"), "fold")["fold"] == -1
+    train, test = kept["drop"]
+    assert kept["repair"] == [[True] * 8, [True] * 2]
+    assert train == [True, True, False, True, True, True, True, True] and test == [True, False]
+    assert left_out["drop"].tolist() == [not own for own in train]
+    assert not left_out["repair"].any()
 
 
 def test_the_test_set_can_be_prepared_by_itself(tmp_path):

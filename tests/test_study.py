@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from skimage import segmentation
 
 from src import networks, recipe
 from src.artifacts import files, hdf5
 from src.artifacts.run import Run
 from src.modality import open_run
-from src.studies import schema, study, tables
+from src.studies import data, plots, schema, study, tables, walker
+from src.terminal import command
 from src.terminal.errors import UserError
 from src.training import task as training
 
@@ -47,6 +49,8 @@ set = ["member.network.channels=[6, 12]"]
 name = "walked"
 set = ["postprocess={{ betas = [1.0], min_sizes = [0], apply = 'always' }}"]
 """
+SCORED = {"variation": ["what"], plots.WELLS_HELD_OUT: [0.5]}
+SCORED |= {f"{plots.WELLS_HELD_OUT}, deviation over seeds": [float("nan")]}
 STABLE = [
     "variation",
     "parameters (M)",
@@ -237,6 +241,82 @@ def test_axes_are_combined_and_one_phase_can_be_changed_alone(tmp_path):
     assert [variation.name for variation in loaded.only(["b, d"]).variations] == ["b, d"]
     with pytest.raises(UserError, match="only 2 sections"):
         runs_of(loaded, ["member.phase.2.epochs=1"])
+
+
+def test_train_iou_is_that_of_the_epoch_whose_weights_were_kept(tmp_path):
+    """1 minus the loss where that is smooth IoU alone; of other losses there is none."""
+    chosen = recipe.parse({"name": "what", **tomllib.loads(BASE)}, "test")
+    run = open_run(chosen, tmp_path, tmp_path)
+    kept = ["1,0.9,0.1\n2,0.6,0.3\n3,0.2,0.2\n", "1,0.5,0.4\n2,0.1,0.3\n"]
+    for task in run.tasks():
+        files.write_text(run.history(task), f"epoch,loss,held_out_soft_iou\n{kept[task.fold]}")
+    assert tables.train_iou(run) == pytest.approx(((1 - 0.6) + (1 - 0.5)) / 2)
+    figure = plots.study_plot({"what": tables.history(run)}, pd.DataFrame(SCORED))
+    (_, dashed) = figure.axes[0].lines
+    assert dashed.get_linestyle() == "--"
+    assert dashed.get_ydata() == pytest.approx([(0.1 + 0.5) / 2, (0.4 + 0.9) / 2, 0.8])
+    phase = chosen.members[0].phases[0].model_copy(update={"loss": {"smooth_iou": 1.0, "bce": 1.0}})
+    member = chosen.members[0].model_copy(update={"phases": [phase]})
+    other = run.with_recipe(chosen.model_copy(update={"members": [member]}))
+    assert np.isnan(tables.train_iou(other)) and "train_iou" not in tables.history(other)
+
+
+def test_a_study_that_walks_on_patches_shows_one_whose_walk_has_most_to_decide(tmp_path):
+    """Labels and walk recomputed by scikit-image from what the run predicted."""
+    chosen = recipe.parse(
+        {
+            **tomllib.loads(BASE),
+            "name": "what",
+            "inference": {"flips": False},
+            "postprocess": {"walk_on": "patches", "betas": [1.0], "apply": "always"},
+        },
+        "test",
+    )
+    run = open_run(chosen, tmp_path, tmp_path)
+    assert walker.on_patches(run)
+    assert not walker.on_patches(run.with_recipe(recipe.load("corroseg_cat")))
+    image = np.random.default_rng(0).normal(size=(4, 36, 36)).astype(np.float32)
+    probability = np.full((4, 36, 36), 0.5)
+    probability[0, :18], probability[0, 18:] = 0.95, 0.05  # nothing to decide
+    probability[1, :6], probability[1, -6:] = 0.95, 0.05
+    probability[2, :2], probability[2, -2:] = 0.95, 0.05  # most, of those with both labels
+    probability[3, :1] = 0.95
+    block = {"image": image, "probability": probability, "mask": (image > 1).astype(np.uint8)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walker.averaging, "oof", lambda run: None)
+        halves = [
+            {name: array[at] for name, array in block.items()} for at in (slice(2), slice(2, 4))
+        ]
+        patch.setattr(walker.selection, "predicted", lambda *_: iter(halves))
+        shown, truth, above, labels, walk = walker.panels(run)
+        figure = walker.picture({"patches": run})
+    assert np.array_equal(shown, image[2]) and np.array_equal(truth, image[2] > 1)
+    assert np.array_equal(above, probability[2] > 0.5)
+    seeds = np.full((36, 36), 1)
+    seeds[:2], seeds[-2:] = 2, 0
+    assert np.array_equal(labels, seeds)
+    own = np.select([seeds == 2, seeds == 0], [2, 1], 0)
+    stretched = np.interp(image[2], (image[2].min(), image[2].max()), (0, 255))
+    expected = segmentation.random_walker(stretched, own, beta=1, mode="bf") == 2
+    assert np.array_equal(walk, expected) and 0 < walk.mean() < 1
+    assert [axis.get_title() for axis in figure.axes] == list(walker.TITLES)
+
+
+def test_the_numbers_and_figures_of_the_data(tmp_path, capsys):
+    (tmp_path / "base.toml").write_text(BASE)
+    options = [str(tmp_path / "base.toml"), "--data-dir", str(tmp_path / "data")]
+    data.main(command.parser("").parse_args(options))
+    train = hdf5.read(
+        next((tmp_path / "data").glob("prepared/*/train.h5")), "mask", "valid", "group"
+    )
+    used = train["valid"].any((1, 2))
+    masks = train["mask"][used]
+    line = next(line for line in capsys.readouterr().out.splitlines() if "| train |" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:4] == [str(len(used)), str(len(set(train["group"]))), str((~used).sum())]
+    assert cells[5:] == [f"{masks.any((1, 2)).mean():.3%}", f"{masks.mean():.2%}"]
+    names = {path.name for path in (tmp_path / "data/studies/data_base").iterdir()}
+    assert names == {"table.md", "example.png", "histograms.png"}
 
 
 def test_a_study_can_be_shrunk_and_says_so(tmp_path):

@@ -798,7 +798,7 @@ def test_cuda_is_never_replaced_silently(monkeypatch):
         {"network": {"name": "ring_unet", "channels": [4, 8, 8, 8]}, "height": 72},
         {"network": {"name": "ring_unet", "channels": []}},
         {"network": {"name": "ring_unet", "channels": [0, 4]}},
-        {"network": {"name": "baseline_cnn"}, "height": 72},
+        {"network": {"name": "baseline_cnn", "pooling": True}, "height": 72},
     ],
 )
 def test_networks_that_cannot_work_are_refused_in_one_line_before_training(member, tmp_path):

@@ -111,6 +111,17 @@ def test_the_mean_score_at_each_threshold_is_told_for_each_fold_and_for_all() ->
     assert high == pytest.approx([0, 1, 1 / 3])  # nothing marked
 
 
+def test_the_threshold_is_one_half_everywhere_where_the_recipe_says_so() -> None:
+    """Marked with 0.6, which a threshold above that would rightly leave empty in every fold."""
+    train, probability = split_of([draw(SMALL)] * 3, [draw()] * 3)
+    own, earned, _ = select(train, probability, Postprocess(random_walker=False, min_sizes=[0]))
+    assert earned.tolist() == [1, 1, 1] and own.threshold > 0.6
+    fixed = Postprocess(threshold="one_half", random_walker=False, min_sizes=[0])
+    own, earned, _ = select(train, probability, fixed)
+    assert earned.tolist() == [0, 0, 0] and own.threshold == 0.5
+    assert set(own.plain.values()) == {0.5} and the_refinement(own) == Refinement(0.5)
+
+
 @pytest.mark.usefixtures("at_one_half")
 @pytest.mark.parametrize(
     ("truth", "score"), [(draw(SMALL), 4 / 7), (draw(SMALL, TRIPLE), 1), (draw(TRIPLE), 3 / 7)]

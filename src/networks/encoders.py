@@ -29,16 +29,25 @@ class Encoder(nn.Module):
             file of them.
         copies: the input's one channel is repeated this many times; 3 is what photographs have
             (CorroSeg paper).
+        output_stride: the last features have 1 / output_stride of the size.
+
+    Random weights begin with every batch norm's factor at 1, as torchvision's do, where timm has 0
+    for the last one of a residual block.
 
     Raises:
         UserError: an unknown name, or weights that cannot be had or do not fit; never a random
             start instead.
     """
 
-    def __init__(self, name: str, pretrained: Pretrained, copies: int) -> None:
+    def __init__(
+        self, name: str, pretrained: Pretrained, copies: int, output_stride: int = 32
+    ) -> None:
         super().__init__()
         self.copies = copies
-        self.features = features(name, pretrained, copies)
+        self.features = features(name, pretrained, copies, output_stride)
+        for layer in self.features.modules():
+            if isinstance(layer, nn.BatchNorm2d) and not pretrained:
+                nn.init.ones_(layer.weight)
         self.channels: list[int] = self.features.feature_info.channels()
         self.drops = nn.ModuleList()
 

@@ -29,6 +29,9 @@ class Data(Section):
 
     scaling: Literal["global", "per_pixel"] = only("wells", "global")
     """Median and interquartile range of all training pixels, or of each pixel's place."""
+    corrupt: Literal["repair", "drop"] = only("wells", "repair")
+    """Repair pixels that are no measurements, or count every patch with a placeholder as wholly
+    corrupt: not trained on, not scored, its test mask empty."""
     patches: Count | None = None
     """About so many training images, of every well its share; without it all."""
     folder: Name | None = only("photographs", None)
@@ -113,6 +116,8 @@ class Postprocess(Section):
     Emptying a patch pays where its truth is empty too: it then scores 1 and not 0.
     """
 
+    threshold: Literal["selected", "one_half"] = only("wells", "selected")
+    """The threshold that scores best out of fold, or one half."""
     random_walker: bool = only("wells", True)
     """Try a random walker."""
     walk_on: Literal["strips", "patches"] = only("wells", "strips")

@@ -143,8 +143,9 @@ class Phase(Section):
     """Epochs without a lower training loss before "plateau" halves the rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the phase in which the rate rises from zero (constant, cosine)."""
-    focal_alpha: Fraction = 0.25
-    """Weight of defect pixels in the focal loss."""
+    focal_alpha: Annotated[float, Field(gt=0)] = 0.25
+    """Weight of defect pixels in the focal loss, the others having the rest of 1; above 1 that is
+    negative, and errors are rewarded."""
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
     """Exponent of the focal loss."""
     tversky_alpha: Fraction = 0.5

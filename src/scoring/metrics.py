@@ -70,8 +70,8 @@ def soft_counts(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def soft_iou(counts: np.ndarray) -> float:
     """Intersection over union of `soft_counts`.
 
-    The CorroSeg paper reports it. It needs no threshold and hardly notices empty patches, and so
-    lies far above the official score.
+    The CorroSeg paper reports its mean over batches. It needs no threshold and hardly notices empty
+    patches, and so lies far above the official score.
     """
     intersection, union = counts
     return float(intersection / max(union, np.finfo(float).tiny))

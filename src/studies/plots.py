@@ -10,7 +10,7 @@ RANDOM_SPLIT, WELLS_HELD_OUT = "random split, soft IoU", "wells held out, offici
 
 def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figure:
     """What training tells of each variation over the epochs (mean and range over its tasks), beside
-    its scores.
+    its scores; dashed, the IoU on what is trained on.
 
     Args:
         histories: by variation, as `src.studies.tables.history` gives them: the held-out soft IoU
@@ -27,11 +27,14 @@ def study_plot(histories: dict[str, pd.DataFrame], table: pd.DataFrame) -> Figur
         left.fill_between(
             epochs.index, epochs["min"], epochs["max"], color=line.get_color(), alpha=0.2
         )
+        if scored and "train_iou" in history:
+            trained = history.groupby("epoch")["train_iou"].mean()
+            left.plot(trained.index, trained, "--", color=line.get_color(), linewidth=0.8)
     if scored:
         left.set(
             title="paper's protocol: random patches held out",
             xlabel="epoch",
-            ylabel="soft IoU, held out",
+            ylabel="soft IoU, held out (dashed: trained on)",
         )
     else:
         left.set(title="training", xlabel="epoch", ylabel="loss")

@@ -1,9 +1,9 @@
 """A study: variations of a recipe, each run as a normal run, compared in one table and one plot.
 
 Usage: python -m src.studies.study NAME [--only VARIATION] [--protocol paper|wells] [--epochs N]
-[--patches N] [--seeds N]. Unless the study says otherwise every variation is trained twice: by the
-CorroSeg paper's protocol (one random fifth of the patches held out, the epoch picked on it, soft
-IoU) and by the honest one (folds by well, fixed epochs, the official score).
+[--patches N] [--seeds N]. Unless the study says otherwise every variation is trained twice: as in
+the CorroSeg paper (random patches held out, here a fifth, the epoch picked on them, soft IoU) and
+by the honest protocol (folds by well, fixed epochs, the official score).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from src.recipe import Recipe, Task
 from src.report import figures
 from src.stages.prepare import prepare
 from src.stages.train import fit
-from src.studies import backbones, pruning, pruning_figures, tables
+from src.studies import backbones, pruning, pruning_figures, tables, walker
 from src.studies.plots import study_plot
 from src.studies.schema import PROTOCOLS, Study, load
 from src.tasks.parallel import Options, workers
@@ -133,7 +133,9 @@ def figures_of(
     runs = {name: next(iter(own.values())) for name, own in grouped.items()}
     histories = {name: tables.history(run) for name, run in runs.items()}
     if study.table != "pruning":
-        return {"plot": study_plot(histories, table)}
+        plots = {"plot": study_plot(histories, table)}
+        walked = {name: run for name, run in runs.items() if walker.on_patches(run)}
+        return plots | ({"walk": walker.picture(walked)} if walked else {})
     plots = {"plot": pruning_figures.by_sparsity(table)}
     curves = pruning_figures.through_phases(table, histories, runs)
     if curves:

@@ -14,6 +14,7 @@ from src.studies.plots import RANDOM_SPLIT, WELLS_HELD_OUT
 from src.wells.postprocess import selection
 
 TITLES = {"paper": RANDOM_SPLIT, "wells": WELLS_HELD_OUT}
+TRAINED = "random split, train IoU"
 
 
 def scores(run: Run, protocol: str, seeds: list[int]) -> dict[str, float]:
@@ -50,12 +51,31 @@ def nested(run: Run, wells: Iterable) -> tuple[np.ndarray, selection.Selection]:
 
 
 def history(run: Run) -> pd.DataFrame:
-    """The training histories of a run's tasks, one below the other, with `fold` and `seed`."""
-    parts = [
-        pd.read_csv(run.history(task)).assign(fold=task.fold, seed=task.seed)
-        for task in run.tasks()
-    ]
+    """The training histories of a run's tasks, one below the other, with `member`, `fold` and
+    `seed`.
+
+    Where smooth IoU alone was trained with, `train_iou` is that of an epoch's training batches, as
+    they were drawn, before each step: 1 minus the loss (CorroSeg paper, Figures 6 and 7).
+    """
+    parts = []
+    for task in run.tasks():
+        own = pd.read_csv(run.history(task))
+        losses = [phase.loss for phase in run.recipe.member(task.member).phases]
+        if all(loss == {"smooth_iou": 1.0} for loss in losses):
+            own["train_iou"] = 1 - own["loss"]
+        parts.append(own.assign(member=task.member, fold=task.fold, seed=task.seed))
     return pd.concat(parts, ignore_index=True)
+
+
+def train_iou(run: Run) -> float:
+    """The mean over tasks of `train_iou` in the epoch whose weights were kept, the best on the
+    held-out patches (CorroSeg paper, Table 1); NaN where other losses were trained with.
+    """
+    told = history(run)
+    if "train_iou" not in told:
+        return float("nan")
+    tasks = told.groupby(["member", "fold", "seed"])["held_out_soft_iou"]
+    return float(told.loc[tasks.idxmax(), "train_iou"].mean())
 
 
 def row(variation: str, own: dict[str, Run]) -> dict[str, Any]:
@@ -74,6 +94,8 @@ def row(variation: str, own: dict[str, Run]) -> dict[str, Any]:
     folds: dict[str, str] = {}
     for protocol, run in own.items():
         title = TITLES[protocol]
+        if protocol == "paper":
+            line[TRAINED] = train_iou(run)
         single = pd.DataFrame([scores(run, protocol, [seed]) for seed in seeds])
         mean, deviation = single.mean(), single.std(ddof=1)  # of one seed: not a number
         line[title] = float(mean[title])

@@ -176,7 +176,8 @@ class Fit:
             return {}
         scores = self.data.held_out(self.trained)
         if selects and scores["held_out_soft_iou"] > self.state["best_score"]:
-            # the best soft IoU so far: so the CorroSeg paper picks its epoch
+            # the best soft IoU so far; the CorroSeg paper's code picks the lowest held-out loss,
+            # which under smooth IoU is nearly 1 minus it
             best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
             self.state |= {"best_score": scores["held_out_soft_iou"]}
             self.state |= {"best_epoch": epoch, "best": best}

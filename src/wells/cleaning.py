@@ -22,6 +22,13 @@ def find_valid(image: np.ndarray) -> np.ndarray:
     return np.abs(image) < LARGEST_DEVIATION
 
 
+def holds_placeholder(image: np.ndarray) -> np.ndarray:
+    """(N,) True where a patch (H, W) has a value below -100; NaN is none (CorroSeg paper, section
+    2.1, as its code has it).
+    """
+    return (image < -LARGEST_DEVIATION).any((1, 2))
+
+
 def repair(image: np.ndarray, valid: np.ndarray, strips: list[Strip]) -> np.ndarray:
     """Patches (N, H, W) with every invalid pixel filled from its valid neighbours in the well.
 

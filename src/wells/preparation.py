@@ -40,7 +40,7 @@ def prepare(run: Run, splits: list[str]) -> Iterator[str]:
 def write_train(run: Run, raw: PatchSplit) -> str:
     """Write train.h5, scaled by a fit on its own valid pixels; returns a table of its wells."""
     with hdf5.writing(run.prepared("train"), lineage.prepared(run, "train")) as file:
-        known = write_clean(file, raw)
+        known = write_clean(file, raw, run.recipe.data.corrupt == "drop")
         usable = known["corrupt"] < known["pixels"]
         known["fold"], known["excluded"] = folds.assign(
             known["group"], known["corroded"] > 0, usable, run.recipe.folds
@@ -58,7 +58,7 @@ def write_test(run: Run, raw: PatchSplit, about: dict[str, Any]) -> str:
     """Write test.h5, scaled as train.h5 is; returns a table of its wells."""
     fitted = fitted_scaling(run)
     with hdf5.writing(run.prepared("test"), lineage.prepared(run, "test")) as file:
-        known = write_clean(file, raw)
+        known = write_clean(file, raw, run.recipe.data.corrupt == "drop")
         scale(file, fitted)
         file.metadata.update(about, classes=run.training()["classes"])
     return summary("test", known)
@@ -70,19 +70,23 @@ def fitted_scaling(run: Run) -> Scaling:
     return Scaling(*(np.float32(training[name]) for name in ("center", "scale")))
 
 
-def clean(block: Arrays) -> Arrays:
+def clean(block: Arrays, drop: bool) -> Arrays:
     """The patches of some wells, `image`, `group` and `number`, repaired and located in their
     wells; not yet scaled.
+
+    With `drop` nothing of a patch with a placeholder is valid (`data.corrupt`).
     """
     valid = cleaning.find_valid(block["image"])
     where = (block["group"], block["number"], block.get("interleaved"))
     depth, parity = geometry.locate(block["image"], valid, *where)
     image = cleaning.repair(block["image"], valid, geometry.strips(block["group"], depth, parity))
+    if drop:
+        valid[cleaning.holds_placeholder(block["image"])] = False
     return block | {"image": image, "valid": valid, "depth": depth, "parity": parity}
 
 
-def write_clean(file: Writer, raw: PatchSplit) -> Arrays:
-    """Write a split repaired and located, not yet scaled; returns what is known of its patches.
+def write_clean(file: Writer, raw: PatchSplit, drop: bool) -> Arrays:
+    """Write a split cleaned by `clean`, not yet scaled; returns what is known of its patches.
 
     That is `group`, `parity`, how many of the `pixels` of a patch are `corrupt` and, where there
     are masks, how many are `corroded`.
@@ -98,7 +102,7 @@ def write_clean(file: Writer, raw: PatchSplit) -> Arrays:
     index = {"group": raw.group, "number": raw.number}
     index |= {} if raw.interleaved is None else {"interleaved": raw.interleaved}
     for block in Blocks(index, lambda place: {"image": raw.read(place)}):
-        place, arrays = block["place"], clean(block)
+        place, arrays = block["place"], clean(block, drop)
         arrays |= {} if raw.mask is None else {"mask": raw.mask[place]}
         for name in names:
             file.write(name, int(place[0]), arrays[name])
@@ -154,7 +158,7 @@ def summary(title: str, known: Arrays) -> str:
     corrupt, wholly = known["corrupt"], known["corrupt"] == known["pixels"]
     lines.append(
         f"{title}: {len(corrupt)} patches, {(corrupt > 0).sum()} with corrupt pixels, "
-        f"{wholly.sum()} of them wholly"
+        f"{wholly.sum()} of them wholly, or counted so"
     )
     for fold in range(known["fold"].max() + 1 if "fold" in known else 0):
         own = known["fold"] == fold

@@ -47,10 +47,11 @@ def write(run: Run) -> str:
         file.metadata.update(as_json(own))
         file.put("thresholds", THRESHOLDS)
         file.put("score_at_thresholds", own.at_thresholds)
-    alone = len(own.plain) == 1
-    how = (
-        "at one half, for there is no other fold" if alone else "each fold as is best on the others"
-    )
+    how = "each fold as is best on the others"
+    if run.recipe.postprocess.threshold == "one_half":
+        how = "at one half, as the recipe says"
+    elif len(own.plain) == 1:
+        how = "at one half, for there is no other fold"
     return f"{own}; out-of-fold score {own.score:.4f}, {how}"
 
 
@@ -213,8 +214,9 @@ class Part:
         self.patches = patches[self.rows].sum(0)
         self.there = np.flatnonzero(self.patches)  # places of the folds with such wells
         self.folds = [folds[place] for place in self.there]
+        fixed = [[HALF]] * (len(self.folds) + 1) if settings.threshold == "one_half" else None
         best = {
-            smoothing: select(sums[:, self.rows].sum(1)[:, self.there], HALF)
+            smoothing: select(sums[:, self.rows].sum(1)[:, self.there], HALF, fixed)
             for smoothing, sums in at.items()
         }
         self.final = self._candidates(best, None)
