@@ -42,7 +42,9 @@ option = [
   {{ name = "few", set = ['''member.phase=[{phase},
     {{ epochs = 1, pruning = {{ method = "linear", sparsity = 0.5, steps = 1, channels = true }} }},
     {phase}]'''] }},
-  {{ name = "filters", set = ['member.phase=[{phase}, {phase}, {phase}]', 'member.phase.1.pruning={filters}'] }},
+  {{ name = "filters", set = [
+    'member.phase=[{phase}, {phase}, {phase}]', 'member.phase.1.pruning={filters}'
+  ] }},
 ]
 """
 
@@ -66,9 +68,8 @@ def test_iou_of_each_image_by_hand_and_as_the_library_has_it():
     """Of the first image 7 of 8 pixels are right, of the second, which is larger, 3 of 12."""
     truth = [np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0] * 6 + [1] * 6)]
     predicted = [np.array([0, 0, 0, 0, 1, 1, 2, 1]), np.array([0] * 3 + [2] * 9)]
-    counts = np.stack(
-        [confusion.confusion(*pair, 2) for pair in zip(truth, predicted, strict=True)]
-    )
+    pairs = list(zip(truth, predicted, strict=True))
+    counts = np.stack([confusion.confusion(*pair, 2) for pair in pairs])
     # 7 / (7 + 1 + 1) and 3 / (3 + 9 + 9)
     assert confusion.iou_by_image(counts) == pytest.approx((7 / 9 + 1 / 7) / 2)
     # pooled: 10 of 20 right
@@ -266,8 +267,9 @@ def test_test_photographs_are_scored_as_held_out_ones_are(studied, tmp_path):
 def test_on_the_test_set_every_network_is_scored_by_itself(studied, monkeypatch):
     """Two seeds of which one network is right everywhere: no average of the two."""
     _, (part, *_), _ = studied
-    right, wrong = np.array([[[8, 0], [0, 2]]]), np.array([[[8, 0], [2, 0]]])
+    right = np.diag([8, 2, 2])[None]
+    wrong = np.array([[[8, 0, 0], [2, 0, 0], [2, 0, 0]]])
     monkeypatch.setattr(pruning, "on_test", lambda run, device: [right, wrong])
     line = pruning.row("dense", part.run, torch.device("cpu"))
     assert line[f"test {pruning.MEAN}"] == pytest.approx((1 + 0) / 2)
-    assert line[f"test {pruning.BY_IMAGE}"] == pytest.approx((1 + 8 / 12) / 2)
+    assert line[f"test {pruning.BY_IMAGE}"] == pytest.approx((1 + 8 / 16) / 2)
