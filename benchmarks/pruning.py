@@ -4,8 +4,9 @@ on this CPU.
 Usage: python -m benchmarks.pruning RUN_FOLDER [RUN_FOLDER ...] [--int8] [--size ROWS COLUMNS], with
 folders as for src.cli.export, whose files it writes anew. Every network is told in torch and in
 onnxruntime. IoU sums over all pixels of the held-out fold, and of the test photographs where their
-truth is known, of each class but the background; the pruning study's, with the background, stands
-beside it. Photographs are all of one size, because an exported network takes no other.
+truth is known, of each class but the background; those with the background, over all pixels and of
+each image as in the pruning study, stand beside it. Photographs are all of one size, because an
+exported network takes no other.
 
 How many times faster and smaller a line is, is told against the first folder's network in torch:
 both take an image in turn.
@@ -28,7 +29,6 @@ from src.networks.engines import THREADS, opened
 from src.networks.scaling import Scaling
 from src.photographs import confusion
 from src.photographs.dataset import PhotoDataset
-from src.photographs.prediction import predict
 from src.report import figures
 from src.studies import pruning
 from src.terminal import command
@@ -54,7 +54,7 @@ class OnnxNetwork(nn.Module):
 
 
 def held_out(trained: Trained, network: nn.Module) -> tuple[np.ndarray, list[str]]:
-    """`confusion.confusion` on the run's held-out fold, and the classes."""
+    """`confusion.confusion` of each image of the run's held-out fold, and the classes."""
     run, fold = trained.run, trained.task.fold
     classes = hdf5.metadata(run.prepared("train"))["classes"]
     if run.modality.labels(run):
@@ -65,24 +65,18 @@ def held_out(trained: Trained, network: nn.Module) -> tuple[np.ndarray, list[str
     train["image"] = trained.scaling.apply(train["image"])
     settings = run.recipe.inference
     probability = prediction.predict(network, train, trained.member, settings, CPU)
-    marked = (probability[:, 0] > 0.5).astype(int)
-    return confusion.confusion(train["mask"].astype(int), marked, 1), classes
+    pairs = zip(train["mask"].astype(int), (probability[:, 0] > 0.5).astype(int), strict=True)
+    return np.stack([confusion.confusion(true, marked, 1) for true, marked in pairs]), classes
 
 
 def over(
     trained: Trained, network: nn.Module, dataset: PhotoDataset, rows: Iterable[int]
 ) -> np.ndarray:
-    """`confusion.confusion` over some photographs."""
-    counts, member = confusion.empty(len(dataset.classes)), trained.member
+    """`confusion.confusion` of some photographs."""
     settings = trained.run.recipe.inference
-    for row in rows:
-        image = dataset.image(row)[None]
-        (probability,) = predict(
-            network, image, dataset.white, trained.scaling, member, settings, CPU
-        )
-        likely = probability.astype(np.float32)
-        counts += confusion.count(dataset.mask(row), likely, member.activation)
-    return counts
+    return confusion.of_network(
+        network, trained.scaling, trained.member, settings, dataset, rows, CPU
+    )
 
 
 def scores(trained: Trained, network: nn.Module) -> dict[str, float]:

@@ -202,6 +202,54 @@ def test_tversky_by_hand():
     assert tversky(0.3)(logits, truth, torch.ones_like(truth)).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("absent", [None, 0, 2])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.5), (0.2, 1.3)])
+def test_tversky_with_the_background_is_the_librarys(absent, alpha, beta):
+    """With all classes in the batch, without the background, and without the second class."""
+    logits, _, label, _ = exclusive_example()
+    if absent is not None:
+        label[label == absent] = 1
+    truth = torch.stack([label == k for k in (1, 2, 3)], dim=1).double()
+    # there alpha is that of false pixels
+    library = smp.losses.TverskyLoss("multiclass", alpha=beta, beta=alpha)
+    own = tversky(alpha, "softmax", beta, background=True, absent=False, smooth=0.0)
+    everywhere = torch.ones(2, 1, 5, 6)
+    for x in (logits, 30 * logits):
+        assert own(x, truth, everywhere).item() == pytest.approx(library(x, label).item())
+    told = Phase(
+        epochs=1,
+        loss={"tversky": 1.0},
+        tversky_alpha=alpha,
+        tversky_beta=beta,
+        tversky_background=True,
+        tversky_absent=False,
+        tversky_smooth=0.0,
+    )
+    assert of_phase(told, "softmax")(logits, truth, everywhere) == own(logits, truth, everywhere)
+    counted = tversky(alpha, "softmax", beta, background=True, absent=True, smooth=0.0)
+    assert (counted(logits, truth, everywhere) > own(logits, truth, everywhere)) == (
+        absent is not None
+    )
+
+
+def test_pixels_without_weight_have_no_say_in_the_librarys_tversky():
+    """Not even in which classes are absent: the third is only where there is no weight."""
+    logits, truth, label, weight = exclusive_example()
+    weight[:, 0][label == 3] = 0
+    own = tversky(0.5, "softmax", background=True, absent=False, smooth=0.0)
+    without = torch.where(weight == 0, torch.zeros_like(truth), truth)
+    changed = torch.where(weight == 0, 50.0, logits)
+    assert own(logits, truth, weight) == own(changed, without, weight)
+    assert own(logits, truth, 0 * weight) == 0
+    assert torch.autograd.gradcheck(lambda x: own(x, truth, weight), logits.requires_grad_())
+
+
+def test_tversky_has_no_background_where_classes_may_overlap():
+    phase = Phase(epochs=1, loss={"tversky": 1.0}, tversky_background=True)
+    with pytest.raises(UserError, match="tversky_background needs"):
+        of_phase(phase)
+
+
 def test_dice_and_tversky_agree_with_the_library():
     logits, truth, _ = example(classes=3)
     assert truth.sum((0, 2, 3)).all()  # the library leaves absent classes out

@@ -12,7 +12,7 @@ from skimage.transform import rotate
 from src.competitions import PhotoSplit, Raw
 from src.competitions.metrics import MEAN_DICE, Metric
 from src.photographs import batches, duplicates, prediction, preparation, selection
-from src.photographs.augmentation import Views
+from src.photographs.augmentation import Views, draw_views
 from src.photographs.batches import Crops, Sample
 from src.photographs.selection import Counted
 from src.recipe import Photograph
@@ -31,6 +31,7 @@ def views(count: int, **own: list[float]) -> Views:
         "shift_columns": [0],
         "brightness": [1],
         "contrast": [1],
+        "scale": [1],
     }
     return Views(
         **{
@@ -63,6 +64,35 @@ def shelf(shows: list[list[int]], size: tuple[int, int] = (20, 60)) -> Shelf:
         for k in own:
             masks[-1][k, rng.integers(size[0]), rng.integers(size[1])] = 1
     return Shelf([rng.integers(60, 255, (*size, 1)).astype(np.uint8) for _ in shows], masks)
+
+
+def test_an_enlarged_photograph_shows_its_middle_and_a_shrunken_one_has_no_weight_around():
+    image = torch.arange(64.0).reshape(1, 1, 8, 8)
+    mask, weight = (image % 3 == 0).float(), torch.ones(1, 1, 8, 8)
+    _, twice, whole = views(1, scale=[2.0]).apply(image, mask, weight)
+    assert torch.equal(
+        twice[0, 0], mask[0, 0, 2:6, 2:6].repeat_interleave(2, 0).repeat_interleave(2, 1)
+    )
+    assert whole.all()
+    half, _, seen = views(1, scale=[0.5]).apply(image, mask, weight)
+    expected = torch.zeros(8, 8)
+    expected[2:6, 2:6] = 1
+    assert torch.equal(seen[0, 0], expected)
+    # each pixel lies in the middle of four, between which it interpolates
+    means = image[0, 0].reshape(4, 2, 4, 2).mean((1, 3))
+    torch.testing.assert_close(half[0, 0, 2:6, 2:6], means)
+
+
+def test_scales_are_drawn_last_and_only_where_they_are_asked_for():
+    def drawn(**settings: float) -> tuple[Views, int]:
+        generator = torch.Generator().manual_seed(0)
+        own = draw_views(Photograph(rotate=10.0, contrast=0.3, **settings), [None] * 500, generator)
+        return own, int(torch.randint(1 << 30, (1,), generator=generator))
+
+    (plain, after), (scaled, later) = drawn(), drawn(scale=0.5)
+    assert after != later and (plain.scale == 1).all()
+    assert torch.equal(plain.angle, scaled.angle) and torch.equal(plain.contrast, scaled.contrast)
+    assert 0.5 <= scaled.scale.min() < 0.52 and 1.48 < scaled.scale.max() <= 1.5
 
 
 def test_photographs_that_look_alike_share_a_group_and_others_do_not():

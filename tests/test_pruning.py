@@ -15,7 +15,9 @@ from src.artifacts import sealed
 from src.networks.loading import fit_state, load_network
 from src.recipe import Pruning
 from src.terminal.errors import UserError
-from src.training import loop, pruning
+from src.training import channels as removal
+from src.training import gradient_caching, loop, pruning
+from src.training.losses import smooth_iou
 from tests.tiny import CPU, TASK, content, digest, fit, history, loaded, only, run_of, tiny, wells
 
 SLOW = {"epochs": 1, "learning_rate": 0.01, "schedule": "constant", "warmup": 0.0}
@@ -36,7 +38,7 @@ PHASES = [
 )
 def test_schedules_in_closed_form(method, shares):
     settings = Pruning(method=method, sparsity=0.9, steps=10)
-    assert {turn: pruning.sparsity_at(settings, turn) for turn in shares} == pytest.approx(
+    assert {turn: pruning.sparsity_at(settings, turn / 10) for turn in shares} == pytest.approx(
         {t: 0.9 * s for t, s in shares.items()}
     )
 
@@ -117,6 +119,120 @@ def test_movement_finds_the_weight_that_is_of_no_use():
         optimiser.step()
         pruner.advance(step / 30, (step + 1) / 30, x)
     assert network[0].weight_mask.tolist() == [[1, 1, 1, 0]]
+
+
+def weighing(*weights: float) -> nn.Sequential:
+    """A network of one layer, which gives the sum of inputs times weights."""
+    network = nn.Sequential(nn.Linear(len(weights), 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([weights]))
+    return network
+
+
+def told(pruner: pruning.Pruner, network: nn.Module, *x: float) -> None:
+    """A backward pass in which the gradient of what each weight does is `x`."""
+    network.zero_grad()
+    network(torch.tensor([x])).sum().backward()
+    pruner.observe()
+
+
+def test_masked_weights_return_by_the_gradients_that_they_would_have():
+    """Half of two weights, 2 and 1, that stay as they are; scores -x w by hand, also in the
+    cool-down.
+    """
+    how = {"method": "movement", "sparsity": 0.5, "cool_down": 0.5, "head": True}
+    network, frozen = weighing(2.0, 1.0), weighing(2.0, 1.0)
+    pruner = pruning.Pruner(network, Pruning(**how, regrow=True))
+    other = pruning.Pruner(frozen, Pruning(**how, steps=2))
+    batches = [(1.0, -0.5), (1.0, 0.0), (-3.0, 1.0), (2.0, -1.0)]
+    scores = [[-2.0, 0.5], [-4.0, 0.5], [2.0, -0.5], [-2.0, 0.5]]
+    masks = [[1, 1], [0, 1], [1, 0], [0, 1]]
+    for step, (x, score, mask) in enumerate(zip(batches, scores, masks, strict=True)):
+        for one, net in ((pruner, network), (other, frozen)):
+            told(one, net, *x)
+            one.advance(step / 4, (step + 1) / 4, torch.ones(1, 2))
+        assert pruner.scores["0"].tolist() == [score]
+        assert network[0].weight_mask.tolist() == [mask]
+        seen = [1, 1] if step == 0 else masks[step - 1]  # what is masked does not learn
+        assert network[0].weight_orig.grad.tolist() == [[x[0] * seen[0], x[1] * seen[1]]]
+    assert frozen[0].weight_mask.tolist() == [[0, 1]]  # without it what is masked stays so
+    pruner.release()
+    assert not network[0]._backward_hooks and len(network[0]._forward_pre_hooks) == 1
+
+
+def test_a_regrowing_mask_is_new_every_iteration_and_as_large_as_equation_4_says():
+    """Warm-up for 2 of 10 iterations, cool-down from the eighth on."""
+    network = weighing(*torch.linspace(1, 2, 1000).tolist())
+    how = Pruning(
+        method="movement", sparsity=0.9, warm_up=0.2, cool_down=0.2, regrow=True, head=True
+    )
+    pruner, generator = pruning.Pruner(network, how), torch.Generator().manual_seed(0)
+    returned = []
+    for step in range(10):
+        told(pruner, network, *torch.randn(1000, generator=generator).tolist())
+        before = network[0].weight_mask.clone()
+        assert not pruner.advance(step / 10, (step + 1) / 10, torch.ones(1, 1000))
+        mask = network[0].weight_mask
+        share = min(max((step + 1 - 2) / 6, 0), 1)
+        assert (mask == 0).sum() == int(1000 * 0.9 * (1 - (1 - share) ** 3) + 1e-6)
+        returned.append(int(((before == 0) & (mask == 1)).sum()))
+    assert returned[:3] == [0, 0, 0] and min(returned[3:]) > 0
+
+
+def test_scores_are_the_same_in_parts_and_after_a_lack_of_memory():
+    """The third forward pass with gradients of the first try fails; then a sample at once."""
+    x, truth = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.ones(1)
+    calls, scores = [], []
+    for most, fails in ((4, ()), (2, ()), (2, (4,))):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 1, 3))
+        how = Pruning(method="movement", sparsity=0.5, regrow=True)
+        pruner = pruning.Pruner(network, how)
+        network[0].weight_mask[1] = 0
+        calls.clear()
+
+        def forward(image, network=network, fails=fails):
+            calls.append(len(image))
+            if len(calls) in fails:
+                raise torch.OutOfMemoryError
+            return network(image)
+
+        batch = (x, truth.expand(4, 1, 2, 2), truth.expand(4, 1, 2, 2))
+        gradient_caching.gradients(network, forward, smooth_iou, batch, most)
+        pruner.observe()
+        scores.append(pruner.scores["0"])
+    assert calls == [2, 2, 2, 2, *[1] * 8]
+    assert (scores[0][1] != 0).all()
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0])
+
+
+def test_filters_go_by_the_sum_of_importance_with_their_biases():
+    """Five filters of a layer whose gradients are known: filter o has gradient c_o x, and so
+    importance (c_o x w)^2; int(5 * 0.5) = 2 of 5 go.
+    """
+    network = nn.Sequential(nn.Conv2d(2, 5, 1), nn.ConvTranspose2d(5, 5, 1), nn.Conv2d(5, 1, 1))
+    weights = [[3.0, 0.0], [1.0, 2.5], [2.0, 2.0], [0.1, 0.1], [2.0, 1.0]]
+    factors = torch.tensor([1.0, 1.0, 1.0, 10.0, 2.0])
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor(weights)[:, :, None, None])
+        network[0].bias.fill_(1.0)
+    how = Pruning(method="agp", sparsity=0.5, steps=1, granularity="channel")
+    pruner = pruning.Pruner(network, how)
+    assert list(pruner.layers) == ["0"]  # no transposed convolution, and no head
+    (network[0](torch.ones(1, 2, 1, 1))[0, :, 0, 0] * factors).sum().backward()
+    pruner.observe()
+    # sums 9, 7.25, 8, 2, 20; the largest single weights would keep 0, 1 and 4
+    assert pruner.scores["0"].sum((1, 2, 3)).tolist() == pytest.approx([9, 7.25, 8, 2, 20])
+    pruner.advance(0, 1, torch.ones(1, 2, 1, 1))
+    kept = [1, 0, 1, 0, 1]
+    assert network[0].weight_mask.tolist() == [[[[k]]] * 2 for k in kept]
+    assert network[0].bias_mask.tolist() == kept
+    assert 1 - network[0].weight_mask.mean() == pytest.approx(int(5 * 0.5) / 5)
+    assert network[0](torch.ones(1, 2, 1, 1)).flatten().tolist() == [4, 0, 5, 0, 4]
+    plain = pruning.plain_state(network)
+    assert plain["0.bias"].tolist() == kept and list(plain)[-2:] == ["0.weight", "0.bias"]
+    assert pruning.count_weights(network) == sum(w.numel() for w in network.parameters()) - 2 * 3
 
 
 @pytest.mark.parametrize("method", ["linear", "agp", "movement"])
@@ -206,7 +322,13 @@ def killed_after(chosen: recipe.Recipe, train, folder, epoch: int) -> None:
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
 @pytest.mark.parametrize(
-    "how", [{"method": "agp"}, {"method": "movement"}, {"method": "agp", "channels": True}]
+    "how",
+    [
+        {"method": "agp"},
+        {"method": "movement"},
+        {"method": "agp", "channels": True},
+        {"method": "movement", "regrow": True, "granularity": "channel", "head": True},
+    ],
 )
 def test_a_training_killed_while_or_after_it_prunes_goes_on_to_the_same_bytes(how, epoch, tmp_path):
     phases = [
@@ -277,7 +399,7 @@ def masked(network: nn.Module, image: torch.Tensor, removed: list) -> nn.Module:
     original.
     """
     network = copy.deepcopy(network)
-    with pruning._without_rings(network):
+    with removal._without_rings(network):
         graph = torch_pruning.DependencyGraph().build_dependency(network, image)
     with torch.no_grad():
         for name, is_output, channels in removed:
@@ -437,6 +559,26 @@ def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypat
                 ]
             },
             "nothing of the phase",
+        ),
+        (
+            {"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 0.5, "regrow": True}}]},
+            "regrow is for",
+        ),
+        (
+            {
+                "phase": [
+                    SLOW
+                    | {
+                        "pruning": {
+                            "method": "agp",
+                            "sparsity": 0.5,
+                            "channels": True,
+                            "granularity": "channel",
+                        }
+                    }
+                ]
+            },
+            "removed, or masked",
         ),
         ({"phase": PHASES, "selection": "best_on_held_out"}, "best epoch could be one before"),
     ],

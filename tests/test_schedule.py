@@ -73,6 +73,30 @@ def test_cyclic_schedule_agrees_with_torch(cycles, half):
     assert min(rates) == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-2, rel=0.01)
 
 
+@pytest.mark.parametrize("steps", [38, 58, 79])
+def test_half_cycles_in_steps_are_those_of_torch_however_long_an_epoch_is(steps):
+    """38 steps an epoch in the recipe nea, 58 and 79 in the study; 100 epochs."""
+    phase = Phase(
+        epochs=100, learning_rate=1e-2, lowest_rate=1e-4, schedule="cyclic", half_cycle=2000
+    )
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.CyclicLR(
+        optimiser, 1e-4, 1e-2, step_size_up=2000, cycle_momentum=False
+    )
+    for step in range(100 * steps):
+        progress = (step + 0.5) / (100 * steps)
+        assert learning_rate(phase, progress, (), step) == pytest.approx(
+            oracle.get_last_lr()[0], rel=1e-9
+        )
+        optimiser.step()
+        oracle.step()
+
+
+def test_half_cycles_are_for_cyclic_rates():
+    with pytest.raises(ValueError, match="half_cycle is for"):
+        Phase(epochs=1, schedule="constant", half_cycle=5)
+
+
 def test_a_cycle_that_climbs_nowhere_is_refused():
     with pytest.raises(ValueError, match="lowest_rate must be smaller"):
         Phase(epochs=1, learning_rate=1e-4, lowest_rate=1e-4, schedule="cyclic")

@@ -612,6 +612,25 @@ def test_picking_the_epoch_on_the_held_out_fold_keeps_the_best(tmp_path):
     )
 
 
+def test_the_last_of_the_held_out_scores_picks_the_epoch(tmp_path, monkeypatch):
+    told = iter([(0.1, 0.2), (0.2, 0.3), (0.3, 0.1)])
+    monkeypatch.setattr(
+        WellTrainingSet,
+        "held_out",
+        lambda self, network: dict(
+            zip(("held_out_score", "held_out_other"), next(told), strict=True)
+        ),
+    )
+    saved, save = [], loop.Fit.keep
+    monkeypatch.setattr(
+        loop.Fit,
+        "keep",
+        lambda self, epoch: saved.append(self.state["best_epoch"]) or save(self, epoch),
+    )
+    fit(tiny(selection="best_on_held_out", phase=[{"epochs": 3}]), wells(3, 2), tmp_path)
+    assert saved == [0, 1, 1]
+
+
 def test_evaluating_the_held_out_fold_records_scores_and_decides_nothing(tmp_path):
     train, phase = wells(3, 2), [{"epochs": 5, "learning_rate": 0.05}]
     fit(tiny(phase=phase), train, tmp_path / "never")

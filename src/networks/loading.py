@@ -59,13 +59,17 @@ def check_weights(run: Run) -> None:
 
 
 def attach(network: nn.Module, names: Iterable[str]) -> None:
-    """Give layers masks of ones, where they have none: `weight` becomes `weight_orig` times
+    """Give parameters masks of ones, where they have none: `weight` becomes `weight_orig` times
     `weight_mask`.
+
+    Args:
+        names: of parameters, as in "encoder.conv1.weight".
     """
     for name in names:
-        layer = network.get_submodule(name)
-        if not prune.is_pruned(layer):
-            prune.identity(layer, "weight")
+        place, _, parameter = name.rpartition(".")
+        layer = network.get_submodule(place)
+        if not hasattr(layer, f"{parameter}_mask"):
+            prune.identity(layer, parameter)
 
 
 def fit_state(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -75,10 +79,7 @@ def fit_state(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
     Channels need no record of their own: the shapes of the weights say how many each layer has
     kept.
     """
-    attach(
-        network,
-        (name.removesuffix(".weight_mask") for name in state if name.endswith(".weight_mask")),
-    )
+    attach(network, (name.removesuffix("_mask") for name in state if name.endswith("_mask")))
     for name, layer in network.named_modules():
         own = {
             key: state.get(f"{name}.{key}")

@@ -13,7 +13,7 @@ from src.training.data import Batch
 @dataclass(frozen=True)
 class Views:
     """What is done to each image of a batch, (B,) each: flips, an angle in radians, shifts as
-    shares of the size, and factors.
+    shares of the size, and factors; `scale` above 1 enlarges.
     """
 
     flip_rows: torch.Tensor
@@ -23,6 +23,7 @@ class Views:
     shift_columns: torch.Tensor
     brightness: torch.Tensor
     contrast: torch.Tensor
+    scale: torch.Tensor
 
     def to(self, device: torch.device) -> "Views":
         return Views(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -49,6 +50,7 @@ class Views:
             self.angle,
             self.shift_rows,
             self.shift_columns,
+            self.scale - 1,
         )
         return any(bool(tensor.any()) for tensor in moving)
 
@@ -56,7 +58,7 @@ class Views:
         """For `grid_sample`, (B, height, width, 2): where each pixel comes from, columns first,
         -1 to 1 from edge to edge.
         """
-        cos, sin = self.angle.cos(), self.angle.sin()
+        cos, sin = self.angle.cos() / self.scale, self.angle.sin() / self.scale
         up, left = 1 - 2.0 * self.flip_rows, 1 - 2.0 * self.flip_columns
         # In pixels a rotation is a rotation; in shares of the size it must be stretched by the
         # ratio of the sides.
@@ -98,11 +100,7 @@ def draw_views(settings: Photograph, kinds: list[str | None], generator: torch.G
         angle = angle * torch.tensor([kind == "rotation" for kind in kinds])
     # the sides of a grid are 2 long
     shifts = uniform(2 * settings.shift), uniform(2 * settings.shift)
-    return Views(
-        flip_rows,
-        flip_columns,
-        angle,
-        *shifts,
-        1 + uniform(settings.brightness),
-        1 + uniform(settings.contrast),
-    )
+    brightness, contrast = 1 + uniform(settings.brightness), 1 + uniform(settings.contrast)
+    # drawn only where it is asked for: what was trained without it stays the same
+    scale = 1 + uniform(settings.scale) if settings.scale else torch.ones(count)
+    return Views(flip_rows, flip_columns, angle, *shifts, brightness, contrast, scale)

@@ -220,7 +220,9 @@ class PhotoTrainingSet:
         return networks.create(self.run.modality.network_options(self.run, self.member))
 
     def held_out(self, network: torch.nn.Module) -> dict[str, float]:
-        """IoU over all pixels with the background, and the mean IoU of the classes."""
+        """IoU over all pixels with the background, the mean IoU of the classes, and the pruning
+        study's IoU of each photograph.
+        """
         rows = np.flatnonzero(self.dataset.fold == self.task.fold)
         resize = self.member.photograph.resize
         whole = [Sample(int(row), 0, None) for row in rows]

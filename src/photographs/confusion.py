@@ -1,10 +1,11 @@
-"""Which pixels were taken for which class, over a whole set of photographs, and the intersections
-over unions that follow.
+"""Which pixels were taken for which class, of each photograph, and the intersections over unions
+that follow.
 
-The pruning study reports one IoU over all pixels and classes, the background among them: (TP) / (TP
-+ FP + FN) with every pixel counted once for what it is and once for what it is taken for, which is
-accuracy / (2 - accuracy). Where most pixels are background it hardly notices the corrosion. It is
-told here beside the IoU of each class.
+The pruning study's IoU counts all labels together, the background among them: TP / (TP + FP + FN)
+with every pixel counted once for what it is and once for what it is taken for, which is accuracy /
+(2 - accuracy); of each photograph, and then the mean. Where most pixels are background it hardly
+notices the corrosion. It is told here beside the same over all pixels at once, and beside the IoU
+of each class.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from src.networks.loading import load_network
 from src.networks.scaling import Scaling
 from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import STEPS, in_tiles, predict
-from src.recipe import Member
+from src.recipe import Inference, Member
 from src.scoring import averaging
 
 
@@ -45,11 +46,6 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     ).reshape(classes + 1, -1)
 
 
-def empty(classes: int) -> np.ndarray:
-    """`confusion` over no photograph yet."""
-    return np.zeros((classes + 1, classes + 1), np.int64)
-
-
 def count(mask: np.ndarray, likely: np.ndarray, activation: Activation) -> np.ndarray:
     """`confusion` of one photograph: its true mask (K, H, W) against probabilities (K, H, W)."""
     return confusion(labels(mask, "sigmoid"), labels(likely, activation), len(mask))
@@ -58,26 +54,43 @@ def count(mask: np.ndarray, likely: np.ndarray, activation: Activation) -> np.nd
 def class_iou(counts: np.ndarray) -> np.ndarray:
     """IoU (K,) of each class but the background over a whole set: sums of intersections over
     sums of unions; 1 of a class nowhere.
+
+    Args:
+        counts: (N, K + 1, K + 1), a `confusion` for each photograph.
     """
+    counts = counts.sum(0)
     shared = np.diagonal(counts)[1:]
     union = (counts.sum(0) + counts.sum(1))[1:] - shared
     return np.divide(shared, union, out=np.ones(len(shared)), where=union > 0)
 
 
 def micro_iou(counts: np.ndarray) -> float:
-    """The pruning study's IoU: over all pixels and labels together, the background among them."""
-    accuracy = np.trace(counts) / counts.sum()
-    return float(accuracy / (2 - accuracy))
+    """IoU over all pixels of all photographs and all labels together, the background among them.
+
+    Args:
+        counts: (N, K + 1, K + 1), a `confusion` for each photograph.
+    """
+    return iou_by_image(counts.sum(0)[None])
+
+
+def iou_by_image(counts: np.ndarray) -> float:
+    """The pruning study's IoU: `micro_iou` of each photograph, then the mean ("micro-imagewise" in
+    segmentation_models_pytorch, which its code uses).
+    """
+    accuracy = np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2))
+    return float((accuracy / (2 - accuracy)).mean())
 
 
 def out_of_fold(run: Run) -> np.ndarray:
-    """`count` over all photographs that were held out, predicted by the average of all tasks."""
+    """`count` of each photograph that was held out, predicted by the average of all tasks."""
     train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
-    counts = empty(len(train.classes))
-    for row, name in enumerate(train.name):
-        if name in average.row_of:
-            counts += count(train.mask(row), average.of(name), activation_of(run))
-    return counts
+    return np.stack(
+        [
+            count(train.mask(row), average.of(name), activation_of(run))
+            for row, name in enumerate(train.name)
+            if name in average.row_of
+        ]
+    )
 
 
 def activation_of(run: Run) -> Activation:
@@ -85,27 +98,37 @@ def activation_of(run: Run) -> Activation:
     return next(member.activation for member in run.recipe.members if member.role == "segment")
 
 
-def on_test(run: Run, device: torch.device) -> np.ndarray | None:
-    """`count` over all test photographs, predicted by the average of all folds; None where their
-    truth is not known.
+def on_test(run: Run, device: torch.device) -> list[np.ndarray] | None:
+    """For each trained network by itself `count` of each test photograph; None where their truth
+    is not known.
     """
     if not hdf5.holds(run.prepared("test"), "mask"):
         return None
-    test = PhotoDataset.open(run, "test")
+    test, settings = PhotoDataset.open(run, "test"), run.recipe.inference
+    everything = range(len(test.name))
     loaded = [
-        (run.recipe.member(task.member), *load_network(run, task, device))
+        (*load_network(run, task, device), run.recipe.member(task.member))
         for task in run.tasks("segment")
     ]
-    counts = empty(len(test.classes))
-    for row in range(len(test.name)):
-        image = test.image(row)[None]
-        parts = [
-            predict(network, image, test.white, scaling, member, run.recipe.inference, device)[0]
-            for member, network, scaling in loaded
-        ]
-        mean = np.mean(parts, 0, dtype=np.float32)
-        counts += count(test.mask(row), mean, activation_of(run))
-    return counts
+    return [of_network(*own, settings, test, everything, device) for own in loaded]
+
+
+def of_network(
+    network: nn.Module,
+    scaling: Scaling,
+    member: Member,
+    settings: Inference,
+    dataset: PhotoDataset,
+    rows: Iterable[int],
+    device: torch.device,
+) -> np.ndarray:
+    """`count` of some photographs as a network predicts them."""
+    counts = []
+    for row in rows:
+        image = dataset.image(row)[None]
+        (likely,) = predict(network, image, dataset.white, scaling, member, settings, device)
+        counts.append(count(dataset.mask(row), likely.astype(np.float32), member.activation))
+    return np.stack(counts)
 
 
 def held_out(
@@ -121,7 +144,7 @@ def held_out(
         pairs: images (C, H, W), white being 1, and masks (K, H, W).
     """
     network.eval()
-    counts: np.ndarray | int = 0
+    counts = []
     for image, mask in pairs:
         scaled = scaling.apply(image.permute(1, 2, 0).numpy())
         x = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
@@ -129,10 +152,11 @@ def held_out(
             logits = in_tiles(network, x.contiguous(memory_format=LAYOUT))
         # as it would be stored
         likely = probability(logits, member.activation)[0].mul(STEPS).round().div(STEPS)
-        counts = counts + count(
-            mask.numpy().astype(np.uint8), likely.cpu().numpy(), member.activation
-        )
+        true = mask.numpy().astype(np.uint8)
+        counts.append(count(true, likely.cpu().numpy(), member.activation))
+    whole = np.stack(counts)
     return {
-        "held_out_micro_iou": micro_iou(counts),
-        "held_out_iou": float(class_iou(counts).mean()),
+        "held_out_micro_iou": micro_iou(whole),
+        "held_out_iou": float(class_iou(whole).mean()),
+        "held_out_iou_by_image": iou_by_image(whole),
     }

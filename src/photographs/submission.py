@@ -81,6 +81,9 @@ def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:
     if run.recipe.folds.scheme != "random":
         own = forecast.expect(score, train.group[rows], np.ones(test, int))
         result |= {"expected_score": own.score, "expected_interval": [own.low, own.high]}
+    if any(member.selection == "best_on_held_out" for member in run.recipe.members):
+        told = "epochs were picked on the held-out folds: the out-of-fold scores are optimistic"
+        result["warning"] = told
     if classified:
         segmented = hdf5.shape(run.ensemble, "test/name")[0]
         saved = {"test_passes_saved": test - segmented, "test": test}

@@ -69,6 +69,8 @@ class Photograph(Section):
     """Rotate by up to so many degrees."""
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Shift by up to this share of the size."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Enlarge or shrink by a factor, 1 plus or minus up to this."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Factor on the brightness, 1 plus or minus up to this."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -80,7 +82,8 @@ class Photograph(Section):
 
 
 class Pruning(Section):
-    """How a phase prunes (`src.training.pruning`): what is pruned stays so in later phases.
+    """How a phase prunes (`src.training.pruning`): what its end leaves masked or removed stays so
+    in later phases.
 
     "linear" removes as much at every step, "agp" and "movement" more at the first.
     """
@@ -99,6 +102,10 @@ class Pruning(Section):
     """Remove whole channels, so that the network is smaller and faster, not single weights."""
     head: bool = False
     """Prune the layer that gives the logits too."""
+    granularity: Literal["weight", "channel"] = "weight"
+    """Mask single weights, or whole output channels of convolutions by the sum of their scores."""
+    regrow: bool = False
+    """Movement: score masked weights too and mask anew every iteration, so that they may return."""
 
     @model_validator(mode="after")
     def check(self) -> "Pruning":
@@ -109,6 +116,10 @@ class Pruning(Section):
                 'pruning: channels are removed by method "linear" or "agp", and '
                 "never those of the head: they are the classes"
             )
+        if self.channels and self.granularity == "channel":
+            raise ValueError('pruning: channels are removed, or masked by granularity = "channel"')
+        if self.regrow and self.method != "movement":
+            raise ValueError('pruning: regrow is for method "movement"')
         return self
 
 
@@ -139,6 +150,8 @@ class Phase(Section):
     """Where a cycle of "cyclic" begins and ends."""
     cycles: Annotated[float, Field(gt=0)] = 1.0
     """Cycles of "cyclic" in the phase; the last may stay a part."""
+    half_cycle: Count | None = None
+    """Steps from the lowest rate of "cyclic" to the highest, instead of `cycles`."""
     plateau_patience: Count = 3
     """Epochs without a lower training loss before "plateau" halves the rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -149,7 +162,15 @@ class Phase(Section):
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
     """Exponent of the focal loss."""
     tversky_alpha: Fraction = 0.5
-    """Weight of missed pixels in the Tversky loss; false ones have the rest."""
+    """Weight of missed pixels in the Tversky loss; false ones have `tversky_beta`."""
+    tversky_beta: Annotated[float, Field(gt=0)] | None = None
+    """Weight of false pixels in the Tversky loss; without it 1 - `tversky_alpha`."""
+    tversky_background: bool = False
+    """Count the background of "softmax" as a class of the Tversky loss."""
+    tversky_absent: bool = True
+    """Whether a class that a batch does not show has a say in the Tversky loss."""
+    tversky_smooth: Annotated[float, Field(ge=0)] = 1.0
+    """Pixels added to numerator and denominator of the Tversky loss."""
     frozen: list[str] = Field([])
     """Parts of the network, by the beginnings of their names, that stay as they are."""
     pruning: Pruning | None = None
@@ -158,6 +179,8 @@ class Phase(Section):
     def check(self) -> "Phase":
         if self.schedule == "cyclic" and self.lowest_rate >= self.learning_rate:
             raise ValueError("lowest_rate must be smaller than learning_rate")
+        if self.half_cycle and self.schedule != "cyclic":
+            raise ValueError('half_cycle is for schedule = "cyclic"')
         if self.frozen and self.pruning and self.pruning.channels:
             raise ValueError(
                 "a phase that removes channels cannot freeze parts: their inputs change"
@@ -194,7 +217,7 @@ class Member(Section):
     phases: list[Phase] = Field(alias="phase", min_length=1)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Keep a running average of the weights, in which each step weighs 1 minus this; 0 is none."""
-    selection: Literal["last", "best_on_held_out"] = only("wells", "last")
+    selection: Literal["last", "best_on_held_out"] = "last"
     """Keep the last weights, or those of the epoch that scores best on the held-out fold."""
     early_stopping: Count | None = only("wells", None)
     """Stop after so many epochs without a better held-out score."""

@@ -1,5 +1,5 @@
-"""Figures of a study of pruning: scores against sparsity, held-out scores through the phases,
-and masks beside the truth.
+"""Figures of a study of pruning: labels, scores against sparsity, held-out scores through the
+phases, and masks beside the truth.
 """
 
 from itertools import accumulate
@@ -13,17 +13,30 @@ from matplotlib.figure import Figure
 from src.artifacts.run import Run
 from src.photographs.confusion import activation_of, labels
 from src.photographs.dataset import PhotoDataset
+from src.recipe import Member
 from src.scoring import averaging
 from src.scoring.averaging import Average
-from src.studies.pruning import MEAN, MICRO
+from src.studies.pruning import BY_IMAGE, MEAN
 
 FRAMES = 2  # held-out photographs in a figure of masks
 SHOWN = 320  # pixels, about: the width of a photograph in a figure
+SMOOTHING = 0.1  # weight of an epoch in the running average of a curve (study, Figure 5)
+PAPER = "held_out_iou_by_image"  # column of a history: the pruning study's IoU
+
+
+def label_shares(pixels: dict[str, int]) -> Figure:
+    """How many pixels each label has, as in the pruning study's Figure 4."""
+    figure, axis = plt.subplots(figsize=(1.5 + 1.2 * len(pixels), 3.5), constrained_layout=True)
+    bars = axis.bar(list(pixels), list(pixels.values()))
+    whole = sum(pixels.values())
+    axis.bar_label(bars, [f"{100 * own / whole:.2f} %" for own in pixels.values()])
+    axis.set(ylabel="pixels", title="labels")
+    return figure
 
 
 def by_sparsity(table: pd.DataFrame) -> Figure:
     """Scores against sparsity, a panel a network and a line a pruner, as in the pruning study's
-    Figures 7 and 8; dense is sparsity 0.
+    Figures 7 and 8; lines start at the first dense variation, crosses are the others.
 
     Dashed: on the test set, where its truth is known.
     """
@@ -33,27 +46,11 @@ def by_sparsity(table: pd.DataFrame) -> Figure:
     )
     for column, name in enumerate(names):
         own = table[table["network"] == name]
-        dense = own[own["pruner"] == "dense"]
-        for number, pruner in enumerate(dict.fromkeys(own["pruner"][own["pruner"] != "dense"])):
-            line = pd.concat([dense, own[own["pruner"] == pruner]]).sort_values(
-                "sparsity", kind="stable"
-            )
-            for panel, score in zip(panels[:, column], (MICRO, MEAN), strict=True):
-                panel.plot(
-                    line["sparsity"], line[score], marker="o", color=f"C{number}", label=pruner
-                )
-                if f"test {score}" in line:
-                    panel.plot(
-                        line["sparsity"],
-                        line[f"test {score}"],
-                        marker=".",
-                        color=f"C{number}",
-                        linestyle="--",
-                        alpha=0.6,
-                    )
+        for panel, score in zip(panels[:, column], (BY_IMAGE, MEAN), strict=True):
+            _against_sparsity(panel, own, score)
         panels[0, column].set(title=name)
         panels[1, column].set(xlabel="sparsity")
-    panels[0, 0].set(ylabel=MICRO)
+    panels[0, 0].set(ylabel=BY_IMAGE)
     panels[1, 0].set(ylabel="mean IoU of the classes")
     if panels[0, 0].lines:
         panels[0, 0].legend(fontsize=8)
@@ -61,19 +58,84 @@ def by_sparsity(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def through_phases(
+def _against_sparsity(panel: Axes, own: pd.DataFrame, score: str) -> None:
+    """One panel: a network's lines of one score."""
+    dense = own[own["pruner"] == "dense"]
+    pruners = dict.fromkeys(own["pruner"][own["pruner"] != "dense"])
+    for number, pruner in enumerate(pruners):
+        line = pd.concat([dense[:1], own[own["pruner"] == pruner]])
+        line = line.sort_values("sparsity", kind="stable")
+        style = {"color": f"C{number}"}
+        panel.plot(line["sparsity"], line[score], marker="o", label=pruner, **style)
+        if f"test {score}" in line:
+            style |= {"marker": ".", "linestyle": "--", "alpha": 0.6}
+            panel.plot(line["sparsity"], line[f"test {score}"], **style)
+    for variation, value in zip(dense["variation"][1:], dense[score][1:], strict=True):
+        panel.plot([0], [value], "x", color="black", label=variation)
+
+
+def running_average(scores: pd.Series) -> pd.Series:
+    """The exponential moving average of a curve, from its first value on."""
+    return scores.ewm(alpha=SMOOTHING, adjust=False).mean()
+
+
+def _curve(panel: Axes, scores: pd.Series, label: str, **style: object) -> None:
+    """A faded curve of what was measured, and a bold one of its running average."""
+    (line,) = panel.plot(scores.index, running_average(scores), linewidth=1.6, label=label, **style)
+    panel.plot(scores.index, scores, linewidth=0.8, alpha=0.3, color=line.get_color())
+
+
+def _scored(
+    histories: dict[str, pd.DataFrame], runs: dict[str, Run], score: str
+) -> dict[str, pd.Series]:
+    """By variation the held-out score of each epoch that has one, the mean over its tasks;
+    without those whose epoch was picked by it.
+    """
+    return {
+        name: history.groupby("epoch")[score].mean().dropna()
+        for name, history in histories.items()
+        if score in history and _segmenting(runs[name]).selection == "last"
+    }
+
+
+def first_stage(
     table: pd.DataFrame, histories: dict[str, pd.DataFrame], runs: dict[str, Run]
 ) -> Figure | None:
-    """The held-out mean IoU of the classes over training, pruning and fine-tuning, as in the
-    pruning study's Figure 6.
-
-    A row a network, a column a pruner, a line a variation (mean over its tasks); dotted: where a
-    phase begins. None if no history has held-out scores (`eval_every` in the recipe).
+    """The pruning study's IoU on the held-out fold through the first phase of each network, as in
+    its Figure 5; None if no history has it (`eval_every` in the recipe).
     """
-    scored = {name: history for name, history in histories.items() if "held_out_iou" in history}
+    curves = _scored(histories, runs, PAPER)
+    figure, panel = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    for network in dict.fromkeys(table["network"]):
+        own = table["variation"][table["network"] == network]
+        name = next((name for name in own if name in curves), None)
+        if name:
+            last = _segmenting(runs[name]).phases[0].epochs
+            _curve(panel, curves[name][curves[name].index <= last], network)
+    if not panel.lines:
+        plt.close(figure)
+        return None
+    panel.set(xlabel="epoch", ylabel=f"{BY_IMAGE}, held out")
+    panel.legend(fontsize=8)
+    return figure
+
+
+def through_phases(
+    table: pd.DataFrame,
+    histories: dict[str, pd.DataFrame],
+    runs: dict[str, Run],
+    score: str = PAPER,
+) -> Figure | None:
+    """A held-out score over training, pruning and fine-tuning, as in the pruning study's Figure 6.
+
+    A row a network, a column a pruner, a line a variation (mean over its tasks), faded, and bold
+    its running average; dotted: where a phase begins. None if no history has held-out scores
+    (`eval_every` in the recipe).
+    """
+    curves = _scored(histories, runs, score)
     names = list(dict.fromkeys(table["network"]))
     pruners = [pruner for pruner in dict.fromkeys(table["pruner"]) if pruner != "dense"]
-    if not scored or not pruners:
+    if not curves or not pruners:
         return None
     size = (4.2 * len(pruners), 0.6 + 2.4 * len(names))
     figure, panels = plt.subplots(
@@ -88,15 +150,11 @@ def through_phases(
     for (name, pruner), panel in zip(
         [(name, pruner) for name in names for pruner in pruners], panels.flat, strict=True
     ):
-        own = table[
-            (table["network"] == name)
-            & table["pruner"].isin(["dense", pruner])
-            & table["variation"].isin(scored)
-        ]
+        chosen = (table["network"] == name) & table["pruner"].isin(["dense", pruner])
+        own = table[chosen & table["variation"].isin(curves)]
         for variation, kind in zip(own["variation"], own["pruner"], strict=True):
-            scores = scored[variation].groupby("epoch")["held_out_iou"].mean().dropna()
             style = {"color": "black", "linestyle": ":", "zorder": 3} if kind == "dense" else {}
-            panel.plot(scores.index, scores, linewidth=1.2, label=variation, **style)
+            _curve(panel, curves[variation], variation, **style)
         for begin in _phases(runs, own["variation"]):
             panel.axvline(begin, color="grey", linewidth=0.6, linestyle=":")
         panel.set_title(f"{name}: {pruner}", fontsize=9)
@@ -104,21 +162,23 @@ def through_phases(
         if panel.lines:
             panel.legend(fontsize=6)
     figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("mean IoU of the classes, held out", fontsize=9)
+    what = BY_IMAGE if score == PAPER else "mean IoU of the classes"
+    figure.supylabel(f"{what}, held out", fontsize=9)
     return figure
 
 
 def _phases(runs: dict[str, Run], variations: pd.Series) -> set[int]:
     """After which epochs a phase of these variations begins."""
-    members = [
-        next(member for member in runs[name].recipe.members if member.role == "segment")
-        for name in variations
-    ]
+    members = [_segmenting(runs[name]) for name in variations]
     return {
         end
         for member in members
         for end in list(accumulate(phase.epochs for phase in member.phases))[:-1]
     }
+
+
+def _segmenting(run: Run) -> Member:
+    return next(member for member in run.recipe.members if member.role == "segment")
 
 
 def masks(table: pd.DataFrame, network: str, runs: dict[str, Run]) -> Figure:

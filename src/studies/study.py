@@ -136,10 +136,15 @@ def figures_of(
         plots = {"plot": study_plot(histories, table)}
         walked = {name: run for name, run in runs.items() if walker.on_patches(run)}
         return plots | ({"walk": walker.picture(walked)} if walked else {})
-    plots = {"plot": pruning_figures.by_sparsity(table)}
-    curves = pruning_figures.through_phases(table, histories, runs)
-    if curves:
-        plots["curves"] = curves
+    pixels = pruning.label_pixels(next(iter(runs.values())))
+    plots = {
+        "plot": pruning_figures.by_sparsity(table),
+        "labels": pruning_figures.label_shares(pixels),
+        "first_stage": pruning_figures.first_stage(table, histories, runs),
+        "curves": pruning_figures.through_phases(table, histories, runs),
+        "curves_classes": pruning_figures.through_phases(table, histories, runs, "held_out_iou"),
+    }
+    plots = {name: figure for name, figure in plots.items() if figure}
     for network in dict.fromkeys(table["network"]):
         name = f"masks_{network.replace(', ', '_')}"
         plots[name] = pruning_figures.masks(table, network, runs)

@@ -26,5 +26,7 @@ class TrainingSet(Protocol):
         ...
 
     def held_out(self, network: nn.Module) -> dict[str, float]:
-        """Scores of a network on the held-out fold, by column of the history."""
+        """Scores of a network on the held-out fold, by column of the history; the last one is that
+        by which an epoch is selected.
+        """
         ...

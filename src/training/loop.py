@@ -77,6 +77,8 @@ class Fit:
     def begin(self, phase: Phase, resumed: bool) -> None:
         """Freeze, prune and optimise as a phase says, from its beginning or from a checkpoint."""
         freeze(self.network, phase.frozen)
+        if self.pruner:
+            self.pruner.release()
         scores = self.state["scores"] if resumed else None
         self.pruner = phase.pruning and pruning.Pruner(self.network, phase.pruning, scores)
         # after the pruner, which may have put masks on the weights
@@ -114,7 +116,8 @@ class Fit:
         for step, batch in enumerate(batches):
             # half way through the step, so that neither the first nor the last learns nothing
             share = (step + 0.5) / steps
-            rate = learning_rate(phase, (epoch - first + share) / phase.epochs, losses)
+            done = (epoch - first) * steps + step
+            rate = learning_rate(phase, (epoch - first + share) / phase.epochs, losses, done)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             total += self.step(forward, loss_of, batch) * len(batch[0])
@@ -175,11 +178,12 @@ class Fit:
         if not selects and not (every and (epoch + 1) % every == 0):
             return {}
         scores = self.data.held_out(self.trained)
-        if selects and scores["held_out_soft_iou"] > self.state["best_score"]:
-            # the best soft IoU so far; the CorroSeg paper's code picks the lowest held-out loss,
-            # which under smooth IoU is nearly 1 minus it
+        *_, score = scores.values()
+        if selects and score > self.state["best_score"]:
+            # the best of its IoU so far, as in the pruning study; the CorroSeg paper's code picks
+            # the lowest held-out loss, which under smooth IoU is nearly 1 minus it
             best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
-            self.state |= {"best_score": scores["held_out_soft_iou"]}
+            self.state |= {"best_score": score}
             self.state |= {"best_epoch": epoch, "best": best}
         return {name: f"{score:.6f}" for name, score in scores.items()}
 

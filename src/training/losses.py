@@ -68,31 +68,54 @@ def dice(
     return _smooth_ratio(_of_class(2 * weight * p * truth), _of_class(weight * (p + truth))).mean()
 
 
-def tversky(alpha: float, activation: Activation = "sigmoid") -> Loss:
-    """1 - (TP + 1) / (TP + alpha FN + (1 - alpha) FP + 1) of each class over the whole batch, then
-    the mean.
+def tversky(
+    alpha: float,
+    activation: Activation = "sigmoid",
+    beta: float | None = None,
+    background: bool = False,
+    absent: bool = True,
+    smooth: float = 1.0,
+) -> Loss:
+    """1 - (TP + smooth) / (TP + alpha FN + beta FP + smooth) of each class over the whole batch,
+    then the mean.
 
-    Severstal two-stage report, equation 3 (Salehi et al. 2017), with the ones and the "1 -" as in
-    `dice`.
+    Severstal two-stage report, equation 3 (Salehi et al. 2017), with ones and the "1 -" as in
+    `dice`. The pruning study's equation 8 has alpha and beta the other way round and no "1 -"; its
+    code takes the library's: with the background, without `smooth`, absent classes costing nothing.
+
+    Args:
+        beta: 1 - alpha without it.
+        background: count it as a class; with "softmax" only.
+        absent: whether a class without a true pixel costs what it is falsely given; otherwise 0.
     """
+    beta = 1 - alpha if beta is None else beta
 
     def loss(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         p = probability(logits, activation)
+        if background:
+            p, truth = (_with_background(x) for x in (p, truth))
         found, missed, false = p * truth, (1 - p) * truth, p * (1 - truth)
-        return _smooth_ratio(
-            _of_class(weight * found),
-            _of_class(weight * (found + alpha * missed + (1 - alpha) * false)),
-        ).mean()
+        part = _of_class(weight * found)
+        whole = _of_class(weight * (found + alpha * missed + beta * false))
+        if absent:
+            return _smooth_ratio(part, whole, smooth).mean()
+        shown = _of_class(weight * truth) > 0
+        return torch.where(shown, _smooth_ratio(part, whole, smooth), 0).mean()
 
     return loss
+
+
+def _with_background(classes: torch.Tensor) -> torch.Tensor:
+    """Probabilities or masks (B, K + 1, H, W), first of the background: what no class has."""
+    return torch.cat([(1 - classes.sum(1, keepdim=True)).clamp(min=0), classes], dim=1)
 
 
 def _of_class(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.sum((0, 2, 3))
 
 
-def _smooth_ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    return 1 - (part + 1) / (whole + 1)
+def _smooth_ratio(part: torch.Tensor, whole: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    return 1 - (part + smooth) / (whole + smooth).clamp(min=1e-7)
 
 
 def lovasz(logits: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -173,11 +196,22 @@ def of_phase(phase: Phase, activation: Activation = "sigmoid") -> Loss:
             raise UserError(
                 f'loss "{name}" has no meaning with activation = "{activation}": use {instead}'
             )
+    if phase.tversky_background and activation == "sigmoid":
+        raise UserError(
+            'tversky_background needs activation = "softmax": with "sigmoid" there is no background'
+        )
     known: dict[str, Loss] = {
         "smooth_iou": partial(smooth_iou, activation=activation),
         "smooth_iou_per_patch": partial(smooth_iou_per_patch, activation=activation),
         "dice": partial(dice, activation=activation),
-        "tversky": tversky(phase.tversky_alpha, activation),
+        "tversky": tversky(
+            phase.tversky_alpha,
+            activation,
+            phase.tversky_beta,
+            phase.tversky_background,
+            phase.tversky_absent,
+            phase.tversky_smooth,
+        ),
         "bce": bce,
         "lovasz": lovasz,
         "focal": focal(phase.focal_alpha, phase.focal_gamma),

@@ -1,44 +1,45 @@
-"""Pruning of networks while they are trained: single weights by masks, or whole channels, which
-makes a network smaller and faster.
+"""Pruning of networks while they are trained: single weights or whole filters by masks, or whole
+channels taken out (`channels`), which makes a network smaller and faster.
 
-Linear, automated gradual (AGP) and movement pruning as in the paper "Neural Network Pruning for
-Lightweight Metal Corrosion Image Segmentation Models", section 2.2. Masks are carried by
-`torch.nn.utils.prune`; channels are removed by Torch-Pruning.
+Linear, automated gradual (AGP) and movement pruning after the paper "Neural Network Pruning for
+Lightweight Metal Corrosion Image Segmentation Models", section 2.2; docs/pruning.md says where it
+is followed and where not. Masks are carried by `torch.nn.utils.prune`.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import MethodType
+from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch_pruning
 from segmentation_models_pytorch.decoders.manet.decoder import PABBlock
 from torch import nn
 
-from src.networks.layers import RingConv2d
 from src.networks.loading import attach
 from src.recipe import Pruning
 from src.terminal.errors import UserError
-
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-State = dict[str, torch.Tensor]
+from src.training.channels import PRUNABLE, State, remove_channels
 
 
-def sparsity_at(pruning: Pruning, turn: int) -> float:
-    """The share of weights that is pruned after so many of the phase's `steps` (the paper's
+def sparsity_at(pruning: Pruning, share: float) -> float:
+    """The share of weights that is pruned when this share of the pruning is done (the paper's
     equations 3 and 4, from zero).
     """
-    left = 1 - turn / pruning.steps
+    left = 1 - share
     return pruning.sparsity * (1 - left if pruning.method == "linear" else 1 - left**3)
 
 
-def turns_due(pruning: Pruning, progress: float) -> int:
-    """How many of the phase's `steps` are due when this share of it is done: evenly spread
+def share_due(pruning: Pruning, progress: float) -> float:
+    """The share of the pruning that is due when this share of the phase is done: from 0 to 1
     between warm-up and cool-down.
     """
     share = (progress - pruning.warm_up) / (1 - pruning.warm_up - pruning.cool_down)
-    return math.floor(min(max(share, 0), 1) * pruning.steps + 1e-9)  # 0.7 * 10 is not quite 7
+    return min(max(share, 0), 1)
+
+
+def turns_due(pruning: Pruning, progress: float) -> int:
+    """How many of the phase's `steps` are due when this share of it is done: evenly spread."""
+    # 0.7 * 10 is not quite 7
+    return math.floor(share_due(pruning, progress) * pruning.steps + 1e-9)
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -52,23 +53,19 @@ def plain_state(network: nn.Module) -> State:
     """The network's state as if it had never had masks: what is pruned is zero."""
     state = network.state_dict()
     plain = {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.endswith(("weight_orig", "weight_mask"))
+        name: tensor for name, tensor in state.items() if not name.endswith(("_orig", "_mask"))
     }
-    for name in (name.removesuffix("_orig") for name in state if name.endswith("weight_orig")):
-        weight = state[f"{name}_orig"]
+    for name in (name.removesuffix("_orig") for name in state if name.endswith("_orig")):
+        own = state[f"{name}_orig"]
         # times zero might be -0
-        plain[name] = torch.where(state[f"{name}_mask"].bool(), weight, torch.zeros_like(weight))
+        plain[name] = torch.where(state[f"{name}_mask"].bool(), own, torch.zeros_like(own))
     return plain
 
 
 def count_weights(network: nn.Module) -> int:
     """Parameters that are not masked."""
     masked = sum(
-        int((mask == 0).sum())
-        for name, mask in network.named_buffers()
-        if name.endswith("weight_mask")
+        int((mask == 0).sum()) for name, mask in network.named_buffers() if name.endswith("_mask")
     )
     return sum(weights.numel() for weights in network.parameters()) - masked
 
@@ -87,6 +84,14 @@ def least(score: torch.Tensor, mask: torch.Tensor, sparsity: float) -> torch.Ten
     return kept.reshape(mask.shape)
 
 
+def least_filters(score: torch.Tensor, mask: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """`least` of whole filters (the first axis), each with the sum of its weights' scores
+    (the paper's joint importance, after equation 6).
+    """
+    kept = least(score.flatten(1).sum(1), mask.flatten(1).amax(1), sparsity)
+    return kept.view(-1, *[1] * (mask.dim() - 1)).expand_as(mask)
+
+
 class Pruner:
     """Prunes a network through one phase: told of every backward pass, and asked after every step
     of the optimiser.
@@ -95,14 +100,16 @@ class Pruner:
     W)^2 since the last pruning (the paper's equation 6; Molchanov et al. 2019), for movement -g W
     since the phase began (equation 7; Sanh et al. 2020). Equation 7's factor alpha is left out,
     because it changes no order.
+
+    g is the gradient of a weight, zero where it is masked; with `regrow` that of what the layer
+    computes with, masked or not (the straight-through estimator of Sanh et al., section 4).
     """
 
     def __init__(self, network: nn.Module, pruning: Pruning, scores: State | None = None) -> None:
         self.network, self.pruning = network, pruning
         known = layers(network)
         self.head = list(known.values())[-1]
-        spared = [] if pruning.head else [self.head]
-        names = [name for name, layer in known.items() if layer not in spared and _learns(layer)]
+        names = [name for name, layer in known.items() if self._prunes(layer)]
         if not names:
             raise UserError("pruning: the network has no layer that learns besides its head")
         if pruning.channels:
@@ -111,13 +118,50 @@ class Pruner:
                     "pruning.channels: not for ma_net, whose attention Torch-Pruning cannot "
                     "follow; prune single weights instead"
                 )
-            self.layers = {name: known[name] for name in names}
         else:
-            attach(network, names)
-            self.layers = {name: network.get_submodule(name) for name in names}
+            attach(network, [f"{name}.weight" for name in names])
+        if pruning.granularity == "channel":
+            biased = [name for name in names if known[name].bias is not None]
+            attach(network, [f"{name}.bias" for name in biased])
+        self.layers = {name: network.get_submodule(name) for name in names}
         self.scores = scores or {
             name: torch.zeros_like(_weight(layer)) for name, layer in self.layers.items()
         }
+        self.straight: State = {}  # gradients of a step as if nothing were masked
+        self.hooks = [
+            layer.register_forward_pre_hook(self._listen_to(name))
+            for name, layer in self.layers.items()
+            if pruning.regrow
+        ]
+
+    def _prunes(self, layer: nn.Module) -> bool:
+        """Whether the recipe has a layer pruned; filters are those of `Conv2d`, as in the authors'
+        code.
+        """
+        right = isinstance(layer, nn.Conv2d) or self.pruning.granularity == "weight"
+        return right and _learns(layer) and (self.pruning.head or layer is not self.head)
+
+    def _listen_to(self, name: str) -> Callable[[nn.Module, Any], None]:
+        """What to do before a layer's forward pass, so that its backward pass adds to `straight`.
+
+        After `zero_grad` a sum begins anew, also where a step is tried again with less memory.
+        """
+
+        def add(gradient: torch.Tensor) -> None:
+            self.straight[name] = self.straight.get(name, 0) + gradient
+
+        def listen(layer: nn.Module, _: Any) -> None:
+            if layer.weight_orig.grad is None:
+                self.straight.pop(name, None)
+            if layer.weight.requires_grad:
+                layer.weight.register_hook(add)
+
+        return listen
+
+    def release(self) -> None:
+        """Let go of the network; its masks stay."""
+        for hook in self.hooks:
+            hook.remove()
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -126,24 +170,29 @@ class Pruner:
         """
         for name, layer in self.layers.items():
             weight = _weight(layer)
-            if weight.grad is not None:
-                change = weight.grad * weight
+            gradient = self.straight.get(name) if self.pruning.regrow else weight.grad
+            if gradient is not None:
+                change = gradient * weight
                 self.scores[name] += -change if self.pruning.method == "movement" else change**2
 
     def advance(self, before: float, after: float, image: torch.Tensor) -> bool:
-        """Prune if a step of the schedule falls between two shares of the phase; returns whether
-        parameters were replaced.
+        """Prune if a step of the schedule falls between two shares of the phase, with `regrow`
+        always once the warm-up is over; returns whether parameters were replaced.
 
         Args:
             image: anything that the network takes, from which Torch-Pruning learns which layers
                 hang together.
         """
+        if self.pruning.regrow:
+            if after > self.pruning.warm_up:
+                self._mask(sparsity_at(self.pruning, round(share_due(self.pruning, after), 9)))
+            return False
         turn, done = turns_due(self.pruning, after), turns_due(self.pruning, before)
         if turn == done:
             return False
-        sparsity = sparsity_at(self.pruning, turn)
+        sparsity = sparsity_at(self.pruning, turn / self.pruning.steps)
         if self.pruning.channels:
-            had = sparsity_at(self.pruning, done)
+            had = sparsity_at(self.pruning, done / self.pruning.steps)
             remove_channels(
                 self.network,
                 self.scores,
@@ -152,13 +201,23 @@ class Pruner:
                 image[:1],
             )
         else:
-            for name, layer in self.layers.items():
-                layer.weight_mask.copy_(least(self.scores[name], layer.weight_mask, sparsity))
+            self._mask(sparsity)
         if self.pruning.method != "movement":
             self.scores = {
                 name: torch.zeros_like(_weight(layer)) for name, layer in self.layers.items()
             }
         return self.pruning.channels
+
+    @torch.no_grad()
+    def _mask(self, sparsity: float) -> None:
+        """Give every layer its mask of this sparsity."""
+        by_filter = self.pruning.granularity == "channel"
+        for name, layer in self.layers.items():
+            mask = layer.weight_mask
+            before = torch.ones_like(mask) if self.pruning.regrow else mask
+            mask.copy_((least_filters if by_filter else least)(self.scores[name], before, sparsity))
+            if by_filter and hasattr(layer, "bias_mask"):
+                layer.bias_mask.copy_(mask.flatten(1).amax(1))
 
 
 def _weight(layer: nn.Module) -> nn.Parameter:
@@ -168,115 +227,3 @@ def _weight(layer: nn.Module) -> nn.Parameter:
 
 def _learns(layer: nn.Module) -> bool:
     return _weight(layer).requires_grad
-
-
-class GroupTaylor(torch_pruning.importance.GroupMagnitudeImportance):
-    """The importance of a channel: the mean, over the layers that lose it together, of their
-    weights' accumulated (g W)^2.
-
-    Each layer's `weight.grad` is to hold these, because Torch-Pruning shortens gradients along with
-    weights.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(p=1, group_reduction="mean", normalizer=None, target_types=list(PRUNABLE))
-
-    def __call__(self, group: torch_pruning.Group) -> torch.Tensor:
-        weights = [
-            w
-            for w in {
-                id(w): w
-                for w in (getattr(dep.layer, "weight", None) for dep, _ in group)
-                if w is not None
-            }.values()
-        ]
-        values = [weight.data for weight in weights]
-        for weight in weights:
-            weight.data = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        try:
-            return super().__call__(group)
-        finally:
-            for weight, value in zip(weights, values, strict=True):
-                weight.data = value
-
-
-@contextmanager
-def _without_rings(network: nn.Module) -> Iterator[None]:
-    """Ring convolutions pad with zeros meanwhile: Torch-Pruning takes a ring's concatenation of
-    columns for one of channels.
-    """
-    rings = [layer for layer in network.modules() if isinstance(layer, RingConv2d)]
-    for ring in rings:
-        ring.padding, ring.forward = (1, 1), MethodType(nn.Conv2d.forward, ring)
-    try:
-        yield
-    finally:
-        for ring in rings:
-            ring.padding = (0, 0)
-            del ring.forward
-
-
-def _of_whole_groups(
-    pruner: torch_pruning.BasePruner,
-    group: torch_pruning.Group,
-    norms: set[nn.GroupNorm],
-    share: float,
-) -> torch_pruning.Group:
-    """The least important whole groups of these norms in place of what Torch-Pruning would remove,
-    a part of each of their groups.
-
-    Of groups of four channels a part is at least a quarter, whatever the share.
-    """
-    (groups,) = {norm.num_groups for norm in norms}
-    root = group[0].dep
-    channels = pruner.DG.get_out_channels(root.layer)
-    everything = pruner.DG.get_pruning_group(root.layer, root.handler, list(range(channels)))
-    kept = max(int(groups * (1 - share) + 1e-9), 1)  # 24 * 7 / 8 is not quite 21
-    least_important = (
-        pruner.importance(everything).view(groups, -1).mean(1).argsort(stable=True)[: groups - kept]
-    )
-    for norm in norms:
-        norm.num_groups = kept
-    removed = (
-        torch.arange(channels, device=least_important.device)
-        .view(groups, -1)[least_important]
-        .flatten()
-        .tolist()
-    )
-    return pruner.DG.get_pruning_group(root.layer, root.handler, removed)
-
-
-def remove_channels(
-    network: nn.Module, scores: State, share: float, spared: list[nn.Module], image: torch.Tensor
-) -> list[tuple[str, bool, list[int]]]:
-    """Remove a share of every layer's output channels, the least important ones, with all that
-    depends on them.
-
-    Channels that a group norm sees are removed a whole group at a time: its other groups then give
-    what they gave.
-
-    Args:
-        scores: (g W)^2 summed over batches, by name of the layer.
-        spared: layers whose outputs stay.
-        image: one photograph or window that the network takes.
-
-    Returns:
-        Torch-Pruning's record: layers, whether outputs (or inputs) were removed, and which.
-    """
-    training = {layer: layer.training for layer in network.modules()}
-    network.zero_grad(set_to_none=True)
-    for name, score in scores.items():
-        network.get_submodule(name).weight.grad = score
-    with _without_rings(network):
-        pruner = torch_pruning.BasePruner(
-            network.eval(), image, GroupTaylor(), pruning_ratio=share, ignored_layers=spared
-        )
-    for group in pruner.step(interactive=True):
-        norms = {dep.layer for dep, _ in group if isinstance(dep.layer, nn.GroupNorm)}
-        if norms:
-            group = _of_whole_groups(pruner, group, norms, share)
-        group.prune()
-    network.zero_grad(set_to_none=True)
-    for layer, mode in training.items():
-        layer.training = mode
-    return pruner.pruning_history()

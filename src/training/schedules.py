@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from src.recipe import Phase
 
 
-def learning_rate(phase: Phase, progress: float, losses: Sequence[float] = ()) -> float:
+def learning_rate(
+    phase: Phase, progress: float, losses: Sequence[float] = (), step: int = 0
+) -> float:
     """The rate at a point of a phase.
 
     The first `warmup` share of the phase climbs linearly; then the rate stays ("constant") or
     follows half a cosine to zero. "plateau" has no warm-up, and halves the rate whenever the loss
     stands still; "cyclic" has none either, and goes up and down in straight lines (Smith 2017;
-    pruning study, section 3.2).
+    pruning study, section 3.2): `cycles` times in the phase, or, as torch's CyclicLR, once in two
+    `half_cycle` steps, however long the phase is.
 
     Args:
         progress: from 0 at the first step to 1 after the last.
         losses: the training losses of the phase's epochs so far, for "plateau".
+        step: how many steps of the phase are done, for `half_cycle`.
     """
     if phase.schedule == "plateau":
         return phase.learning_rate * plateau_factor(losses, phase.plateau_patience)
     if phase.schedule == "cyclic":
-        height = 1 - abs(1 - 2 * (progress * phase.cycles % 1))
+        turn = step / (2 * phase.half_cycle) if phase.half_cycle else progress * phase.cycles
+        height = 1 - abs(1 - 2 * (turn % 1))
         return phase.lowest_rate + (phase.learning_rate - phase.lowest_rate) * height
     if progress < phase.warmup:
         return phase.learning_rate * progress / phase.warmup
