@@ -220,8 +220,8 @@ class PhotoTrainingSet:
         return networks.create(self.run.modality.network_options(self.run, self.member))
 
     def held_out(self, network: torch.nn.Module) -> dict[str, float]:
-        """IoU over all pixels with the background, and the mean IoU of the classes."""
-        rows = np.flatnonzero(self.dataset.fold == self.task.fold)
+        """IoU over all pixels with the background, and mean IoU of classes and of photographs."""
+        rows = self.dataset.evaluated(self.task.fold)
         resize = self.member.photograph.resize
         whole = [Sample(int(row), 0, None) for row in rows]
         kept = self.kept_held_out if resize else None

@@ -23,6 +23,7 @@ from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import STEPS, in_tiles, predict
 from src.recipe import Member
 from src.scoring import averaging
+from src.scoring.metrics import image_iou
 
 
 def labels(likely: np.ndarray, activation: Activation) -> np.ndarray:
@@ -122,6 +123,7 @@ def held_out(
     """
     network.eval()
     counts: np.ndarray | int = 0
+    single = []
     for image, mask in pairs:
         scaled = scaling.apply(image.permute(1, 2, 0).numpy())
         x = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
@@ -129,10 +131,14 @@ def held_out(
             logits = in_tiles(network, x.contiguous(memory_format=LAYOUT))
         # as it would be stored
         likely = probability(logits, member.activation)[0].mul(STEPS).round().div(STEPS)
-        counts = counts + count(
-            mask.numpy().astype(np.uint8), likely.cpu().numpy(), member.activation
+        truth, marked = (
+            labels(mask.numpy(), "sigmoid"),
+            labels(likely.cpu().numpy(), member.activation),
         )
+        counts = counts + confusion(truth, marked, len(mask))
+        single.append(image_iou(marked, truth))
     return {
         "held_out_micro_iou": micro_iou(counts),
         "held_out_iou": float(class_iou(counts).mean()),
+        "held_out_image_iou": float(np.mean(single)),
     }
