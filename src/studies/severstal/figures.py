@@ -90,7 +90,7 @@ def confusions(table: pd.DataFrame) -> Figure:
     table.set_index("variation")[dice].plot.barh(ax=left)
     left.invert_yaxis()
     left.set(title="Dice", ylabel="")
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
     names = [["defects found", "defects missed"], ["false alarms", "clean and rejected"]]
     for axis, (_, line) in zip(axes, classified.iterrows(), strict=True):
         counts = np.array([[float(line[f"{COUNTS}{name}"]) for name in row] for row in names])
