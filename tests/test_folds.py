@@ -248,6 +248,17 @@ def test_blocks_of_frames_are_folds_and_the_gap_is_excluded_with_its_reason() ->
     assert excluded.tolist() == ["", "no valid pixel", "", "no valid pixel", near, ""]
 
 
+@pytest.mark.parametrize("scheme", ["group", "random"])
+def test_a_split_of_80_10_10_leaves_a_tenth_for_evaluation(scheme) -> None:
+    group, ones = np.arange(200), np.ones(200, bool)
+    settings = Folds(scheme=scheme, count=10, run=[0], evaluation=1)
+    fold, excluded = folds.assign(group, ones, ones, settings)
+    usual, _ = folds.assign(group, ones, ones, Folds(scheme=scheme, count=10))
+    assert fold.tolist() == [-1 if own == 1 else own for own in usual]
+    assert excluded.tolist() == ["held out for evaluation" if own == 1 else "" for own in usual]
+    assert [(fold == 0).sum(), (excluded != "").sum(), (fold > 1).sum()] == [20, 20, 160]
+
+
 def test_blocks_that_cannot_be_are_refused() -> None:
     frame, ones = np.arange(12), np.ones(12, bool)
     with pytest.raises(UserError, match=r"folds\.gap = 2 leaves none of the 4 frames of fold 1"):
@@ -265,8 +276,11 @@ def test_blocks_that_cannot_be_are_refused() -> None:
         {"gap": 1},
         {"scheme": "blocks", "groups": [[1], [2]]},
         {"gap": -1},
+        {"evaluation": 1},
+        {"run": [0, 1], "evaluation": 1},
+        {"count": 3, "run": [0], "evaluation": 3},
     ],
 )
 def test_settings_without_meaning_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"has no meaning|greater than or equal"):
+    with pytest.raises(ValueError, match=r"has no meaning|greater than or equal|is no fold"):
         Folds(**wrong)

@@ -136,21 +136,17 @@ def test_no_masks_have_no_scores(of_counts: OfCounts) -> None:
 
 
 def test_image_iou_by_hand() -> None:
-    prediction, truth = np.zeros((3, 2, 1, 4), np.uint8), np.zeros((3, 2, 1, 4), np.uint8)
-    truth[0, 0, 0, :2] = truth[0, 1, 0, 2] = 1
-    prediction[0, 0, 0, 1:3] = 1  # one pixel right, one of the wrong class, one missed
-    prediction[1, 1, 0, 0] = 1  # a false pixel on an image without defects
+    """One pixel right, one of the wrong class, one missed; a false pixel; nothing at all."""
+    truth = np.array([[[1, 1, 2, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
+    prediction = np.array([[[0, 1, 1, 0]], [[2, 0, 0, 0]], [[0, 0, 0, 0]]])
     found = [metrics.image_iou(p, t) for p, t in zip(prediction, truth, strict=True)]
     assert found == [1 / 3, 0, 1]
 
 
-def test_image_iou_agrees_with_a_loop_over_pixels() -> None:
-    for p, t in zip(*masks_and_truth(), strict=True):
-        shared = union = 0
-        for row in range(5):
-            for column in range(6):
-                predicted = {k for k in range(3) if p[k, row, column]}
-                true = {k for k in range(3) if t[k, row, column]}
-                shared += bool(predicted & true)
-                union += bool(predicted | true)
-        assert metrics.image_iou(p, t) == (shared / union if union else 1)
+def test_image_iou_agrees_with_sets_of_places_and_labels() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        p, t = rng.integers(0, 3, (2, 5, 6))
+        shared = sum(a == b > 0 for a, b in zip(p.flat, t.flat, strict=True))
+        union = sum(bool(a or b) for a, b in zip(p.flat, t.flat, strict=True))
+        assert metrics.image_iou(p, t) == shared / union

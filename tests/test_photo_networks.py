@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, interpolate
 
 from src import networks
 from src.networks.encoders import features
@@ -22,7 +22,7 @@ OF_LIBRARY = {
     "ma_net": smp.MAnet,
     "deeplab_v3_plus": smp.DeepLabV3Plus,
 }
-SEGMENTING = [*OF_LIBRARY, "deeplab_bare"]
+SEGMENTING = [*OF_LIBRARY, "deeplab_report", "deeplab_bare"]
 
 
 def test_those_that_take_photographs_are_known():
@@ -86,10 +86,61 @@ def test_the_bare_deeplab_begins_with_2048_channels_unless_told_otherwise():
     assert (first.in_channels, first.out_channels) == (2048, 256)
 
 
+def test_the_reports_decoder_has_plain_atrous_convolutions_and_ends_with_3x3_3x3_and_1x1():
+    """DeepLabV3+ report, section 5.2, with a third rate of 36; the weights counted by hand."""
+    network = networks.sketch({"name": "deeplab_report", "classes": 5, "channels": 3}).network
+    convs = [
+        (conv.in_channels, conv.out_channels, *conv.kernel_size, *conv.dilation, conv.groups)
+        for name, conv in network.named_modules()
+        if isinstance(conv, nn.Conv2d) and not name.startswith("encoder")
+    ]
+    assert convs == [
+        (2048, 256, 1, 1, 1, 1, 1),
+        (2048, 256, 3, 3, 12, 12, 1),
+        (2048, 256, 3, 3, 24, 24, 1),
+        (2048, 256, 3, 3, 36, 36, 1),
+        (2048, 256, 1, 1, 1, 1, 1),
+        (1280, 256, 1, 1, 1, 1, 1),
+        (256, 48, 1, 1, 1, 1, 1),
+        (304, 256, 3, 3, 1, 1, 1),
+        (256, 256, 3, 3, 1, 1, 1),
+        (256, 5, 1, 1, 1, 1, 1),
+    ]
+    atrous = 2048 * 256 * (1 + 9 + 9 + 9 + 1) + 1280 * 256
+    decoder = 256 * 48 + 304 * 256 * 9 + 256 * 256 * 9 + 256 * 5 + 5
+    batch_norm = 2 * (6 * 256 + 48 + 2 * 256)
+    own = sum(w.numel() for n, w in network.named_parameters() if not n.startswith("encoder"))
+    assert own == atrous + decoder + batch_norm
+
+
+def test_the_reports_deeplab_is_what_its_section_says_step_by_step():
+    torch.manual_seed(0)
+    network = networks.create({"name": "deeplab_report", **SMALL, "classes": 2}).eval()
+    own, x = network.network, torch.randn(2, 1, 64, 96)
+    convs = [m for n, m in own.named_modules() if isinstance(m, nn.Conv2d) and "encoder" not in n]
+
+    def run(number, x, rate=1):
+        conv = convs[number].weight
+        out = conv2d(x, conv, padding=rate * (conv.shape[2] // 2), dilation=rate)
+        return (out / (1 + 1e-5) ** 0.5).relu()  # batch norm as it begins
+
+    with torch.inference_mode():
+        _, fine, _, _, last = own.encoder(x)
+        assert (fine.shape[2:], last.shape[2:]) == ((16, 24), (4, 6))
+        pooled = run(4, last.mean((2, 3), keepdim=True)).expand(-1, -1, 4, 6)
+        rates = [run(0, last), *(run(n, last, rate) for n, rate in ((1, 12), (2, 24), (3, 36)))]
+        up = {"scale_factor": 4, "mode": "bilinear", "align_corners": True}
+        merged = interpolate(run(5, torch.cat([*rates, pooled], 1)), **up)
+        both = run(8, run(7, torch.cat([merged, run(6, fine)], 1)))
+        logits = interpolate(conv2d(both, convs[9].weight, convs[9].bias), **up)
+        torch.testing.assert_close(network(x), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3_plus", "deeplab_report"])
 @pytest.mark.parametrize("encoder", ["resnet101", "densenet201", "efficientnet_b1"])
-def test_deeplab_takes_the_reports_encoders(encoder):
+def test_deeplab_takes_the_reports_encoders(encoder, name):
     network = networks.sketch(
-        {"name": "deeplab_v3_plus", "encoder": encoder, "classes": 4, "channels": 3}
+        {"name": name, "encoder": encoder, "classes": 4, "channels": 3}
     ).eval()
     x = torch.empty(2, 3, 256, 400, device="meta")
     assert network(x).shape == (2, 4, 256, 400)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from src import recipe
@@ -20,12 +21,15 @@ from src.competitions import folder as folder_competition
 from src.competitions.formats import rle
 from src.competitions.metrics import Metric
 from src.modality import open_run
+from src.networks.loading import load_network
 from src.photographs import page as photographs_page
 from src.photographs import selection, submission
+from src.photographs.confusion import labels
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
 from src.report.checks import Check
 from src.scoring import averaging
+from src.scoring.metrics import image_iou
 from src.stages.ensemble import ensemble
 from src.stages.predict import predict
 from src.stages.submit import submit
@@ -359,21 +363,59 @@ def test_what_pipes_cannot_have_is_refused_before_training(tmp_path):
     )
 
 
-def test_a_study_scores_segmentation_alone_as_stage_04_does_and_counts_pixels_that_agree(finished):
+def test_a_study_scores_segmentation_alone_as_stage_04_does_and_label_maps_by_argmax(finished):
+    """mIoU by a loop over pixels: the likeliest class, if it is likelier than not."""
     run = opened(finished)
-    train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
-    dice, iou = backbones.scores(run)
+    average = averaging.oof(run)
+    dice, iou, with_defects = backbones.scores(run)
     result = json.loads(run.submission(".json").read_text())
     assert dice == pytest.approx(result["oof_score_without_classifier"])
-    single = []
-    for fold in (0, 1):
-        others = counted_of(run, np.flatnonzero(train.fold != fold), classified=False)
-        decisions = Decisions.of(others.select(run.competition.metric).final, [0, 4])
-        for name in train.name[train.fold == fold]:
-            mask, truth = decisions.mask(average.of(name)) > 0, truth_of(run, name)
-            agree, either = (mask & truth).any(0).sum(), (mask | truth).any(0).sum()
-            single.append(agree / either if either else 1.0)
+    single, shown = [], []
+    for name in average.names:
+        truth, agree, either = truth_of(run, name), 0, 0
+        for likely, own in zip(
+            average.of(name).reshape(2, -1).T, truth.reshape(2, -1).T, strict=True
+        ):
+            marked = likely.argmax() + 1 if likely.max() > 0.5 else 0
+            label = 1 if own[0] else 2 if own[1] else 0
+            agree, either = agree + (marked == label > 0), either + bool(marked or label)
+        single.append(agree / either if either else 1.0)
+        shown.append(truth.any())
     assert iou == pytest.approx(np.mean(single))
+    assert with_defects == pytest.approx(np.mean(np.array(single)[shown]))
+
+
+def test_a_fold_for_evaluation_is_neither_trained_nor_tested_on(tmp_path):
+    place = workplace(tmp_path)
+    write_raw(tmp_path / "data/raw/blobs")
+    split = ["--set", "folds={ count = 3, run = [0], evaluation = 1 }"]
+    more = ["--set", "member.1.eval_every=2", "--set", "member.phase.epochs=2"]
+    for stage in STAGES[:2]:
+        place.run(stage, *split, *more)
+    run = open_run(
+        recipe.load(str(place.recipe), [split[1], *more[1::2]]), tmp_path / "data", tmp_path
+    )
+    train = PhotoDataset.open(run, "train")
+    known = hdf5.read(run.prepared("train"), "excluded", "group")
+    evaluated = train.evaluated(0)
+    assert 0 < len(evaluated) < 24
+    assert (known["excluded"][evaluated] == "held out for evaluation").all()
+    trained, tested = np.flatnonzero(train.fold > 0), np.flatnonzero(train.fold == 0)
+    groups = [set(known["group"][rows]) for rows in (trained, evaluated, tested)]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 12
+    (task,) = run.tasks("segment")
+    assert sorted(run.modality.training_set(run, task, torch.device("cpu"), 1).rows) == [*trained]
+    assert sorted(averaging.oof(run).names) == sorted(train.name[tested])
+    network, scaling = load_network(run, task, torch.device("cpu"))
+    single = []
+    for row in evaluated:  # whole photographs, without flips
+        image = scaling.apply(train.image(row).astype(np.float32) / train.white)
+        with torch.inference_mode():
+            p = network(torch.from_numpy(image).permute(2, 0, 1)[None]).sigmoid()[0].numpy()
+        truth = labels(truth_of(run, train.name[row]), "sigmoid")
+        single.append(image_iou(labels(p, "sigmoid"), truth))
+    history = pd.read_csv(run.history(task))["held_out_image_iou"]
+    assert history.iloc[-1] == pytest.approx(np.mean(single), abs=0.05)
 
 
 def test_what_the_classifier_calls_clean_is_not_segmented_and_gets_empty_masks(

@@ -220,10 +220,10 @@ class PhotoTrainingSet:
         return networks.create(self.run.modality.network_options(self.run, self.member))
 
     def held_out(self, network: torch.nn.Module) -> dict[str, float]:
-        """IoU over all pixels with the background, the mean IoU of the classes, and the pruning
-        study's IoU of each photograph.
+        """IoU over all pixels with the background, the mean IoU of the classes, that of photographs
+        without the background, and the pruning study's IoU of each photograph.
         """
-        rows = np.flatnonzero(self.dataset.fold == self.task.fold)
+        rows = self.dataset.evaluated(self.task.fold)
         resize = self.member.photograph.resize
         whole = [Sample(int(row), 0, None) for row in rows]
         kept = self.kept_held_out if resize else None

@@ -24,6 +24,7 @@ from src.photographs.dataset import PhotoDataset
 from src.photographs.prediction import STEPS, in_tiles, predict
 from src.recipe import Inference, Member
 from src.scoring import averaging
+from src.scoring.metrics import image_iou
 
 
 def labels(likely: np.ndarray, activation: Activation) -> np.ndarray:
@@ -144,7 +145,7 @@ def held_out(
         pairs: images (C, H, W), white being 1, and masks (K, H, W).
     """
     network.eval()
-    counts = []
+    counts, single = [], []
     for image, mask in pairs:
         scaled = scaling.apply(image.permute(1, 2, 0).numpy())
         x = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
@@ -152,11 +153,14 @@ def held_out(
             logits = in_tiles(network, x.contiguous(memory_format=LAYOUT))
         # as it would be stored
         likely = probability(logits, member.activation)[0].mul(STEPS).round().div(STEPS)
-        true = mask.numpy().astype(np.uint8)
-        counts.append(count(true, likely.cpu().numpy(), member.activation))
+        truth = labels(mask.numpy(), "sigmoid")
+        marked = labels(likely.cpu().numpy(), member.activation)
+        counts.append(confusion(truth, marked, len(mask)))
+        single.append(image_iou(marked, truth))
     whole = np.stack(counts)
     return {
         "held_out_micro_iou": micro_iou(whole),
         "held_out_iou": float(class_iou(whole).mean()),
+        "held_out_image_iou": float(np.mean(single)),
         "held_out_iou_by_image": iou_by_image(whole),
     }

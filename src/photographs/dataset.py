@@ -9,6 +9,7 @@ import numpy as np
 from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.networks.scaling import Scaling
+from src.scoring.folds import EVALUATION
 
 
 @dataclass
@@ -60,6 +61,12 @@ class PhotoDataset:
         if len(self.shows) and not self.shows[row].any():
             return np.zeros((len(self.classes), height, width), np.uint8)  # saves unpacking it
         return self._read("mask", np.s_[row, :, :height, :width])
+
+    def evaluated(self, fold: int) -> np.ndarray:
+        """The rows that `eval_every` scores: the evaluation fold's, or else those of a fold."""
+        excluded = hdf5.read(self.path, "excluded")["excluded"]
+        rows = np.flatnonzero(excluded == EVALUATION)
+        return rows if len(rows) else np.flatnonzero(self.fold == fold)
 
     def scaling(self, rows: np.ndarray) -> Scaling:
         """Mean and standard deviation of each channel over all pixels of some photographs, white

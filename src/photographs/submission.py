@@ -15,7 +15,8 @@ from src.scoring import averaging, baselines, forecast
 from src.scoring.calibration import BINS, Tallies, errors, tally
 
 GROUPS = 40  # that the calibration tells apart; of more, folds
-# The two-stage report's Table 4 is "at one half": no threshold selected but the classifier's.
+# "at one half" are the thresholds of pixels; the classifier's is selected all the same. With all at
+# one half, as in the two-stage report: the study severstal_encoders.
 HOW = {
     "half_unrejected": "segmentation alone, at one half",
     "half": "with the classifier, at one half",
@@ -117,8 +118,8 @@ def table_of(
 
 
 def confusion(selected: Arrays) -> dict[str, int]:
-    """The image classifier's verdicts out of fold, each fold at the threshold that is best on the
-    others.
+    """How many photographs an image classifier took for what, from which of them it `rejected`
+    (N,) and what they truly show (N, K).
     """
     real, accepted = selected["shows"].any(1), ~selected["rejected"]
     counts = {

@@ -59,6 +59,8 @@ class Folds(Section):
     """The wells of each held-out fold; without it folds are balanced."""
     gap: Annotated[int, Field(ge=0, le=1_000_000)] = only("photographs", 0)
     """Frames at most so near to a border between blocks are left out."""
+    evaluation: Annotated[int, Field(ge=0)] | None = only("photographs", None)
+    """A fold that no network is trained or scored on, but by `member.eval_every`."""
 
     @model_validator(mode="after")
     def check(self) -> "Folds":
@@ -73,7 +75,17 @@ class Folds(Section):
             )
         if self.run and max(self.run) >= self.number:
             raise ValueError(f"folds.run names fold {max(self.run)}, but there are {self.number}")
+        if self.evaluation is not None and self.evaluation not in self._spare:
+            raise ValueError(
+                f"folds.evaluation = {self.evaluation} is no fold that folds.run leaves: with "
+                "count = 10, run = [0] and evaluation = 1 fold 0 is the test and 2 to 9 train"
+            )
         return self
+
+    @property
+    def _spare(self) -> set[int]:
+        """The folds that `run` leaves, where it is given."""
+        return set(range(self.number)) - set(self.run) if self.run else set()
 
     @property
     def number(self) -> int:

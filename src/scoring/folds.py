@@ -9,6 +9,7 @@ import numpy as np
 from src.recipe import Folds
 from src.terminal.errors import UserError
 
+EVALUATION = "held out for evaluation"  # why the photographs of `folds.evaluation` are excluded
 # groups; with more of them, none of which can be large, the greedy deal is even already
 SWAPS_UP_TO = 60
 
@@ -172,8 +173,8 @@ def assign(
     why, empty where it is not.
 
     A patch without a valid pixel, which is not `usable`, is excluded from training and from
-    scoring, and so is a frame of a video near the border of its fold. `label` is that of `balance`,
-    `frame` that of `blocks`.
+    scoring, and so are a frame of a video near the border of its fold and the evaluation fold.
+    `label` is that of `balance`, `frame` that of `blocks`.
 
     Raises:
         UserError: there cannot be such folds.
@@ -204,4 +205,5 @@ def assign(
                 f"fold {number} has no patch with a valid pixel: give it other groups "
                 "in folds.groups of the recipe"
             )
-    return np.where(kept, fold, np.int8(-1)), excluded
+    excluded[kept & (fold == settings.evaluation)] = EVALUATION
+    return np.where(excluded == "", fold, np.int8(-1)), excluded

@@ -45,17 +45,15 @@ def counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def image_iou(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of one image, all classes together; 1 where both are empty.
+    """Intersection over union of one image's label maps (H, W), 0 being the background; 1 where
+    both are empty.
 
-    The intersection is the pixels that are of one class in both; the union, those of any class in
-    either. Its mean is the DeepLabV3+ report's mIoU on Severstal (section 4).
-
-    Args:
-        prediction, truth: (K, H, W) masks of 0 and 1.
+    The intersection is the pixels of one class in both, the union those of any class in either. Its
+    mean over photographs is mIoU in the DeepLabV3+ report on Severstal (section 4), which does not
+    say whether the background is a class; here it is none.
     """
-    prediction, truth = prediction > 0, truth > 0
-    union = np.count_nonzero((prediction | truth).any(0))
-    return np.count_nonzero((prediction & truth).any(0)) / union if union else 1.0
+    union = np.count_nonzero((prediction > 0) | (truth > 0))
+    return np.count_nonzero((prediction == truth) & (truth > 0)) / union if union else 1.0
 
 
 def soft_counts(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from src import networks
 from src.artifacts.run import Run
 from src.networks.devices import LAYOUT, autocast
 from src.photographs import selection
+from src.photographs.confusion import activation_of, labels
 from src.photographs.dataset import PhotoDataset
 from src.recipe import Member
 from src.scoring import averaging
@@ -22,24 +23,34 @@ RESIZED, FULL = (256, 256), (256, 1600)  # the sizes of the DeepLabV3+ report's 
 REPEATS = 3
 
 
-def scores(run: Run) -> tuple[float, float]:
-    """The mean score of each photograph and class, and mIoU of photographs (DeepLabV3+ report,
-    section 4), of the average of all tasks.
+def scores(run: Run) -> tuple[float, float, float]:
+    """The mean score of each photograph and class, and mIoU of photographs, all and those with
+    defects, of the average of all tasks out of fold; segmentation alone.
 
-    Out of fold, every fold at the thresholds and sizes that have the best score on the others;
-    segmentation alone.
+    The score has every fold at the thresholds and sizes that are best on the others; mIoU has
+    label maps, from which nothing is selected (DeepLabV3+ report, section 4).
     """
-    metric, sizes = run.competition.metric, selection.sizes_of(run)
-    counted, train, rows = selection.count(run)
-    counted, average = counted.way("unrejected"), averaging.oof(run)
-    nested = counted.select(metric)
-    decisions = [selection.Decisions.of(choice, sizes) for choice in nested.without]
-    iou = [
-        image_iou(decisions[fold].mask(average.of(train.name[row])), train.mask(row))
-        for row, fold in zip(rows, counted.place.tolist(), strict=True)
-    ]
-    pixels, _ = counted.under(nested)
-    return float(metric.of(*pixels).mean()), float(np.mean(iou))
+    metric, (counted, train, rows) = run.competition.metric, selection.count(run)
+    counted = counted.way("unrejected")
+    pixels, _ = counted.under(counted.select(metric))
+    iou, shown = single_iou(run), train.shows[rows].any(1)
+    defects = float(iou[shown].mean()) if shown.any() else float("nan")
+    return float(metric.of(*pixels).mean()), float(iou.mean()), defects
+
+
+def single_iou(run: Run) -> np.ndarray:
+    """`image_iou` (N,) of each photograph held out, its labels the likeliest at each pixel."""
+    train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
+    row_of = {name: row for row, name in enumerate(train.name)}
+    activation = activation_of(run)
+    return np.array(
+        [
+            image_iou(
+                labels(average.of(name), activation), labels(train.mask(row_of[name]), "sigmoid")
+            )
+            for name in average.names
+        ]
+    )
 
 
 def row(variation: str, run: Run, device: torch.device) -> dict[str, Any]:
@@ -51,10 +62,10 @@ def row(variation: str, run: Run, device: torch.device) -> dict[str, Any]:
     options = networks.untrained(run.modality.network_options(run, member))
     network = networks.create(options).to(device)
     single = np.array([scores(run.with_seeds([seed])) for seed in run.recipe.seeds])
-    spread = single.std(0, ddof=1) if len(single) > 1 else np.full(2, np.nan)
+    spread = single.std(0, ddof=1) if len(single) > 1 else np.full(3, np.nan)
     weights = sum(w.numel() for w in network.parameters())
     line: dict[str, Any] = {"variation": variation, "parameters (M)": f"{weights / 1e6:.3f}"}
-    for number, title in ((1, "mIoU"), (0, "score")):
+    for number, title in ((1, "mIoU"), (2, "mIoU with defects"), (0, "score")):
         line[title] = float(single[:, number].mean())
         line[f"{title}, deviation over seeds"] = float(spread[number])
     rate = training_rate(network, member, train, device)

@@ -49,7 +49,8 @@ class Study(Section):
 
     `protocols` are those by which every variation is trained: the CorroSeg paper's, and folds of
     whole groups. `table` says what a line tells: "scores" of wells by both protocols, "backbones"
-    of photographs with their speed, or "pruning".
+    of photographs with their speed, "encoders" of both stages at fixed and selected thresholds, or
+    "pruning".
 
     Besides the variations that are listed there is one for each combination of the axes' options,
     should there be axes.
@@ -60,7 +61,7 @@ class Study(Section):
     members: list[str] | None = Field(default=None, min_length=1)
     seeds: Count = 1
     protocols: list[Protocol] = Field(default=["paper", "wells"], min_length=1)
-    table: Literal["scores", "backbones", "pruning"] = "scores"
+    table: Literal["scores", "backbones", "encoders", "pruning"] = "scores"
     set: list[str] = Field(default=[])
     listed: list[Variation] = Field(alias="variation", default=[])
     axes: list[Axis] = Field(alias="axis", default=[])

@@ -28,6 +28,8 @@ from src.stages.train import fit
 from src.studies import backbones, pruning, pruning_figures, tables, walker
 from src.studies.plots import study_plot
 from src.studies.schema import PROTOCOLS, Study, load
+from src.studies.severstal import defects, encoders
+from src.studies.severstal import figures as severstal
 from src.tasks.parallel import Options, workers
 from src.terminal import command, console
 from src.terminal.errors import UserError, did_you_mean
@@ -121,17 +123,23 @@ def table_of(study: Study, grouped: dict[str, dict[str, Run]], device: str) -> p
     """A line for each variation, of its runs by protocol."""
     if study.table == "scores":
         return pd.DataFrame([tables.row(name, own) for name, own in grouped.items()])
+    if study.table == "encoders":
+        return pd.DataFrame([encoders.row(name, own["wells"]) for name, own in grouped.items()])
     row_of = pruning.row if study.table == "pruning" else backbones.row
     on = choose_device(device)
     return pd.DataFrame([row_of(name, own["wells"], on) for name, own in grouped.items()])
 
 
 def figures_of(
-    study: Study, table: pd.DataFrame, grouped: dict[str, dict[str, Run]]
+    study: Study, table: pd.DataFrame, grouped: dict[str, dict[str, Run]], device: str
 ) -> dict[str, Figure]:
     """The figures of a study, by the names of their files."""
     runs = {name: next(iter(own.values())) for name, own in grouped.items()}
     histories = {name: tables.history(run) for name, run in runs.items()}
+    if study.table == "encoders":
+        return severstal.of_encoders(table, runs)
+    if study.table == "backbones":
+        return severstal.of_backbones(histories, runs, choose_device(device))
     if study.table != "pruning":
         plots = {"plot": study_plot(histories, table)}
         walked = {name: run for name, run in runs.items() if walker.on_patches(run)}
@@ -196,8 +204,13 @@ def main(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     note = f"{study.question}\n\nSettings: {how}; {seeds} seed(s); device {device}."
     write_text(folder / "table.csv", table.to_csv(index=False))
-    write_text(folder / "table.md", f"{note}\n\n{figures.markdown(table)}\n")
-    plots = figures_of(study, table, grouped)
+    text = f"{note}\n\n{figures.markdown(table)}\n"
+    if study.table in ("backbones", "encoders"):
+        labels = defects.table(next(iter(grouped.values()))["wells"])
+        write_text(folder / "defects.csv", labels.to_csv(index=False))
+        text += f"\nThe labels of the training photographs:\n\n{figures.markdown(labels)}\n"
+    write_text(folder / "table.md", text)
+    plots = figures_of(study, table, grouped, options.device)
     for name, figure in plots.items():
         with replacing(folder / f"{name}.png") as partial:
             partial.write_bytes(figures.png(figure))
