@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 
@@ -11,7 +12,7 @@ from src.studies import schema
 from src.terminal.environment import ROOT
 
 TEXT = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
-VERDICT = re.compile(r"equal(?:[:;,]? .+)?|(?:differs|not built): .+")
+VERDICT = re.compile(r"equal(?:[.:;,]? .+)?|(?:differs|not built)(?: [^:]+)?: .+")
 STUDIES = {path.stem for path in schema.STUDIES.glob("*.toml")}
 RECIPE_NAMES = {path.stem for path in RECIPES.glob("*.toml")}
 NAMES = RECIPE_NAMES | STUDIES | set(networks.REGISTRY)
@@ -47,16 +48,28 @@ KEYS = keys()
 
 
 @cache
+def code() -> str:
+    return "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "src").rglob("*.py"))
+
+
+@cache
 def defined() -> set[str]:
     """Every module, function, class, constant and argument of the code."""
-    files = list((ROOT / "src").rglob("*.py"))
-    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    names = re.findall(r"(?:def|class) (\w+)|^ *(\w+)(?: =|:)|[(,] ?(\w+):", code, re.M)
-    return {path.stem for path in files} | {name for found in names for name in found}
+    names = re.findall(r"(?:def|class) (\w+)|^ *(\w+)(?: =|:)|[(,] ?(\w+):", code(), re.M)
+    files = {path.stem for path in (ROOT / "src").rglob("*.py")}
+    return files | {name for found in names for name in found}
 
 
 def exists(name: str) -> bool:
-    """Whether something named in a table is a file, a key, or has that name in the code."""
+    """Whether something named in a table is a file, a command, an option, a key, or has that name
+    in the code.
+    """
+    if name.startswith("python -m "):
+        return (ROOT / f"{name.split()[2].replace('.', '/')}.py").is_file()
+    if name.startswith("--") or re.fullmatch(r'"\w+"|\w+\.(?:h5|md|png)', name):
+        return name.split()[0].strip('"').removesuffix(".png") in code()
+    if name.startswith("torch."):
+        return find_spec(name) is not None
     if "/" in name:
         return (ROOT / name.partition("::")[0]).exists()
     key = re.sub(r"\.\d+", "", name.partition("=")[0].strip())
@@ -67,7 +80,7 @@ def exists(name: str) -> bool:
 
 def test_there_are_tables_of_verdicts_and_of_figures():
     assert len(ROWS) > 60 and len(SHOWN) > 8
-    assert all(len(row) == 3 for row in ROWS + SHOWN)
+    assert all(len(row) == len(own[0]) for own in tables() for row in own)
 
 
 @each_row
