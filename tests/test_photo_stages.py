@@ -341,7 +341,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path):
     ("change", "said"),
     [
         ("member.margin=4", "member.0.margin is for wells; folder has photographs: remove it"),
-        ('member.1.selection="last"', "member.1.selection is for wells"),
+        ("member.1.height=72", "member.1.height is for wells"),
         ("postprocess.random_walker=false", "postprocess.random_walker is for wells"),
         ('member.role="classify"', "an image classifier alone segments nothing"),
         ("member.eval_every=1", "eval_every is for members that segment"),

@@ -131,7 +131,7 @@ def test_an_unknown_key_in_the_file_is_an_error_too(minimal: str) -> None:
 
 def test_an_unknown_key_like_no_other_lists_what_is_known(minimal: str) -> None:
     assert problem_of(minimal, "folds.xyzzy=1").endswith(
-        "unknown key 'folds.xyzzy': known: count, gap, groups, run, scheme"
+        "unknown key 'folds.xyzzy': known: count, evaluation, gap, groups, run, scheme"
     )
 
 

@@ -50,7 +50,7 @@ def curves(histories: dict[str, pd.DataFrame]) -> Figure:
         for name, history in histories.items():
             if column in history:
                 epochs = history.groupby("epoch")[column].mean().dropna()
-                axis.plot(epochs.index, epochs.ewm(alpha=SMOOTHED).mean(), label=name)
+                axis.plot(epochs.index, epochs.ewm(alpha=SMOOTHED).mean(), marker=".", label=name)
         axis.set(title=title, xlabel="epoch")
     axes[0].legend(fontsize=8)
     return figure
@@ -73,6 +73,8 @@ def distribution(iou: dict[str, np.ndarray]) -> Figure:
     for axis, (name, own) in zip(axes.flat, iou.items(), strict=False):
         axis.hist(own, BINS)
         axis.set_title(f"{name}: mean {own.mean():.3f}", fontsize=9)
+    for unused in axes.flat[len(iou) :]:
+        unused.axis("off")
     figure.supxlabel("IoU of a photograph", fontsize=9)
     figure.supylabel("photographs", fontsize=9)
     return figure

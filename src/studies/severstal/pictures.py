@@ -150,7 +150,7 @@ def parted(marked: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _panels(rows: int, columns: int, square: bool) -> tuple[Figure, np.ndarray]:
-    size = (2.2 * columns, 0.3 + 2.3 * rows) if square else (6.4 * columns, 0.3 + 1.3 * rows)
+    size = (2.8 * columns, 0.3 + 2.8 * rows) if square else (6.4 * columns, 0.3 + 1.3 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
     for axis in axes.flat:
         axis.axis("off")
