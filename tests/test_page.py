@@ -160,6 +160,7 @@ def make(
         "oof_by_fold": by(train["fold"], score),
         "threshold": 0.5,
         "refined": True,
+        "selected": "threshold and refinement selected on the other folds",
         "refinement": "threshold 0.50, components of 4 pixels or more",
         "refinements_tried": {
             "threshold 0.50": 0.61,

@@ -22,6 +22,10 @@ from src.wells.blocks import Blocks
 from src.wells.postprocess.selection import Selection, predicted, read
 
 STRETCH = 20  # patches of a well in a picture of a comparison
+SELECTED = {  # how, by `postprocess.threshold`
+    "selected": "threshold and refinement selected on the other folds",
+    "one_half": "threshold one half, refinement selected on the other folds",
+}
 BASELINES = ("all_empty", "intensity")
 
 
@@ -122,6 +126,7 @@ def scores(run: Run, train: Arrays, selection: Selection) -> dict[str, Any]:
         "oof_score_unrefined": selection.unrefined,
         "oof_by_group": _by(train["group"], {"score": train["score"], **base}),
         "oof_by_fold": _by(train["fold"], {"score": train["score"], **base}),
+        "selected": SELECTED[run.recipe.postprocess.threshold],
         "threshold": selection.threshold,
         "refined": selection.refined,
         "refinement": str(selection),
@@ -188,8 +193,7 @@ def describe(result: dict[str, Any]) -> str:
     """The scores as text for the terminal."""
     warning = [f"warning: {result['warning']}"] if "warning" in result else []
     lines = [
-        f"{result['metric']}, out of fold (each well held out, thresholds and "
-        "refinement selected on the other folds)",
+        f"{result['metric']}, out of fold (each well held out; {result['selected']})",
         *warning,
     ]
     titles = (("well", "oof_by_group"), ("fold", "oof_by_fold"), ("test well", "test_by_group"))
