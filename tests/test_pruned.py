@@ -17,6 +17,7 @@ from src import networks
 from src.artifacts import hdf5
 from src.photographs import confusion
 from src.photographs.dataset import PhotoDataset
+from src.photographs.prediction import STEPS
 from src.recipe import Pruning
 from src.studies import pruning, pruning_figures, schema, study, tables
 from src.training import loop
@@ -53,6 +54,15 @@ def test_labels_by_hand():
     probability = np.array([[[0.4, 0.7, 0.1, 0.2]], [[0.35, 0.1, 0.2, 0.6]]])
     assert confusion.labels(probability, "softmax").tolist() == [[1, 1, 0, 2]]
     assert confusion.labels(probability, "sigmoid").tolist() == [[0, 1, 0, 2]]
+
+
+def test_labels_whose_filters_are_pruned_lose_to_the_background_whatever_is_rounded():
+    """Logits of three labels and the background: that of the first label as drawn, the others 0."""
+    logits = torch.zeros(4, 1, 5000)
+    logits[1] = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
+    logits[1][logits[1].abs() < 0.02] = 0.5  # nearer than rounding tells
+    likely = logits.softmax(0)[1:].mul(STEPS).round().div(STEPS).half().numpy()
+    assert (confusion.labels(likely, "softmax") == logits.argmax(0).numpy()).all()
 
 
 def test_iou_by_hand_and_as_the_study_has_it():

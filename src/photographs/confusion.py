@@ -32,9 +32,16 @@ def labels(likely: np.ndarray, activation: Activation) -> np.ndarray:
     W).
 
     With "softmax" the likeliest of classes and background; with "sigmoid", and for a mask, the
-    likeliest class if it is above one half.
+    likeliest class if it is above one half. The background wins a tie, as it would by argmax of the
+    logits: where the filters of several labels are pruned, these tie everywhere.
     """
-    background = 1 - likely.sum(0) if activation == "softmax" else 0.5
+    classes = len(likely)
+    if activation == "softmax":
+        # what is stored is rounded: of several classes a tie may be off by so much
+        slack = (classes + 1) / (2 * STEPS) if classes > 1 else 0
+        background = 1 - likely.sum(0, dtype=np.float32) + slack
+    else:
+        background = 0.5
     return np.where(likely.max(0) > background, likely.argmax(0) + 1, 0)
 
 

@@ -52,8 +52,9 @@ def by_sparsity(table: pd.DataFrame) -> Figure:
         panels[1, column].set(xlabel="sparsity")
     panels[0, 0].set(ylabel=BY_IMAGE)
     panels[1, 0].set(ylabel="mean IoU of the classes")
-    if panels[0, 0].lines:
-        panels[0, 0].legend(fontsize=8)
+    for panel in panels[0]:
+        if panel.lines:
+            panel.legend(fontsize=6)
     figure.tight_layout()
     return figure
 
