@@ -282,6 +282,7 @@ def model(folder: Path, zipped: bool) -> None:
         "kind": "wells",
         "metric": "mean patch IoU",
         "oof_score": 0.5,
+        "commit": "none",
         "training": {
             "center": 0.0,
             "scale": 0.02,

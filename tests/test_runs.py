@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import browser
@@ -232,8 +233,11 @@ def test_studies_and_models_have_rows_and_what_is_none_is_named(tmp_path, first)
     table = f"{heads},training (s)\nplain,0.9,,0.5,,60\nfocal,0.8,,0.625,,30\n"
     files.write_text(study / "table.csv", table)
     files.write_text(study / "log.txt", LOG.replace("01_train_folds.py {0}", "study.py losses"))
-    decisions = {**SCORES, "recipe": "first", "commit": "commit 77aa", "trained": "2026-11-22"}
+    decisions = {**SCORES, "recipe": "first", "commit": "commit 77aa"}
     sealed.write_json(tmp_path / "models/small/decisions.json", decisions, {})
+    weights = tmp_path / "models/small/weights/net/fold0_seed0.safetensors"
+    files.write_text(weights, "")
+    os.utime(weights, (1_795_300_000, 1_795_300_000))
     sealed.write_json(tmp_path / "models/bare/decisions.json", {}, {})
     (tmp_path / "models/empty").mkdir()
     files.write_text(tmp_path / "data/runs/stray.txt", "")
@@ -247,7 +251,8 @@ def test_studies_and_models_have_rows_and_what_is_none_is_named(tmp_path, first)
         90.0,
     )
     assert losses.when == "2026-11-20 08:30:00+0000" and losses.commit == "0123456789ab"
-    assert (small.oof_score, small.commit, small.when) == (0.75, "77aa", "2026-11-22")
+    assert (small.oof_score, small.commit) == (0.75, "77aa")
+    assert datetime.strptime(small.when, "%Y-%m-%d %H:%M:%S%z").timestamp() == 1_795_300_000
     assert small.expected_interval == [0.5, 0.875] and small.state == "of first"
     assert found["model bare"].oof_score is None and found["model bare"].problems == []
     assert "no decisions.json" in found["model empty"].problems[0]

@@ -126,7 +126,7 @@ def without_times(name: str, content: bytes) -> bytes:
         rows = [line.split(b",") for line in content.splitlines()]
         place = rows[0].index(b"seconds")
         return b"\n".join(b",".join(row[:place] + row[place + 1 :]) for row in rows)
-    if name.endswith("tiny.html"):
+    if name.endswith("tiny.html") and b"What was trained" in content:
         page, times = re.subn(rb'<td class="n">[^<]*</td>(?=<td>[^<]*</td></tr>)', b"", content)
         assert times == 1, f"{name} tells of the training of its one member {times} times"
         return page

@@ -44,6 +44,7 @@ class Content(BaseModel):
     kind: str
     metric: str
     oof_score: float
+    commit: str
     training: Training
     """`src.artifacts.run.Run.training`: scaling, classes, shape and type of an image."""
     decisions: dict[str, Any]

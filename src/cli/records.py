@@ -8,7 +8,7 @@ import csv
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,8 +134,7 @@ def _take_run(row: Row, run: Run) -> None:
             stale += _is_stale(run, task)
     row.state += f", {stale} of other data or settings" if stale else ""
     if row.when is None and trained:
-        newest = max(run.weights(task).stat().st_mtime for task in trained)
-        row.when = time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(newest))
+        row.when = _newest(map(run.weights, trained))
     files = [run.ensemble, run.selection, *map(run.submission, SUBMITTED)]
     row.bytes += sum(map(_size, files))
     scores = run.submission(".json")
@@ -227,6 +226,12 @@ def study_row(folder: Path) -> Row:
     return row
 
 
+def _newest(weights: Iterable[Path]) -> str:
+    """When the last of them was written; a model's keep the time of their training."""
+    last = max(path.stat().st_mtime for path in weights)
+    return time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(last))
+
+
 def model_row(folder: Path) -> Row:
     """What decisions.json tells of a model folder."""
     row, path = Row("model", folder.name, "", bytes=_size(folder)), folder / "decisions.json"
@@ -237,7 +242,8 @@ def model_row(folder: Path) -> Row:
         content = sealed.read_json(path)
         row.take_scores(content)
         row.state = f"of {content['recipe']}" if "recipe" in content else ""
-        row.when = str(content.get("trained") or "") or None
+        weights = list(folder.glob("weights/*/*.safetensors"))
+        row.when = _newest(weights) if weights else None
         row.commit = str(content.get("commit") or "").removeprefix("commit ") or None
     return row
 

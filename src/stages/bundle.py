@@ -1,7 +1,6 @@
 """From a finished run to a model folder, which predicts new data by itself."""
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def _write(run: Run, result: dict[str, Any], folder: Path) -> None:
     for task in run.tasks():
         place = folder / weights_within(task)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(sealed.verified(run.weights(task)), place)
+        shutil.copy2(sealed.verified(run.weights(task)), place)
     content = _content(run, result)
     (folder / "card.md").write_text(card.text(run, content), encoding="utf-8")
     files = {name: digest_files([folder / name]) for name in sorted(files_of(run.recipe))}
@@ -60,7 +59,6 @@ def _write(run: Run, result: dict[str, Any], folder: Path) -> None:
 
 def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What decisions.json holds but the digests."""
-    last = max(run.weights(task).stat().st_mtime for task in run.tasks())
     kept = ("metric", "oof_score", "oof_by_group", "expected_score", "expected_interval")
     kept += ("judgement", "calibration")
     return {
@@ -71,6 +69,5 @@ def _content(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "training": run.training(),
         "decisions": run.decisions(),
         "familiar": familiar(run.modality.features(run, "train")),
-        "trained": datetime.fromtimestamp(last, UTC).date().isoformat(),
         "commit": environment.commit(),
     }
