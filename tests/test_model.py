@@ -190,6 +190,8 @@ def bad_wells(folder: Path) -> None:
     np.save(folder / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
     (folder / "cells.csv").write_text("\n".join([",".join(["0.1"] * 36), ",".join(["x"] * 36)]))
     np.save(folder / "well_3_patch_0.npy", well(36, 37))
+    (folder / "more").mkdir()
+    np.savetxt(folder / "more/good.csv", well(72, 36), delimiter=",")
 
 
 def test_what_cannot_be_read_is_told_a_line_each_and_the_others_are_predicted(wells, tmp_path):
@@ -199,8 +201,8 @@ def test_what_cannot_be_read_is_told_a_line_each_and_the_others_are_predicted(we
     for _ in range(2):  # also when there is nothing left to do
         out, error = wells.refused(new, tmp_path / "out")
         told = [line for line in out.splitlines() if line.startswith("not predicted: ")]
-        assert len(told) == 11 and "11 files could not be read" in error
-        bad = {path.name for path in new.iterdir()} - {"good.npy"}
+        assert len(told) == 12 and "12 files could not be read" in error
+        bad = {path.name for path in new.rglob("*.*")} - {"good.npy"}
         assert all(any(name in line for line in told) for name in bad)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["good.npy"]
 

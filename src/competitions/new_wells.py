@@ -75,10 +75,12 @@ def read(path: Path, data: Data) -> Raw:
             sources.append(_attempt(lambda p=p: _sound(read_images(p), p), refused))
     sources, taken = _apart([own for own in sources if own], refused), {}
     number = max((int(own.group.max()) for own in sources), default=0)
+    stems = {f"well_{well}" for own in sources for well in np.unique(own.group)}
     for p in whole:
-        well = _attempt(lambda p=p: _whole(p), refused)
+        well = _attempt(lambda p=p: _whole(p, stems), refused)
         if well is not None:
             number += 1
+            stems.add(p.stem)
             taken[str(number)] = [p.name, len(well)]
             sources.append(_patches(well, number))
     if not sources:
@@ -120,8 +122,14 @@ def _measured(image: np.ndarray) -> bool:
     return bool((np.abs(image) < LARGEST_DEVIATION).any())
 
 
-def _whole(path: Path) -> np.ndarray:
-    """A well (rows, 36 or 72) float32, NaN where nothing was measured."""
+def _whole(path: Path, stems: set[str]) -> np.ndarray:
+    """A well (rows, 36 or 72) float32, NaN where nothing was measured.
+
+    Args:
+        stems: names that masks of other wells will have.
+    """
+    if path.stem in stems:
+        raise UserError(f"{path}: another well is called {path.stem}: give it a name of its own")
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is larger than {LARGEST >> 30} GiB: cut the well into parts")
