@@ -123,8 +123,8 @@ class Modality(Protocol):
         """The name, probability and mask of each new well or photograph."""
         ...
 
-    def write_new(self, run: Run, folder: Path, probabilities: bool) -> None:
-        """Write the masks of new data, and their probabilities if asked for, as files."""
+    def write_new(self, run: Run, folders: dict[str, Path]) -> None:
+        """Write new data's "masks", and "probabilities" if asked for, into these folders."""
         ...
 
     def describe(self, result: dict[str, Any]) -> str:
@@ -171,7 +171,7 @@ def open_model(folder: Path, new: Path, output: Path) -> Run:
     try:
         run = replace(run, competition=run.modality.new_data(run))
         check_weights(run)
-    except (*sealed.DAMAGE, AttributeError) as error:
+    except (*sealed.DAMAGE, LookupError, AttributeError) as error:
         problem = f"holds what this version cannot use ({error})"
         raise UserError(f"{model.decisions} {problem}: make it again with make bundle") from None
     return run

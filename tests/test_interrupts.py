@@ -91,7 +91,9 @@ def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment)
     _, recipe, *options = prepared.command("01_train_folds.py", "--jobs", "2")
     place = [f"VENV={tmp_path}", f"BIN={Path(sys.executable).parent}"]
     command = ["make", *place, "train", f"RECIPE={recipe}", f"ARGS={' '.join(options)}"]
-    terminal = Terminal(command, moment.environment)
+    outer = ("MAKELEVEL", "MAKEFLAGS")  # of the make that may run this test
+    own = {name: text for name, text in moment.environment.items() if name not in outer}
+    terminal = Terminal(command, own)
     with ending(terminal.process) as make:
         wait_for(lambda: moment.stopped() and "fold 1" in terminal.read(), make)
         below = [line for line in terminal.screen() if re.search(TASK_LINE, line)]

@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load, save
 
 from src.artifacts import sealed
+from src.competitions import new_photographs
 from src.competitions.formats import rle
+from src.modality import open_model
 from src.model import Model
 from src.scoring.unlike import familiar, unlike
 from tests.test_notebook import INFERENCE, Kernel, sources
@@ -190,8 +193,14 @@ def bad_wells(folder: Path) -> None:
     np.save(folder / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
     (folder / "cells.csv").write_text("\n".join([",".join(["0.1"] * 36), ",".join(["x"] * 36)]))
     np.save(folder / "well_3_patch_0.npy", well(36, 37))
+    (folder / "gone.npy").symlink_to(folder / "nowhere")
+    with open(folder / "several.npy", "wb") as file:
+        np.savez(file, a=well(36, 36))
+    (folder / "header.npy").write_bytes(b"\x93NUMPY\x01\x00\x0c\x00{'descr': (  ")
+    header = ",".join(map(str, range(36)))
+    np.savetxt(folder / "headed.csv", well(36, 36), delimiter=",", header=header, comments="")
     (folder / "more").mkdir()
-    np.savetxt(folder / "more/good.csv", well(72, 36), delimiter=",")
+    np.save(folder / "more/good.npy", well(72, 36))
 
 
 def test_what_cannot_be_read_is_told_a_line_each_and_the_others_are_predicted(wells, tmp_path):
@@ -201,10 +210,49 @@ def test_what_cannot_be_read_is_told_a_line_each_and_the_others_are_predicted(we
     for _ in range(2):  # also when there is nothing left to do
         out, error = wells.refused(new, tmp_path / "out")
         told = [line for line in out.splitlines() if line.startswith("not predicted: ")]
-        assert len(told) == 12 and "12 files could not be read" in error
-        bad = {path.name for path in new.rglob("*.*")} - {"good.npy"}
+        assert len(told) == 16 and "16 files could not be read" in error
+        bad = {str(path) for path in new.rglob("*.*")} - {str(new / "good.npy")}
         assert all(any(name in line for line in told) for name in bad)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["good.npy"]
+
+
+def test_a_patch_in_two_folders_is_told_and_all_others_are_predicted(wells, tmp_path):
+    new = tmp_path / "new"
+    for place in (new / "a/well_1_patch_0", new / "a/well_1_patch_1", new / "b/well_1_patch_0"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, well(36, 36))
+    out, error = wells.refused(new, tmp_path / "out")
+    assert "b/well_1_patch_0.npy: well_1_patch_0 stands in two folders" in out and "1 file" in error
+    assert np.load(tmp_path / "out/masks/well_1.npy").shape == (72, 36)
+
+
+def test_results_of_other_data_do_not_stay(wells, tmp_path):
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    for name in "ab":
+        np.save(new / name, well(36, 36))
+    wells.apply(new, out, "--probabilities")
+    (new / "b.npy").unlink()
+    wells.apply(new, out)
+    assert [path.name for path in (out / "masks").iterdir()] == ["a.npy"]
+    assert not (out / "probabilities").exists()
+    (out / "masks/a.npy").write_bytes(b"damaged")
+    assert "damaged or was changed" in wells.apply(new, out)
+    assert np.load(out / "masks/a.npy").shape == (36, 36)
+
+
+def test_results_may_not_lie_among_the_new_data(wells, tmp_path):
+    np.save(tmp_path / "new.npy", well(36, 36))
+    _, error = wells.refused(tmp_path, tmp_path / "out")
+    assert "would be taken for new data" in error and not (tmp_path / "out").exists()
+
+
+def test_a_well_that_ends_within_a_patch_is_described_without_what_fills_it_up(wells, tmp_path):
+    np.save(tmp_path / "new.npy", well(37, 36))
+    wells.apply(tmp_path / "new.npy", tmp_path / "out")
+    line = json.loads((tmp_path / "out/tiny.json").read_text())["images"]["1"]
+    assert "not measured" not in line["unlike"]
+    assert line["corroded"] == np.load(tmp_path / "out/masks/new.npy").mean()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an array"])
@@ -284,6 +332,23 @@ def pickled(folder: Path) -> None:
     change(folder, "files", files | {name: sealed.digest_files([path])})
 
 
+def training(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "decisions.json").read_text())["training"]
+
+
+def climbing(folder: Path) -> dict[str, object]:
+    return training(folder) | {"classes": ["corrosion", "/../../evil"]}
+
+
+def nameless(folder: Path) -> None:
+    """Weights without a record, their digest mended."""
+    path = folder / "weights/net/fold0_seed0.safetensors"
+    path.write_bytes(save(load(path.read_bytes())))
+    files = json.loads((folder / "decisions.json").read_text())["files"]
+    name = "weights/net/fold0_seed0.safetensors"
+    change(folder, "files", files | {name: sealed.digest_files([path])})
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no decisions": lambda folder: (folder / "decisions.json").unlink(),
     "a byte of decisions": lambda folder: flip(folder / "decisions.json", 300),
@@ -291,6 +356,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "decisions of another kind": lambda folder: change(folder, "decisions", {"threshold": [0.5]}),
     "decisions of words": lambda folder: change(folder, "decisions", "half"),
     "no number for a score": lambda folder: change(folder, "oof_score", "high"),
+    "a class that climbs": lambda folder: change(folder, "training", climbing(folder)),
+    "half a shape": lambda folder: change(folder, "training", training(folder) | {"shape": [4]}),
+    "a score in words": lambda folder: change(folder, "expected_score", "high"),
     "another scaling": lambda folder: change(folder, "training", {"center": "left"}),
     "missing weights": lambda folder: (folder / "weights/net/fold1_seed0.safetensors").unlink(),
     "a byte of the weights": lambda folder: flip(folder / "weights/net/fold1_seed0.safetensors"),
@@ -299,6 +367,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a recipe of another network": other_network,
     "a path that climbs": climb,
     "a pickle for weights": pickled,
+    "weights without a record": nameless,
     "a spare file": lambda folder: (folder / "weights/run.py").write_text("raise SystemExit"),
     "no card": lambda folder: (folder / "card.md").unlink(),
 }
@@ -351,6 +420,17 @@ def test_photographs_get_the_masks_of_the_submission(photographs, tmp_path):
         np.testing.assert_array_equal(mask, 255 * coded)
         likely = Image.open(tmp_path / "out/probabilities" / name)
         assert likely.size == mask.shape[::-1] and likely.mode.startswith("I")
+
+
+def test_new_photographs_are_read_on_other_machines_too(photographs):
+    of_model = open_model(photographs.model, Path("new"), Path("out")).competition
+    assert pickle.loads(pickle.dumps(of_model)).read == of_model.read
+
+
+def test_of_photographs_that_fit_together_only_without_some_the_fewest_are_left_out():
+    sizes = {Path("a"): (300, 1), Path("b"): (20, 30), Path("c"): (30, 20)}
+    assert new_photographs._too_large(sizes, 900) == [Path("a")]
+    assert new_photographs._too_large(sizes, 899) == [Path("a"), Path("b")]
 
 
 def test_photographs_of_other_sizes_and_files_that_are_none(photographs, tmp_path):

@@ -13,9 +13,9 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from src.artifacts import sealed
 from src.artifacts.files import replacing_folder
@@ -29,9 +29,9 @@ class Training(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=1, le=100_000)]] = Field(min_length=2, max_length=3)
     dtype: Literal["uint8", "uint16", "float32"]
-    classes: list[str]
+    classes: list[Annotated[str, Field(pattern=r"^[\w .-]{1,100}$")]] = Field(min_length=1)
 
 
 class Content(BaseModel):
@@ -44,6 +44,8 @@ class Content(BaseModel):
     kind: str
     metric: str
     oof_score: float
+    expected_score: float | None = None
+    expected_interval: tuple[float, float] | None = None
     commit: str
     training: Training
     """`src.artifacts.run.Run.training`: scaling, classes, shape and type of an image."""
@@ -53,12 +55,14 @@ class Content(BaseModel):
     """The range of each number that describes the data it was trained on."""
     files: dict[str, str]
     """Digests of all other files."""
+    created_from: dict[str, str]
 
 
 WITHIN = re.compile(
     r"recipe\.toml|decisions\.json|card\.md|weights/[\w.-]+/fold\d+_seed\d+\.safetensors"
 )
 LARGEST = 1 << 34  # bytes of an unpacked zip
+LARGEST_JSON = 1 << 24  # bytes of decisions.json
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class ModelFolder:
         path = folder / "decisions.json"
         if not path.is_file():
             raise UserError(f"{folder} is no model folder: it has no decisions.json")
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(f"{path} is larger than {LARGEST_JSON >> 20} MiB: {AGAIN}")
         try:
             content = sealed.read_json(path)
             Content.model_validate_json(path.read_bytes())
@@ -101,6 +107,7 @@ class ModelFolder:
             raise UserError(f"{path} lists other files than its recipe has: {AGAIN}")
         _compare(folder, files)
         spare = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+        spare = {name for name in spare if not Path(name).name.startswith(".")}
         spare -= {*expected, path.name}
         if spare:
             raise UserError(f"{folder / min(spare)} is no part of this model: take it away")

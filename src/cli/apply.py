@@ -18,8 +18,12 @@ from src.terminal.errors import UserError
 
 
 def main(options: argparse.Namespace) -> None:
-    output = options.output.absolute() if options.cluster else options.output
-    run = open_model(options.model, options.input, output)
+    places = (options.model, options.input, options.output)
+    # workers of a cluster start elsewhere
+    model, new, output = (path.absolute() for path in places) if options.cluster else places
+    if new.resolve() in output.resolve().parents:
+        raise UserError(f"{output} lies in {new}: its masks would be taken for new data")
+    run = open_model(model, new, output)
     console.keep(run.log)
     result = apply(run, Options.of(options, output), options.probabilities)
     told = f"{len(result['images'])} predicted: {output / 'masks'}, {run.submission()}"

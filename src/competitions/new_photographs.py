@@ -1,10 +1,10 @@
 """New photographs for a trained model, in the place of a competition's test set: an image, or a
-folder of images of any sizes (`src.competitions.formats.image_files`). What cannot be read is left
-out, and told.
+folder (with its subfolders) of images of any sizes (`src.competitions.formats.image_files`). What
+cannot be read is left out, and told.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from src.competitions import Competition, PhotoSplit, Raw
 from src.competitions.folder import ReadImage, check_kept
 from src.competitions.formats.image_files import ENDINGS, LARGEST_PLACE, decode, header
-from src.competitions.formats.image_pairs import listed
+from src.competitions.formats.new_files import sorted_out
 from src.competitions.formats.tables import write_table
 from src.recipe import Data
 from src.terminal.errors import UserError
@@ -25,49 +25,67 @@ def of(known: Competition, training: dict[str, Any]) -> Competition:
     Args:
         training: `src.artifacts.run.Run.training`.
     """
-    channels, dtype = training["shape"][2], np.dtype(training["dtype"]).type
-
-    def read(path: Path, data: Data) -> Raw:
-        return read_like(path, training["classes"], channels, dtype)
-
+    read = ReadLike(training["classes"], training["shape"][2], training["dtype"])
     return replace(known, files=files, read=read, write_submission=write_submission)
 
 
 def files(path: Path, data: Data) -> dict[str, list[Path]]:
     """Every file that `read` will read."""
-    if not path.exists():
-        raise UserError(f"{path} is missing: name an image, or a folder of images")
-    found = [path] if path.is_file() else listed(path, ENDINGS)
-    if not found:
-        raise UserError(f"{path} holds no images: put files there that end in {', '.join(ENDINGS)}")
-    return {"train": [], "test": found}
+    return {"train": [], "test": sorted_out(path, ENDINGS)[0]}
 
 
-def read_like(path: Path, classes: list[str], channels: int, dtype: type) -> Raw:
-    """The images that a network can take which was trained on so many channels of this type.
+@dataclass(frozen=True)
+class ReadLike:
+    """Reads the images that a network can take which was trained on so many channels of a type.
 
     Each is decoded once, to leave out what cannot be.
-
-    Raises:
-        UserError: there is no such image.
     """
-    kept, size, refused = [], np.zeros((0, 2), np.int32), []
-    for file in files(path, Data())["test"]:
-        try:
-            own = np.append(size, [_checked_size(file, channels, dtype)], axis=0)
-        except UserError as error:
-            refused.append(str(error))
-            continue
-        # every one gets the room of the tallest and the widest
-        if np.prod(own.max(0), dtype=int) * channels * np.dtype(dtype).itemsize > LARGEST_PLACE:
+
+    classes: list[str]
+    channels: int
+    dtype: str
+
+    def __call__(self, path: Path, data: Data) -> Raw:
+        """
+        Raises:
+            UserError: there is no such image.
+        """
+        found, refused = sorted_out(path, ENDINGS)
+        dtype, sizes = np.dtype(self.dtype).type, {}
+        for file in found:
+            try:
+                _check_name(file, sizes)
+                sizes[file] = _checked_size(file, self.channels, dtype)
+            except UserError as error:
+                refused.append(str(error))
+        room = LARGEST_PLACE // (self.channels * np.dtype(dtype).itemsize)
+        for file in _too_large(sizes, room):
             refused.append(f"{file} is too large beside the others: cut it into pieces")
-            continue
-        kept, size = [*kept, file], own
-    if not kept:
-        raise UserError(f"{path}: nothing can be predicted: {refused[0]}")
-    names = np.array([file.name for file in kept], object)
-    split = PhotoSplit(names, size, ReadImage(kept, channels, dtype))
-    return Raw(None, split, [], classes, channels, dtype, {"refused": refused})
+            del sizes[file]
+        if not sizes:
+            raise UserError(f"{path}: nothing can be predicted: {refused[0]}")
+        names = np.array([file.name for file in sizes], object)
+        read = ReadImage(list(sizes), self.channels, dtype)
+        split = PhotoSplit(names, np.array(list(sizes.values()), np.int32), read)
+        about = {"refused": refused}
+        return Raw(None, split, [], self.classes, self.channels, dtype, about)
+
+
+def _too_large(sizes: dict[Path, tuple[int, int]], room: int) -> list[Path]:
+    """The fewest of the largest images without which all fit into places of so many pixels, as tall
+    as the tallest and as wide as the widest.
+    """
+    kept, left_out = dict(sizes), []
+    while kept and np.prod(np.max(list(kept.values()), axis=0), dtype=int) > room:
+        left_out.append(max(kept, key=lambda file: max(kept[file])))
+        del kept[left_out[-1]]
+    return left_out
+
+
+def _check_name(file: Path, sizes: Iterable[Path]) -> None:
+    """Refuse what is called as another file, in any letters: results go by names."""
+    if file.name.lower() in {other.name.lower() for other in sizes}:
+        raise UserError(f"{file}: another image is called so: give it a name of its own")
 
 
 def _checked_size(file: Path, channels: int, dtype: type) -> tuple[int, int]:

@@ -6,16 +6,19 @@ of them, or .npy files called well_<n>_patch_<k>. One such file, or a folder of 
 What cannot be read is left out, and told.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from src.competitions import Competition, PatchSplit, Raw
-from src.competitions.formats import zip_files
+from src.competitions.formats.new_files import sorted_out
 from src.competitions.formats.patches import (
+    MOST_PATCHES,
     NAME,
     SIZE,
     check_numbers,
@@ -27,7 +30,8 @@ from src.recipe import Data
 from src.terminal.errors import UserError
 
 ENDINGS = (".npy", ".csv", ".csv.gz", ".zip")
-LARGEST = 1 << 31  # bytes of a whole well's file
+LARGEST_CSV = 1 << 30  # bytes of a whole well
+LONGEST = 1_000_000  # rows of a whole well
 LARGEST_DEVIATION = 100.0  # as in src/wells/cleaning.py: what is beyond was not measured
 
 
@@ -38,21 +42,7 @@ def of(known: Competition) -> Competition:
 
 def files(path: Path, data: Data) -> dict[str, list[Path]]:
     """Every file that `read` will read."""
-    if not path.exists():
-        raise UserError(f"{path} is missing: name a file or a folder of wells")
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if not p.is_dir())
-    found = [p for p in found if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
-    if not found:
-        raise UserError(f"{path} holds no wells: put files there that end in {', '.join(ENDINGS)}")
-    return {"train": [], "test": found}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Patches of one file, or of all loose .npy files, and how many rows whole wells have."""
-
-    split: PatchSplit
-    wells: dict[int, tuple[str, int]]  # the file of each whole well, and its rows
+    return {"train": [], "test": sorted_out(path, ENDINGS)[0]}
 
 
 def read(path: Path, data: Data) -> Raw:
@@ -61,25 +51,30 @@ def read(path: Path, data: Data) -> Raw:
     Raises:
         UserError: nothing can be read.
     """
-    found, refused = files(path, data)["test"], []
-    loose = [p for p in found if p.suffix == ".npy" and NAME.fullmatch(p.stem)]
-    loose = [p for p in loose if _attempt(lambda p=p: npy_patches([p])[1](0), refused) is not None]
+    found, refused = sorted_out(path, ENDINGS)
+    loose: dict[str, Path] = {}
     sources: list[PatchSplit] = []
-    if loose:
-        sources.append(_attempt(lambda: in_order(*npy_patches(loose), path), refused))
     whole = []
     for p in found:
         if _is_whole(p):
             whole.append(p)
-        elif p.suffix != ".npy":
-            sources.append(_attempt(lambda p=p: _sound(read_images(p), p), refused))
-    sources, taken = _apart([own for own in sources if own], refused), {}
-    number = max((int(own.group.max()) for own in sources), default=0)
-    stems = {f"well_{well}" for own in sources for well in np.unique(own.group)}
+        elif p.suffix.lower() == ".npy":
+            if _attempt(lambda p=p: _patch(p, loose), refused):
+                loose[p.stem] = p
+        else:
+            own = _attempt(lambda p=p: _sound(read_images(p), p), refused)
+            sources += [own] if own else []
+    if loose:
+        own = _attempt(lambda: in_order(*npy_patches(list(loose.values())), path), refused)
+        sources += [own] if own else []
+    sources, taken = _apart(sources, refused), {}
+    numbers = {well for own in sources for well in own.group.tolist()}
+    stems = {f"well_{well}" for well in numbers}
     for p in whole:
         well = _attempt(lambda p=p: _whole(p, stems), refused)
         if well is not None:
-            number += 1
+            number = _number(p, numbers)
+            numbers.add(number)
             stems.add(p.stem)
             taken[str(number)] = [p.name, len(well)]
             sources.append(_patches(well, number))
@@ -87,8 +82,26 @@ def read(path: Path, data: Data) -> Raw:
         raise UserError(f"{path}: nothing can be predicted: {refused[0]}")
     notes = [f"{name} is well {n}" for n, (name, _) in taken.items()]
     joined = _joined(sources)
+    if len(joined.name) > MOST_PATCHES:
+        raise UserError(f"{path} holds {len(joined.name)} patches, more than {MOST_PATCHES}")
     check_numbers(joined.group, joined.number, path)
     return Raw(None, joined, notes, about={"refused": refused, "files": taken})
+
+
+def _patch(path: Path, loose: Iterable[str]) -> bool:
+    """That a loose patch can be read, and no other has its name."""
+    if path.stem in loose:
+        raise UserError(f"{path}: {path.stem} stands in two folders: keep the one that counts")
+    npy_patches([path])[1](0)
+    return True
+
+
+def _number(path: Path, taken: set[int]) -> int:
+    """The number of a whole well: that in its name, as in well_7.npy, or else a free one."""
+    named = re.fullmatch(r"well_(0|[1-9]\d{0,4})", path.stem)
+    if named and int(named[1]) not in taken:
+        return int(named[1])
+    return next(number for number in count(1) if number not in taken)
 
 
 def _attempt(read_it: Callable[[], object], refused: list[str]) -> object | None:
@@ -102,9 +115,9 @@ def _attempt(read_it: Callable[[], object], refused: list[str]) -> object | None
 
 def _is_whole(path: Path) -> bool:
     """Whether a file is a whole well, not patches: by its name, or a CSV by its first line."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return not NAME.fullmatch(path.stem)
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         return False
     with open(path, "rb") as stream:
         return stream.readline(1 << 16).count(b",") in (SIZE - 1, 2 * SIZE - 1)
@@ -131,21 +144,25 @@ def _whole(path: Path, stems: set[str]) -> np.ndarray:
     if path.stem in stems:
         raise UserError(f"{path}: another well is called {path.stem}: give it a name of its own")
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST >> 30} GiB: cut the well into parts")
-        if path.suffix == ".npy":
-            well = np.load(path, allow_pickle=False, mmap_mode="r")
+        if path.suffix.lower() == ".npy":
+            well = np.lib.format.open_memmap(path, mode="r")
+        elif path.stat().st_size > LARGEST_CSV:
+            raise ValueError(f"larger than {LARGEST_CSV >> 20} MiB, cut the well into parts")
         else:
             well = pd.read_csv(path, header=None, dtype=np.float32).to_numpy()
-    except (*zip_files.DAMAGE, TypeError, MemoryError) as error:
+    except Exception as error:  # numpy's parser of headers raises whatever Python's tokenizer does
         raise UserError(f"{path}: cannot be read ({error}): save it again") from None
     if well.dtype.kind not in "fiu":
         raise UserError(f"{path} holds values of type {well.dtype}: save numbers")
     if well.ndim != 2 or well.shape[1] not in (SIZE, 2 * SIZE) or not len(well):
         size = " x ".join(map(str, well.shape))
         raise UserError(f"{path} is {size}: a well is rows x {SIZE}, or rows x {2 * SIZE}")
+    if len(well) > LONGEST:
+        raise UserError(f"{path} has {len(well)} rows, more than {LONGEST}: cut it into parts")
     with np.errstate(over="ignore"):
         well = np.array(well, np.float32)
+    if (well[0] == np.arange(well.shape[1])).all():
+        raise UserError(f"{path}: its first line numbers the columns: save it without a header")
     if not _measured(well):
         raise UserError(f"{path} holds no measurement, only gaps: it is left out")
     return well

@@ -15,6 +15,8 @@ from src.networks.scaling import Scaling
 from src.recipe import Task
 from src.terminal.errors import UserError
 
+Shape = tuple[int, ...]
+
 
 def load_network(run: Run, task: Task, device: torch.device) -> tuple[nn.Module, Scaling]:
     """The trained network of a task, in evaluation mode, and the scaling of its input.
@@ -43,19 +45,36 @@ def check_weights(run: Run) -> None:
     memory.
 
     Raises:
-        UserError: they differ.
+        UserError: they differ; channels that were pruned away may be fewer.
     """
-    for task in run.tasks():
-        member, path = run.recipe.member(task.member), run.weights(task)
-        network = networks.sketch(networks.untrained(run.modality.network_options(run, member)))
+    for member in run.recipe.members:
+        network = networks.sketch(run.modality.network_options(run, member))
         expected = {name: tuple(own.shape) for name, own in network.state_dict().items()}
-        with safetensors.safe_open(path, "np") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        lacking = {"scaling.center", "scaling.scale"} - found.keys()
         pruned = any(pruning.channels for pruning in member.prunings)
-        own = {name: shape for name, shape in found.items() if not name.startswith("scaling.")}
-        if lacking or (own.keys() != expected.keys() if pruned else own != expected):
-            raise UserError(f"{path} holds the weights of another network than recipe.toml says")
+        for path in (run.weights(task) for task in run.tasks() if task.member == member.name):
+            sealed.inputs_of(path)  # an error where it has no record
+            with safetensors.safe_open(path, "np") as file:
+                found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            whole = {"scaling.center", "scaling.scale"} <= found.keys()
+            own = {name: shape for name, shape in found.items() if not name.startswith("scaling.")}
+            masks = {name for name in own if name.endswith("_mask")} if pruned else set()
+            fits = own == expected or (pruned and _shrunk(own, expected, masks))
+            if not (whole and fits):
+                raise UserError(
+                    f"{path} holds the weights of another network than recipe.toml says"
+                )
+
+
+def _shrunk(own: dict[str, Shape], expected: dict[str, Shape], masks: set[str]) -> bool:
+    """Whether a pruned network's shapes are at most those of the whole one, of the same names; a
+    masked weight stands as `_orig` beside its `_mask`.
+    """
+    plain = {name.removesuffix("_orig"): shape for name, shape in own.items() if name not in masks}
+    return plain.keys() == expected.keys() and all(
+        len(shape) == len(expected[name])
+        and all(small <= large for small, large in zip(shape, expected[name], strict=True))
+        for name, shape in plain.items()
+    )
 
 
 def attach(network: nn.Module, names: Iterable[str]) -> None:

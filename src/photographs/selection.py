@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import joblib
 import numpy as np
+from pydantic import TypeAdapter
 from scipy import ndimage
 
 from src.artifacts import hdf5, lineage
@@ -232,7 +233,10 @@ def read(run: Run) -> tuple[Decisions, dict[int, Decisions]]:
 
 def final_of(run: Run) -> Decisions:
     """What is selected at the end, for the test set."""
-    return Decisions(**run.decisions())
+    final = TypeAdapter(Decisions).validate_python(run.decisions())
+    if not len(final.threshold) == len(final.min_size) == len(run.training()["classes"]):
+        raise ValueError("decisions for another number of classes")
+    return final
 
 
 def arrays_of(run: Run) -> Arrays:

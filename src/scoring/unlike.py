@@ -19,7 +19,7 @@ def unlike(features: Features, known: dict[str, tuple[float, float]]) -> dict[st
 def _odd(own: dict[str, float], known: dict[str, tuple[float, float]]) -> list[str]:
     told = []
     for name, value in own.items():
-        low, high = known[name]
+        low, high = known.get(name, (value, value))  # of an older model, that did not know it
         slack = SLACK * (high - low)
         if not low - slack <= value <= high + slack:
             told.append(f"{name} {value:.3g} (training {low:.3g} to {high:.3g})")

@@ -1,12 +1,13 @@
 """From a finished run to a model folder, which predicts new data by itself."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from src.artifacts import lineage, sealed
 from src.artifacts.digests import digest_files
-from src.artifacts.files import replacing_folder
+from src.artifacts.files import replacing, replacing_folder
 from src.artifacts.model_folder import files_of, weights_within
 from src.artifacts.run import Run
 from src.recipe import to_toml
@@ -31,10 +32,14 @@ def bundle(run: Run, folder: Path, packed: bool = False) -> None:
                 f"{run.recipe.name} first"
             )
         result = sealed.read_json(run.submission(".json"))
+        zipped = folder.with_name(f"{folder.name}.zip")
+        zipped.unlink(missing_ok=True)  # of an earlier run
         with replacing_folder(folder) as partial:
             _write(run, result, partial)
         if packed:
-            shutil.make_archive(str(folder), "zip", folder)
+            with replacing(zipped) as partial:
+                shutil.make_archive(str(partial), "zip", folder)
+                os.replace(f"{partial}.zip", partial)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     console.say(f"{folder / 'card.md'} says what it is for and how good it is")
     console.summary(f"{folder}: {len(run.tasks())} networks, {size / 1e6:.1f} MB")

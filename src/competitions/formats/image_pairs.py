@@ -106,7 +106,7 @@ def listed(folder: Path, endings: tuple[str, ...]) -> list[Path]:
             f"{folder} is missing: make that folder and put files there that end in "
             f"{', '.join(endings)}"
         )
-    found = sorted((path for path in visible(folder) if has_ending(path, endings)), key=_natural)
+    found = sorted((path for path in visible(folder) if has_ending(path, endings)), key=natural)
     first: dict[str, Path] = {}
     for path in found:
         if not path.name.isprintable():
@@ -137,7 +137,7 @@ def has_ending(path: Path, endings: tuple[str, ...]) -> bool:
     return path.suffix.lower() in endings and not path.is_dir()
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
+def natural(path: Path) -> tuple[list[str | int], str]:
     """Sorts image2 before image10."""
     # a text, a number, a text, and so on; there are digits beside these that int does not take
     parts = re.split(r"([0-9]+)", path.name)

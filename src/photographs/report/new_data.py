@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from src.artifacts import hdf5
-from src.artifacts.files import replacing
 from src.artifacts.run import Run
 from src.photographs import page
 from src.photographs.dataset import PhotoDataset
@@ -107,20 +106,18 @@ def maps(run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                 yield name, average.of(name), file["test/mask"][place, :, :height, :width]
 
 
-def write_files(run: Run, folder: Path, probabilities: bool) -> None:
-    """Write masks/<name>.png, 0 and 255, or of several classes masks/<name>_<class>.png; and with
-    `probabilities` likewise probabilities/, of 16 bit, 65,535 being 1.
+def write_files(run: Run, folders: dict[str, Path]) -> None:
+    """Write <name>.png, 0 and 255, or of several classes <name>_<class>.png, into the folder of
+    "masks"; and perhaps likewise into that of "probabilities", of 16 bit, 65,535 being 1.
 
     <name> is that of the photograph, without its ending where that tells all apart.
     """
     labels, stems = run.modality.labels(run), Counter(Path(name).stem for name in _sizes(run))
     for name, probability, mask in maps(run):
         stem = Path(name).stem if stems[Path(name).stem] == 1 else name
-        found = {"masks": 255 * mask}
-        if probabilities:
-            found["probabilities"] = (65535 * probability).round().astype(np.uint16)
-        for kind, of_classes in found.items():
-            for label, own in zip(labels, of_classes, strict=True):
+        likely = (65535 * probability).round().astype(np.uint16)
+        of_classes = {"masks": 255 * mask, "probabilities": likely}
+        for kind, folder in folders.items():
+            for label, own in zip(labels, of_classes[kind], strict=True):
                 ending = f"_{label}.png" if len(labels) > 1 else ".png"
-                with replacing(folder / kind / f"{stem}{ending}") as partial:
-                    Image.fromarray(own).save(partial, "PNG")
+                Image.fromarray(own).save(folder / f"{stem}{ending}", "PNG")

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from src.recipe import HMM
 from src.wells.postprocess.refinement import Refinement
@@ -64,7 +65,7 @@ def of_json(content: dict[str, Any], at_thresholds: np.ndarray) -> Selection:
 
 def final_of(content: dict[str, Any]) -> dict[bool, Refinement]:
     """The refinement for each kind of scan, from `Run.decisions`."""
-    return {scan: _of_json(content[name]) for scan, name in SCANS.items()}
+    return {scan: TypeAdapter(Refinement).validate_python(content[n]) for scan, n in SCANS.items()}
 
 
 def _as_json(refinement: Refinement) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from src.artifacts import hdf5
-from src.artifacts.files import replacing
 from src.artifacts.run import Run
+from src.artifacts.sealed import Arrays
 from src.report.pictures import Unrolled
 from src.report.provenance import of_model as shared
 from src.report.rendering import render
@@ -25,20 +25,33 @@ def features(run: Run, split: str) -> dict[str, dict[str, float]]:
     """Numbers that describe each well of a split, by its number: scaled as train.h5 is, where that
     matters.
     """
-    found = {}
+    found, whole = {}, _whole(run, split)
     for block in blocks.prepared(run, split, "image", "valid"):
         for well in np.unique(block["group"]).tolist():
-            own = block["group"] == well
-            found[str(well)] = _describe(block["image"][own], block["valid"][own])
+            own, (_, rows) = block["group"] == well, whole.get(str(well), ("", None))
+            image, valid = (block[name][own] for name in ("image", "valid"))
+            if rows is not None:  # the last patch was filled up
+                image, valid = (_map(block, well, name, rows) for name in ("image", "valid"))
+            found[str(well)] = _describe(image, valid)
     return found
 
 
+def _whole(run: Run, split: str) -> dict[str, list]:
+    """By the number of a well that came whole, the name of its file and how many rows it has."""
+    return hdf5.metadata(run.prepared("test"))["files"] if run.model and split == "test" else {}
+
+
+def _map(block: Arrays, well: int, name: str, rows: int | None) -> np.ndarray:
+    """The map (rows, 36 or 72) of one well, without what its last patch was filled up with."""
+    return Unrolled.of(block, well).stack(block[name])[:rows]
+
+
 def _describe(image: np.ndarray, valid: np.ndarray) -> dict[str, float]:
-    """Of the patches (n, H, W) of one well."""
+    """Of the patches (n, H, W), or the map (rows, W), of one well."""
     values = image[valid] if valid.any() else np.zeros(1)
     low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-    both = valid & np.roll(valid, -1, 2)
-    step = np.abs(image - np.roll(image, -1, 2))[both]
+    both = valid & np.roll(valid, -1, -1)
+    step = np.abs(image - np.roll(image, -1, -1))[both]
     return {
         "median thickness": middle,
         "spread of thickness": high - low,
@@ -52,15 +65,17 @@ def report(run: Run) -> tuple[dict[str, Any], str]:
     page.
     """
     odd = unlike(features(run, "test"), run.model.content["familiar"])
-    about, lines = hdf5.metadata(run.prepared("test")), {}
+    whole, lines = _whole(run, "test"), {}
     for block in masked(run, "test"):
         for well in np.unique(block["group"]).tolist():
-            own = block["group"] == well
+            own, (name, rows) = block["group"] == well, whole.get(str(well), (f"well_{well}", None))
+            mask = block["prediction"][own]
+            mask = mask if rows is None else _map(block, well, "prediction", rows)
             lines[str(well)] = {
-                "file": about["files"].get(str(well), [f"well_{well}"])[0],
+                "file": name,
                 "patches": int(own.sum()),
                 "interleaved": bool(block["parity"][own].any()),
-                "corroded": float(block["prediction"][own].mean()),
+                "corroded": float(mask.mean()),
                 "unlike": odd[str(well)],
             }
     return lines, _page(run, lines)
@@ -96,20 +111,17 @@ def maps(run: Run) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The name, probability float16 and mask uint8 of each well, both (rows, 36), or (rows, 72)
     where it is interleaved; the name is that of its file, or well_<n>.
     """
-    whole = hdf5.metadata(run.prepared("test"))["files"]
+    whole = _whole(run, "test")
     for block in masked(run, "test"):
         for well in np.unique(block["group"]).tolist():
             name, rows = whole.get(str(well), (f"well_{well}", None))
-            own = Unrolled.of(block, well)
-            found = (own.stack(block[what])[:rows] for what in ("probability", "prediction"))
+            found = (_map(block, well, what, rows) for what in ("probability", "prediction"))
             yield Path(name).stem, *found
 
 
-def write_files(run: Run, folder: Path, probabilities: bool) -> None:
-    """Write masks/<name>.npy and, if asked for, probabilities/<name>.npy (`maps`)."""
+def write_files(run: Run, folders: dict[str, Path]) -> None:
+    """Write <name>.npy (`maps`) into the folders of "masks" and perhaps "probabilities"."""
     for name, probability, mask in maps(run):
-        for kind, array in (("masks", mask), ("probabilities", probability)):
-            if kind == "masks" or probabilities:
-                path = folder / kind / f"{name}.npy"
-                with replacing(path) as partial, open(partial, "wb") as file:
-                    np.save(file, array)
+        arrays = {"masks": mask, "probabilities": probability}
+        for kind, folder in folders.items():
+            np.save(folder / f"{name}.npy", arrays[kind])
