@@ -345,7 +345,10 @@ def test_a_key_of_the_other_kind_of_data_is_refused_even_where_it_says_what_is_u
     other = next(other for other in KINDS if other != kind)
     with pytest.raises(UserError) as caught:
         recipe.check_kind(loaded, kind)
-    assert str(caught.value) == f"{path} is for {other}; corroseg has {kind}: remove it"
+    assert (
+        str(caught.value)
+        == f"{path} is for {other}; corroseg has {kind}: remove it from the recipe"
+    )
     recipe.check_kind(loaded, other)
     assert path.split(".")[-1].split(" ")[0] in recipe.to_toml(loaded, other)
 

@@ -28,7 +28,6 @@ import argparse
 import csv
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from scipy.sparse.csgraph import connected_components
 
 from src.artifacts.files import replacing_folder
 from src.competitions.formats.image_files import decode
+from src.terminal import command
 from src.terminal.errors import UserError
 
 CLASSES = ("Blowhole", "Break", "Crack", "Fray", "Uneven")  # labels 1 to 5; MT_Free has no defects
@@ -183,9 +183,4 @@ if __name__ == "__main__":
     arguments.add_argument(
         "target", metavar="TO", type=Path, help="a new folder, such as data/raw/magnetic_tile"
     )
-    options = arguments.parse_args()
-    try:
-        print(lay_out(options.source, options.target))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command.run(lambda options: print(lay_out(options.source, options.target)), arguments)

@@ -76,7 +76,9 @@ def check_kind(recipe: Recipe, kind: Kind) -> None:
     """
     path, other = foreign(recipe, kind), "photographs" if kind == "wells" else "wells"
     if path:
-        raise UserError(f"{path} is for {other}; {recipe.competition} has {kind}: remove it")
+        raise UserError(
+            f"{path} is for {other}; {recipe.competition} has {kind}: remove it from the recipe"
+        )
 
 
 def to_toml(recipe: Recipe, kind: Kind) -> str:

@@ -121,8 +121,8 @@ def _zip(path: Path) -> Patches:
                 raise UserError(f"{path}: {problem}: download it again")
 
     def read_one(row: int) -> np.ndarray:
-        with _undamaged(path):
-            return _parse_npy(archive.read(infos[row]), f"{path}: {infos[row].filename}")
+        with _undamaged(path), archive.open(infos[row]) as stream:
+            return _parse_npy(zip_files.whole(stream), f"{path}: {infos[row].filename}")
 
     return [info.filename.rpartition("/")[2].removesuffix(".npy") for info in infos], read_one
 

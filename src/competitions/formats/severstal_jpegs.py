@@ -17,7 +17,6 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
 from src.competitions.formats import zip_files
-from src.competitions.formats.zip_files import DAMAGE
 from src.terminal.errors import UserError
 
 HEIGHT, WIDTH = 256, 1600
@@ -40,8 +39,8 @@ class JpegReader:
 
     def __call__(self, index: int) -> np.ndarray:
         with self._opened(index) as (stream, where):
-            content = stream.read()  # to its end: only there does a zip compare its checksum
-            return np.array(_jpeg(io.BytesIO(content), where).convert("L"))[:, :, None]
+            content = io.BytesIO(zip_files.whole(stream))
+            return np.array(_jpeg(content, where).convert("L"))[:, :, None]
 
     def check(self, index: int) -> None:
         """Only the header is read: a quarter of a millisecond, where pixels take ten times as
@@ -62,7 +61,7 @@ class JpegReader:
                 )
             with _open(self.path, entry) as stream:
                 yield stream, where
-        except DAMAGE as error:
+        except zip_files.DAMAGE as error:
             raise UserError(f"{where}: cannot be read ({error}): {AGAIN}") from None
 
 
@@ -106,7 +105,7 @@ def _folder_entries(path: Path) -> list[str]:
 def _zip_entries(path: Path) -> list[str]:
     try:
         return [info.filename for info in zip_files.entries(_archive(path), path)]
-    except DAMAGE as error:
+    except zip_files.DAMAGE as error:
         raise UserError(f"{path}: cannot be read ({error}): {AGAIN}") from None
 
 

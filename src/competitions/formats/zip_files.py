@@ -2,11 +2,14 @@
 nothing is ever written to disk.
 """
 
+import io
 import lzma
+import shutil
 import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from src.terminal.errors import UserError
 
@@ -28,6 +31,17 @@ DAMAGE = (
 # By others zipfile unpacks a few KB to GiB at once, however few bytes it is asked for and whatever
 # size is declared.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def whole(stream: BinaryIO) -> bytes:
+    """All bytes of an opened file, of a zip too, to its end: only there is a checksum compared.
+
+    They are unpacked in small steps: asked for all at once, zipfile unpacks up to 2 GiB of an entry
+    whatever size is declared.
+    """
+    content = io.BytesIO()
+    shutil.copyfileobj(stream, content)
+    return content.getvalue()
 
 
 def entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
