@@ -17,6 +17,7 @@ COLUMNS = 80
 # what erases a line from the cursor on, and all below it; what moves the cursor up
 ERASE, ERASE_ALL, UP = "\x1b[K", "\x1b[J", "\x1b[A"
 TASK_LINE = r"^  net, fold \d  epoch \d+/30, loss \d\.\d{4}, \d+ images/s, "
+BOTH = ["net, fold 0", "net, fold 1"]
 COLOUR = r"\x1b\[[0-9;]*m"
 
 
@@ -86,6 +87,12 @@ def prepared(tmp_path_factory) -> Workplace:
     return place
 
 
+def tasks_on(terminal: Terminal) -> list[str]:
+    """The tasks that have a line on it."""
+    below = [line for line in terminal.screen() if re.search(TASK_LINE, line)]
+    return [line.split("  ")[1] for line in below]
+
+
 def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment):
     (tmp_path / "ready").touch()  # the environment that this test runs in is ready
     _, recipe, *options = prepared.command("01_train_folds.py", "--jobs", "2")
@@ -95,9 +102,8 @@ def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment)
     own = {name: text for name, text in moment.environment.items() if name not in outer}
     terminal = Terminal(command, own)
     with ending(terminal.process) as make:
-        wait_for(lambda: moment.stopped() and "fold 1" in terminal.read(), make)
-        below = [line for line in terminal.screen() if re.search(TASK_LINE, line)]
-        assert [line.split("  ")[1] for line in below] == ["net, fold 0", "net, fold 1"]
+        # both stand still, so that both lines, once drawn, stay
+        wait_for(lambda: len(moment.stopped()) == 2 and tasks_on(terminal) == BOTH, make)
         os.write(terminal.own, b"\x03")
         wait_for(lambda: terminal.read() is not None and make.poll() is not None)
     first, *told, last = [line for line in terminal.screen() if line]
@@ -110,7 +116,7 @@ def test_ctrl_c_clears_the_bar_and_make_adds_nothing(prepared, tmp_path, moment)
 
 def test_too_few_files_are_told_in_one_line(prepared):
     limit = (
-        "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     command = prepared.command("01_train_folds.py", "--jobs", "2")
@@ -119,5 +125,5 @@ def test_too_few_files_are_told_in_one_line(prepared):
     )
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
-        "error: too many open files (at most 16 here): raise it, as in ulimit -n 4096"
+        "error: too many open files (at most 10 here): raise it, as in ulimit -n 4096"
     ]
