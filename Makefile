@@ -100,7 +100,7 @@ networks: setup ## every network with its parameters and operations
 
 ##@ Quality
 
-test: setup ## the tests (4 minutes on two cores); a part: ARGS="-k wells"
+test: setup ## the tests (5 minutes on two cores); a part: ARGS="-k wells"
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal tests $(ARGS)
 
 fuzz: setup ## 1,200 damaged inputs and recipes: each is prepared, or refused in one line

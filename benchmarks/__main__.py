@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases, gpu, stages
+from benchmarks import cases, gpu, networks, stages
 from benchmarks.timing import HEADER, load, machine
 from src import modality, recipe
 from src.artifacts.files import write_text
@@ -20,10 +20,10 @@ from src.terminal import command
 
 PARTS = {
     "prepare": cases.prepare,
-    "pipeline": cases.pipeline,
-    "training": cases.training,
-    "training_cat": cases.training_cat,
-    "prediction": cases.predictions,
+    "pipeline": networks.pipeline,
+    "training": networks.training,
+    "training_cat": networks.training_cat,
+    "prediction": networks.predictions,
     "walker": cases.walker,
     "codes": cases.codes,
     "thresholds": cases.thresholds,

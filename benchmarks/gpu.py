@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import plain, stages
-from benchmarks.cases import batches
+from benchmarks.networks import batches
 from benchmarks.timing import machine, run
 from src import modality, networks, recipe
 from src.artifacts.sealed import Arrays

@@ -1,11 +1,12 @@
 """A trained model from Python: `Model.load("models/corroseg_quick").predict(array)`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from src.artifacts.run import Run
 from src.modality import open_model
 from src.stages.apply import apply
 from src.tasks.parallel import Options
@@ -31,8 +32,9 @@ class Prediction:
 class Model:
     """A model folder, or its zip, that was opened and compared with its digests."""
 
-    folder: Path
+    run: Run
     options: Options
+    unpacked: TemporaryDirectory  # what a zip held, for as long as the model is in use
 
     @staticmethod
     def load(folder: str | Path, device: str = "auto") -> "Model":
@@ -43,9 +45,9 @@ class Model:
         Raises:
             UserError: it is not whole.
         """
-        with TemporaryDirectory() as work:
-            open_model(Path(folder), Path(work), Path(work))
-        return Model(Path(folder), Options(device=device, jobs=1))
+        unpacked = TemporaryDirectory()
+        run = open_model(Path(folder).absolute(), Path(unpacked.name), Path(unpacked.name))
+        return Model(run, Options(device=device, jobs=1), unpacked)
 
     def predict(self, image: np.ndarray) -> Prediction:
         """One well or photograph, predicted as `make apply` does it.
@@ -61,7 +63,7 @@ class Model:
         with TemporaryDirectory() as work, console.silent():
             new, output = Path(work) / "new.npy", Path(work) / "out"
             np.save(new, image)
-            run = open_model(self.folder, new, output)
+            run = replace(self.run, new=new, data=output / "work", submissions=output)
             ((_, line),) = apply(run, self.options)["images"].items()
             _, probability, mask = next(run.modality.maps(run))
             return Prediction(probability.astype(np.float32), mask, line["unlike"])

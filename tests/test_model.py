@@ -453,6 +453,13 @@ def test_photographs_of_other_sizes_and_files_that_are_none(photographs, tmp_pat
     assert "rows 1 (training 40 to 48)" in line["unlike"]
 
 
+def test_a_zip_opened_in_python_predicts_again_and_again(wells):
+    model, image = Model.load(wells.model.with_suffix(".zip"), device="cpu"), well(40, 36)
+    first, other = model.predict(image), model.predict(well(50, 72, seed=1))
+    assert other.mask.shape == (50, 72)
+    np.testing.assert_array_equal(model.predict(image).probability, first.probability)
+
+
 def test_the_lines_of_the_readme_run(wells, tmp_path, monkeypatch, capsys):
     (lines,) = re.findall(r"(?ms)^```python\n(.*?)^```$", (ROOT / "README.md").read_text())
     monkeypatch.chdir(tmp_path)

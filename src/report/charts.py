@@ -49,65 +49,73 @@ def lines(
         ),
         pad=0.06,
     )
+    axes = _Axes(x_range, y_range)
     svg = ET.Element(
         "svg",
         {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": says, "class": "chart"},
     )
-
-    def across(x: np.ndarray | float) -> np.ndarray:
-        return LEFT + (np.asarray(x) - x_range[0]) / (x_range[1] - x_range[0]) * (
-            WIDTH - LEFT - RIGHT
-        )
-
-    def down(y: np.ndarray | float) -> np.ndarray:
-        return (
-            HEIGHT
-            - BOTTOM
-            - (np.asarray(y) - y_range[0]) / (y_range[1] - y_range[0]) * (HEIGHT - TOP - BOTTOM)
-        )
-
-    for tick in _ticks(*y_range):
-        _add(svg, "line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=down(tick), y2=down(tick))
-        _add(svg, "text", "tick end", _label(tick), x=LEFT - 6, y=down(tick) + 4)
     whole = all((line.x % 1 == 0).all() for line in series)
-    for tick in _ticks(*x_range, least=1 if whole else 0):
-        _add(svg, "text", "tick middle", _label(tick), x=across(tick), y=HEIGHT - BOTTOM + 16)
+    _grid(svg, axes, least=1 if whole else 0)
     for place, word in marks:
-        _add(svg, "line", "at", x1=across(place), x2=across(place), y1=TOP, y2=HEIGHT - BOTTOM)
-        end = across(place) > WIDTH / 2
-        _add(
-            svg,
-            "text",
-            "tick end" if end else "tick",
-            word,
-            x=across(place) + (-5 if end else 5),
-            y=TOP + 10,
-        )
-    for line in series:
+        _mark(svg, axes.across(place), word)
+    for line in series:  # below all curves
         if line.low is not None and line.high is not None:
-            around = [
-                *zip(across(line.x), down(line.high), strict=True),
-                *reversed([*zip(across(line.x), down(line.low), strict=True)]),
-            ]
+            around = [*axes.points(line.x, line.high), *reversed(axes.points(line.x, line.low))]
             _add(svg, "polygon", f"range {line.style}", points=_points(around))
     for line in series:
-        points = [*zip(across(line.x), down(line.y), strict=True)]
-        style = f"line {line.style}"
-        if len(points) == 1:
-            points, style = points * 2, f"{style} dot"
-        drawn = _add(svg, "polyline", style, points=_points(points))
-        if line.name:
-            ET.SubElement(drawn, "title").text = line.name
+        _curve(svg, axes, line)
     _add(svg, "line", "axis", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM)
     _add(svg, "text", "title middle", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6)
-    _add(
-        svg,
-        "text",
-        "title middle",
-        y_title,
-        transform=f"translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)",
-    )
+    turned = f"translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"
+    _add(svg, "text", "title middle", y_title, transform=turned)
     return Markup(ET.tostring(svg, encoding="unicode"))  # ElementTree has escaped every text
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """What values lie between the edges of the chart."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def across(self, x: np.ndarray | float) -> np.ndarray:
+        low, high = self.x
+        return LEFT + (np.asarray(x) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def down(self, y: np.ndarray | float) -> np.ndarray:
+        low, high = self.y
+        return HEIGHT - BOTTOM - (np.asarray(y) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def points(self, x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
+        return [*zip(self.across(x), self.down(y), strict=True)]
+
+
+def _grid(svg: ET.Element, axes: _Axes, least: float) -> None:
+    """Lines across, and numbers along both axes; those of x at least `least` apart."""
+    for tick in _ticks(*axes.y):
+        level = axes.down(tick)
+        _add(svg, "line", "grid", x1=LEFT, x2=WIDTH - RIGHT, y1=level, y2=level)
+        _add(svg, "text", "tick end", _label(tick), x=LEFT - 6, y=level + 4)
+    for tick in _ticks(*axes.x, least=least):
+        place = axes.across(tick)
+        _add(svg, "text", "tick middle", _label(tick), x=place, y=HEIGHT - BOTTOM + 16)
+
+
+def _mark(svg: ET.Element, place: float, word: str) -> None:
+    """A vertical line and the word beside it, on the side that has more room."""
+    _add(svg, "line", "at", x1=place, x2=place, y1=TOP, y2=HEIGHT - BOTTOM)
+    end = place > WIDTH / 2
+    beside = place + (-5 if end else 5)
+    _add(svg, "text", "tick end" if end else "tick", word, x=beside, y=TOP + 10)
+
+
+def _curve(svg: ET.Element, axes: _Axes, line: Line) -> None:
+    points, style = axes.points(line.x, line.y), f"line {line.style}"
+    if len(points) == 1:
+        points, style = points * 2, f"{style} dot"
+    drawn = _add(svg, "polyline", style, points=_points(points))
+    if line.name:
+        ET.SubElement(drawn, "title").text = line.name
 
 
 def _range(values: np.ndarray, pad: float) -> tuple[float, float]:

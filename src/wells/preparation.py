@@ -158,7 +158,7 @@ def summary(title: str, known: Arrays) -> str:
     corrupt, wholly = known["corrupt"], known["corrupt"] == known["pixels"]
     lines.append(
         f"{title}: {len(corrupt)} patches, {(corrupt > 0).sum()} with corrupt pixels, "
-        f"{wholly.sum()} of them wholly, or counted so"
+        f"{wholly.sum()} of them count as not measured"
     )
     for fold in range(known["fold"].max() + 1 if "fold" in known else 0):
         own = known["fold"] == fold
