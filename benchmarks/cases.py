@@ -15,7 +15,7 @@ from benchmarks.timing import Comparison, compare
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.formats import rle
-from src.photographs import selection
+from src.photographs import decoding
 from src.recipe import Recipe
 from src.wells import blocks
 from src.wells.postprocess import refinement
@@ -180,7 +180,7 @@ def thresholds(bench: Bench) -> list[Comparison]:
     probability, sizes = 1 / (1 + np.exp(-logits)), [0, 100, 1000]
     for p, y in zip(probability, truth, strict=True):
         np.testing.assert_array_equal(
-            selection.overlaps(p, y, sizes), plain.overlaps(p, y, selection.THRESHOLDS, sizes)
+            decoding.overlaps(p, y, sizes), plain.overlaps(p, y, decoding.THRESHOLDS, sizes)
         )
     return [
         compare(
@@ -189,10 +189,10 @@ def thresholds(bench: Bench) -> list[Comparison]:
             number,
             "photographs",
             lambda: [
-                selection.overlaps(p, y, sizes) for p, y in zip(probability, truth, strict=True)
+                decoding.overlaps(p, y, sizes) for p, y in zip(probability, truth, strict=True)
             ],
             lambda: [
-                plain.overlaps(p, y, selection.THRESHOLDS, sizes)
+                plain.overlaps(p, y, decoding.THRESHOLDS, sizes)
                 for p, y in zip(probability, truth, strict=True)
             ],
             bench.repeats,

@@ -99,6 +99,12 @@ def nea_folder() -> Path:
     return _shared("nea")
 
 
+@pytest.fixture(scope="session")
+def lite0() -> Path:
+    """ImageNet weights of EfficientNet-Lite0."""
+    return _shared("weights") / "tf_efficientnet_lite0.safetensors"
+
+
 def _shared(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"needs the real files in shared/data/{name} beside the repository")

@@ -8,7 +8,7 @@ from benchmarks import cases, plain, stages, timing
 from src import networks, recipe
 from src.competitions.formats import rle
 from src.modality import open_run
-from src.photographs import selection
+from src.photographs import decoding
 from src.recipe import Inference, Member, Task
 from src.terminal.errors import UserError
 from src.wells import blocks, prediction
@@ -35,8 +35,8 @@ def test_overlaps():
         )
         truth = (rng.random((3, 20, 30)) < 0.2).astype(np.uint8)
         ours, theirs = (
-            selection.overlaps(probability, truth, [0, 2, 5]),
-            plain.overlaps(probability, truth, selection.THRESHOLDS, [0, 2, 5]),
+            decoding.overlaps(probability, truth, [0, 2, 5]),
+            plain.overlaps(probability, truth, decoding.THRESHOLDS, [0, 2, 5]),
         )
         np.testing.assert_array_equal(ours, theirs)
 

@@ -5,7 +5,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.nn.functional import conv2d, interpolate
 
@@ -220,6 +221,49 @@ def test_weights_come_from_a_file_or_not_at_all(name, tmp_path):
     for file in ("missing", "other"):
         with pytest.raises(UserError, match=file):
             networks.create(table | {"pretrained": str(tmp_path / f"{file}.safetensors")})
+
+
+def encoder_of(network: nn.Module) -> nn.Module:
+    encoder = getattr(network, "network", network).encoder
+    return getattr(encoder, "model", encoder)
+
+
+@pytest.mark.parametrize("name", [*SEGMENTING, "classifier"])
+def test_the_real_weights_name_photographs_in_every_network(name, lite0):
+    table = {"name": name, "encoder": "tf_efficientnet_lite0", "pretrained": str(lite0)}
+    encoder = encoder_of(networks.create(table | {"classes": 1, "channels": 3}))
+    whole = timm.create_model("tf_efficientnet_lite0").eval()  # with its thousand classes
+    head = {key: own for key, own in load_file(lite0).items() if key not in encoder.state_dict()}
+    # a dilated encoder computes other features, from the same weights
+    whole.load_state_dict(encoder.state_dict() | head)
+    scaling, named = networks.trained_scaling(table, 3), []
+    for photograph in load_sample_images().images:
+        x = torch.from_numpy(scaling.apply(photograph / 255)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            named.append(
+                whole(interpolate(x, (224, 224), mode="bilinear", antialias=True)).argmax()
+            )
+    assert named == [442, 985]  # bell cote, for the roof of a palace; daisy
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels", "center", "scale"),
+    [
+        ("tf_efficientnet_lite0", 3, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+        ("resnet34", 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("resnet34", 1, [1.347 / 3], [0.678 / 3]),
+    ],
+)
+def test_pretrained_weights_want_the_scaling_that_they_were_trained_with(
+    encoder, channels, center, scale
+):
+    table = {"name": "unet", "encoder": encoder}
+    assert networks.trained_scaling(table | {"pretrained": False}, channels) is None
+    scaling = networks.trained_scaling(table | {"pretrained": True}, channels)
+    np.testing.assert_allclose(scaling.center, center, rtol=1e-6)
+    np.testing.assert_allclose(scaling.scale, scale, rtol=1e-6)
+    # the encoder that the network has where the recipe names none
+    assert networks.trained_scaling({"name": "classifier", "pretrained": True}, 3).center[0] > 0.48
 
 
 @pytest.mark.parametrize("name", ["unet", "deeplab_v3_plus", "classifier"])

@@ -22,8 +22,8 @@ from src.competitions.formats import rle
 from src.competitions.metrics import Metric
 from src.modality import open_run
 from src.networks.loading import load_network
+from src.photographs import decoding, selection, submission
 from src.photographs import page as photographs_page
-from src.photographs import selection, submission
 from src.photographs.confusion import labels
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
@@ -176,7 +176,7 @@ def counted_of(run: Run, rows: np.ndarray, classified: bool = True) -> Counted:
     told = np.array([verdicts.of(name)[0, 0, 0] for name in train.name[rows]])
     truth = [truth_of(run, name) for name in train.name[rows]]
     pixels = [
-        selection.overlaps(average.of(name), own, [0, 4])
+        decoding.overlaps(average.of(name), own, [0, 4])
         for name, own in zip(train.name[rows], truth, strict=True)
     ]
     true = np.array([own.sum((1, 2)) for own in truth])
@@ -248,7 +248,7 @@ def test_a_competition_may_bring_a_metric_of_its_own(finished, tmp_path):
         told = [
             smooth((mask & true).sum((1, 2)), mask.sum((1, 2)), true.sum((1, 2)))
             for name in train.name
-            for mask, true in [(average.of(name) > selection.THRESHOLDS[t], truth_of(run, name))]
+            for mask, true in [(average.of(name) > decoding.THRESHOLDS[t], truth_of(run, name))]
         ]
         np.testing.assert_allclose(at[t, 0], np.mean(told, axis=0))
     page = Balanced(run.submission(".html").read_text())
@@ -267,7 +267,7 @@ def test_the_submission_is_what_the_ensemble_says(finished):
         for row, name in enumerate(names):
             height, width = file["test/size"][row]
             probability = file["test/probability"][row, :, :height, :width]
-            masks[name] = selection.mask_of(probability, final.threshold, final.min_size)
+            masks[name] = decoding.mask_of(probability, final.threshold, final.min_size)
         known = (name.decode() for name in file["classifier/name"])
         told = dict(zip(known, file["classifier/probability"][:], strict=True))
     assert set(names) == {name for name, p in told.items() if p >= final.classifier}
@@ -553,7 +553,7 @@ def test_the_scores_at_thresholds_are_means_over_all_photographs(finished):
     train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
     at = selection.arrays_of(run)["score_at_thresholds"]
     for t in (2, 5, 11):
-        masks = [average.of(name) > selection.THRESHOLDS[t] for name in train.name]
+        masks = [average.of(name) > decoding.THRESHOLDS[t] for name in train.name]
         scores = [
             dice_of(mask, truth_of(run, name)) for name, mask in zip(train.name, masks, strict=True)
         ]

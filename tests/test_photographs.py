@@ -11,7 +11,7 @@ from skimage.transform import rotate
 
 from src.competitions import PhotoSplit, Raw
 from src.competitions.metrics import MEAN_DICE, Metric
-from src.photographs import batches, duplicates, prediction, preparation, selection
+from src.photographs import batches, decoding, duplicates, prediction, preparation, selection
 from src.photographs.augmentation import Views, draw_views
 from src.photographs.batches import Crops, Sample
 from src.photographs.selection import Counted
@@ -290,10 +290,10 @@ def test_overlaps_are_the_pixels_of_the_masks_that_would_be_made():
     rng = np.random.default_rng(0)
     for _ in range(5):
         probability, truth = random_photograph(rng)
-        shared, predicted = selection.overlaps(probability, truth, [0, 5, 40])
-        for t, threshold in enumerate(selection.THRESHOLDS):
+        shared, predicted = decoding.overlaps(probability, truth, [0, 5, 40])
+        for t, threshold in enumerate(decoding.THRESHOLDS):
             for s, size in enumerate([0, 5, 40]):
-                mask = selection.mask_of(probability, [threshold] * 2, [size] * 2)
+                mask = decoding.mask_of(probability, [threshold] * 2, [size] * 2)
                 assert predicted[t, s].tolist() == mask.sum((1, 2)).tolist()
                 assert shared[t, s].tolist() == (mask & truth).sum((1, 2)).tolist()
 
@@ -302,10 +302,10 @@ def test_overlaps_of_a_photograph_that_shows_little_at_its_border_or_nothing():
     probability, truth = np.zeros((3, 9, 20), np.float32), np.zeros((3, 9, 20), np.uint8)
     probability[0, -2:, -3:], probability[0, -1, -1], probability[0, 0, 0] = 0.5, 0.9, 0.15
     truth[0, -1], truth[1, 4, 4] = 1, 1
-    told = selection.overlaps(probability, truth, [0, 2])
+    told = decoding.overlaps(probability, truth, [0, 2])
     at = {
         round(float(threshold), 2): told[:, number, :, 0].T.tolist()
-        for number, threshold in enumerate(selection.THRESHOLDS)
+        for number, threshold in enumerate(decoding.THRESHOLDS)
     }  # pixels shared and predicted, with all components and without those of one pixel
     assert at[0.05] == at[0.1] == [[3, 7], [3, 6]]
     assert at[0.2] == at[0.4] == [[3, 6], [3, 6]]
@@ -317,10 +317,10 @@ def test_masks_lose_exactly_the_components_that_are_too_small():
     probability = np.zeros((1, 6, 12), np.float32)
     probability[0, 0, 0] = probability[0, 1, 1] = 0.9  # two pixels that touch at a corner
     probability[0, 3:5, 5:8] = 0.9
-    assert selection.mask_of(probability, [0.5], [2])[0].sum() == 8
-    assert selection.mask_of(probability, [0.5], [3])[0].sum() == 6
-    assert selection.mask_of(probability, [0.5], [7])[0].sum() == 0
-    assert selection.mask_of(probability, [0.95], [0])[0].sum() == 0
+    assert decoding.mask_of(probability, [0.5], [2])[0].sum() == 8
+    assert decoding.mask_of(probability, [0.5], [3])[0].sum() == 6
+    assert decoding.mask_of(probability, [0.5], [7])[0].sum() == 0
+    assert decoding.mask_of(probability, [0.95], [0])[0].sum() == 0
 
 
 SMALLEST = [0, 5, 40]
@@ -351,9 +351,9 @@ def seen(photographs: int, folds: int, seed: int, classified: bool = True):
     pairs = [random_photograph(rng) for _ in range(photographs)]
     for number, (probability, truth) in enumerate(pairs):
         truth[:] *= number % 3 > 0  # every third is clean, whatever the network says
-        probability[:] = (probability * prediction.STEPS).round() / prediction.STEPS  # as stored
+        probability[:] = (probability * decoding.STEPS).round() / decoding.STEPS  # as stored
     true = np.array([truth.sum((1, 2), dtype=np.int64) for _, truth in pairs])
-    pixels = np.stack([selection.overlaps(*pair, SMALLEST) for pair in pairs], 3)
+    pixels = np.stack([decoding.overlaps(*pair, SMALLEST) for pair in pairs], 3)
     likely = 0.35 * true.any(1) + 0.65 * rng.random(photographs)
     verdict = (30 + likely.argsort().argsort()) / 100  # each is a level of the next one's rejection
     place = rng.permutation(photographs) % folds
@@ -366,11 +366,11 @@ def brute_force(pairs, verdict, rows, score) -> float:
     class, every threshold and size, of masks that are made one by one.
     """
     kept, empty = {}, {row: score(np.zeros_like(pairs[row][1]), pairs[row][1]) for row in rows}
-    for t in selection.THRESHOLDS:
+    for t in decoding.THRESHOLDS:
         for size in SMALLEST:
             for row in rows:
                 probability, truth = pairs[row]
-                mask = selection.mask_of(probability, [t] * 2, [size] * 2)
+                mask = decoding.mask_of(probability, [t] * 2, [size] * 2)
                 kept[t, size, row] = score(mask, truth)
     best = 0.0
     for level in selection.REJECTING if verdict is not None else [0.0]:
@@ -383,7 +383,7 @@ def brute_force(pairs, verdict, rows, score) -> float:
                     else kept[t, size, row][k]
                     for row in rows
                 )
-                for t in selection.THRESHOLDS
+                for t in decoding.THRESHOLDS
                 for size in SMALLEST
             )
         best = max(best, total)

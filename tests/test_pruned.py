@@ -17,7 +17,7 @@ from src import networks
 from src.artifacts import hdf5
 from src.photographs import confusion
 from src.photographs.dataset import PhotoDataset
-from src.photographs.prediction import STEPS
+from src.photographs.decoding import STEPS
 from src.recipe import Pruning
 from src.studies import pruning, pruning_figures, schema, study, tables
 from src.training import loop

@@ -9,7 +9,8 @@ from test_photo_stages import RECIPE, write_raw
 
 from src.competitions.metrics import dice
 from src.photographs.confusion import labels
-from src.photographs.selection import HALF, THRESHOLDS, Counted
+from src.photographs.decoding import HALF, THRESHOLDS
+from src.photographs.selection import Counted
 from src.scoring.metrics import image_iou
 from src.studies import study
 from src.studies.severstal import defects, encoders, figures, pictures

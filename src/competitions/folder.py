@@ -72,7 +72,7 @@ def read(folder: Path, data: Data) -> Raw:
     read_coded_or_drawn = _coded_masks if at.is_file() else _drawn_masks
     classes, read_mask = read_coded_or_drawn(at, paths["train"], train.size)
     groups = folder / "groups.csv"
-    group = _read_groups(groups, paths["train"]) if groups.is_file() else None
+    group = read_groups(groups, paths["train"]) if groups.is_file() else None
     names = [str(k + 1) for k in range(classes)]
     train = replace(train, read_mask=read_mask, group=group)
     return Raw(train, test, _notes(folder, at), names, channels, dtype)
@@ -302,7 +302,7 @@ def _coded_masks(path: Path, images: list[Path], sizes: np.ndarray) -> tuple[int
     return classes, ReadCodedMask(path, [image.name for image in images], sizes, ordered)
 
 
-def _read_groups(path: Path, images: list[Path]) -> np.ndarray:
+def read_groups(path: Path, images: list[Path]) -> np.ndarray:
     """The group (N,) int32 of each training image, numbered in the order of the groups' names."""
     index_of = _index_of(images)
     texts = [""] * len(images)

@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from src.networks import encoders
+from src.networks.scaling import Scaling
 from src.recipe import Member
 from src.terminal.errors import UserError, did_you_mean
 
@@ -108,6 +110,16 @@ def for_photographs(member: Member, classes: int, channels: int) -> dict[str, An
     return {**member.network, "classes": outputs, "channels": channels}
 
 
+def trained_scaling(network: dict[str, Any], channels: int) -> Scaling | None:
+    """The scaling that the pretrained weights of a recipe's `network` table want of photographs;
+    None where it begins from random ones.
+    """
+    if not network.get("pretrained"):
+        return None
+    default = inspect.signature(REGISTRY[str(network["name"])]).parameters["encoder"].default
+    return encoders.trained_scaling(str(network.get("encoder", default)), channels)
+
+
 def operations(
     network: dict[str, Any], height: int = 36, width: int = 36, training: bool = False
 ) -> float:
@@ -125,4 +137,4 @@ def operations(
     return counter.get_total_flops() / windows
 
 
-from src.networks import classifier, corroseg, library, photographs, published, ring_unet  # noqa: E402, F401  (they register themselves)
+from src.networks import corroseg, library, photographs, published, ring_unet  # noqa: E402, F401  (they register themselves)

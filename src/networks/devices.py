@@ -1,5 +1,6 @@
 """The device that networks run on, and how: layout, precision, determinism."""
 
+import ctypes
 import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ from src.terminal.errors import UserError
 
 # of images and weights: the faster one for convolutions, on CPUs and GPUs
 LAYOUT = torch.channels_last
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings
 
 
 def choose_device(name: str) -> torch.device:
@@ -51,6 +53,16 @@ def set_up_torch(threads: int) -> None:
     # nothing reads such memory, and filling it costs a tenth of training
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
+
+
+def keep_memory() -> None:
+    """Let this process keep memory that it frees, on Linux: training asks for the same again in
+    every step, and a page that comes anew from the system costs more than many an operation.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def autocast(member: Member, device: torch.device) -> AbstractContextManager[None]:

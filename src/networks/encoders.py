@@ -5,16 +5,19 @@ takes seconds, which the stages would spend again and again for networks that mo
 have.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from src.networks.scaling import Scaling
 from src.terminal.errors import UserError, did_you_mean
 
 Pretrained = bool | str
@@ -96,6 +99,19 @@ def check_name(name: str) -> None:
         )
 
 
+def trained_scaling(name: str, channels: int) -> Scaling:
+    """How the photographs, white being 1, were scaled that timm's weights of an encoder were
+    trained on; other than three channels get the mean over red, green and blue.
+    """
+    import timm
+
+    trained = timm.get_pretrained_cfg(name)
+    mean, deviation = (np.array(values, np.float32) for values in (trained.mean, trained.std))
+    if channels != 3:
+        mean, deviation = (np.full(channels, own.mean(), np.float32) for own in (mean, deviation))
+    return Scaling(mean, deviation)
+
+
 def _dilate_densenet(network: nn.Module) -> None:
     """Leave out the last halving; the 3x3 convolutions behind it then look at every second
     pixel, as far as before.
@@ -109,6 +125,8 @@ def _dilate_densenet(network: nn.Module) -> None:
 def _create(name: str, pretrained: Pretrained, options: dict[str, Any]) -> nn.Module:
     import timm
 
+    # it warns of every layer that a file holds beyond these features
+    logging.getLogger("timm").setLevel(logging.ERROR)
     if isinstance(pretrained, str):
         return _from_file(name, Path(pretrained), options)
     if not pretrained:

@@ -1,15 +1,19 @@
-"""Networks for photographs: (B, channels, H, W) of any size to logits (B, classes, H, W).
+"""Networks for photographs: (B, channels, H, W) of any size to logits (B, classes, H, W), and a
+classifier of whole photographs, to (B, classes, 1, 1).
 
 `encoder` is a timm model by its own name, as in "resnet34" or "efficientnet_b3"; `pretrained` is as
 in `src.networks.encoders`. The pipeline gives `classes`, with the background among them where the
 activation is a softmax, and `channels`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, pad
 
 from src.networks import register
+from src.networks.depthwise import quicken
 from src.networks.encoders import Pretrained, check_name, features
 
 MULTIPLE = 32  # the networks inside take heights and widths that are multiples of this
@@ -27,7 +31,7 @@ class OnPhotograph(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = quicken(network)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
@@ -36,7 +40,7 @@ class OnPhotograph(nn.Module):
 
 
 def _of_library(
-    name: str, encoder: str, pretrained: Pretrained, classes: int, channels: int
+    name: str, encoder: str, pretrained: Pretrained, classes: int, channels: int, **options: Any
 ) -> nn.Module:
     """A network of segmentation-models-pytorch on an encoder from timm, whose weights come as
     those of every other encoder here.
@@ -45,7 +49,7 @@ def _of_library(
 
     check_name(encoder)
     network = getattr(smp, name)(
-        f"tu-{encoder}", encoder_weights=None, in_channels=channels, classes=classes
+        f"tu-{encoder}", encoder_weights=None, in_channels=channels, classes=classes, **options
     )
     if pretrained:
         network.encoder.model.load_state_dict(features(encoder, pretrained, channels).state_dict())
@@ -54,10 +58,18 @@ def _of_library(
 
 @register
 def unet(
-    encoder: str = "resnet34", pretrained: Pretrained = False, classes: int = 1, channels: int = 1
+    encoder: str = "resnet34",
+    pretrained: Pretrained = False,
+    width: int = 256,
+    classes: int = 1,
+    channels: int = 1,
 ) -> nn.Module:
-    """U-Net (Ronneberger et al. 2015; two-stage report on Severstal, section 3.1)."""
-    return _of_library("Unet", encoder, pretrained, classes, channels)
+    """U-Net (Ronneberger et al. 2015; two-stage report on Severstal, section 3.1).
+
+    The first step of its decoder has `width` channels, each further one half as many.
+    """
+    widths = tuple(max(1, width >> step) for step in range(5))
+    return _of_library("Unet", encoder, pretrained, classes, channels, decoder_channels=widths)
 
 
 @register
@@ -211,3 +223,27 @@ def deeplab_bare(
     256 channels are not the classes.
     """
     return OnPhotograph(BareDeepLab(features(encoder, pretrained, channels, DILATED), classes))
+
+
+class Classifier(nn.Module):
+    """An encoder's last features, their mean over the photograph, and a linear layer."""
+
+    def __init__(self, encoder: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.encoder = quicken(encoder)
+        self.head = nn.Conv2d(encoder.feature_info.channels()[-1], classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x)[-1].mean((2, 3), keepdim=True))
+
+
+@register
+def classifier(
+    encoder: str = "resnet50", pretrained: Pretrained = False, classes: int = 1, channels: int = 1
+) -> nn.Module:
+    """The two-stage report's classifier on Severstal (section 3.2); with one class, whether the
+    photograph shows any defect.
+
+    `encoder` is a timm model; `pretrained` is as in `src.networks.encoders`.
+    """
+    return Classifier(features(encoder, pretrained, channels), classes)

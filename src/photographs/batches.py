@@ -210,7 +210,9 @@ class PhotoTrainingSet:
         rows = np.flatnonzero((train.fold >= 0) & (train.fold != task.fold))
         # on a CPU they would take the cores from the training itself
         workers = threads if device.type == "cuda" else 0
-        return PhotoTrainingSet(run, task, train, device, workers, rows, train.scaling(rows))
+        network = run.recipe.member(task.member).network
+        scaling = networks.trained_scaling(network, train.channels) or train.scaling(rows)
+        return PhotoTrainingSet(run, task, train, device, workers, rows, scaling)
 
     @property
     def member(self) -> Member:

@@ -21,7 +21,8 @@ from src.networks.layers import Activation, probability
 from src.networks.loading import load_network
 from src.networks.scaling import Scaling
 from src.photographs.dataset import PhotoDataset
-from src.photographs.prediction import STEPS, in_tiles, predict
+from src.photographs.decoding import STEPS
+from src.photographs.prediction import in_tiles, predict
 from src.recipe import Inference, Member
 from src.scoring import averaging
 from src.scoring.metrics import image_iou

@@ -7,7 +7,7 @@ import numpy as np
 from src.artifacts import hdf5
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
-from src.photographs import selection
+from src.photographs import decoding, selection
 from src.photographs.dataset import PhotoDataset
 from src.report import curves, pictures, provenance
 from src.report.checks import Check
@@ -108,6 +108,7 @@ def _classes(
                 "shown": float(shown.mean()),
                 "marked": float(marked[k] / test) if test else None,
                 "threshold": result["threshold"][k],
+                "expected_dice": result["expected_dice"][k],
                 "min_size": result["min_size"][k],
                 "score": float(own.mean()),
                 "score_shown": float(own[shown].mean()) if shown.any() else None,
@@ -127,7 +128,7 @@ def _class_charts(
         {
             "name": name,
             "chart": curves.threshold_chart(
-                selection.THRESHOLDS,
+                decoding.THRESHOLDS,
                 curve[None, :, sizes.index(result["min_size"][k]), k],
                 result["threshold"][k],
             ),

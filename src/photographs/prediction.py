@@ -16,6 +16,7 @@ from src.networks.layers import probability
 from src.networks.loading import load_network
 from src.networks.scaling import Scaling
 from src.photographs.dataset import PhotoDataset
+from src.photographs.decoding import STEPS
 from src.photographs.selection import accepted
 from src.recipe import Inference, Member, Task
 
@@ -23,9 +24,8 @@ from src.recipe import Inference, Member, Task
 # context only
 TILE, MARGIN = 1024, 128
 WHOLE = 1 << 22  # pixels: a photograph up to 4 megapixels is predicted at once
-# stored probabilities are multiples of 1/1024, far finer than any threshold: noise would not
-# compress
-STEPS = 1024
+# pixels of a batch on a CPU: larger maps lie in memory that is taken anew each time, twice as slow
+AT_ONCE = 1 << 19
 
 
 def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Predictions:
@@ -45,7 +45,10 @@ def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Pre
     shape = (len(dataset.classes), *size.max(0, initial=1).tolist())
 
     def one_size_at_a_time() -> Iterator[np.ndarray]:
-        for batch in batches(dataset, rows, member.batch_size):
+        most = member.batch_size
+        if device.type == "cpu":
+            most = min(most, max(1, AT_ONCE // int(size.max(0, initial=1).prod())))
+        for batch in batches(dataset, rows, most):
             images = np.stack([dataset.image(row) for row in batch])
             yield predict(
                 network, images, dataset.white, scaling, member, run.recipe.inference, device

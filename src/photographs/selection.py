@@ -2,73 +2,28 @@
 threshold and a smallest component, and the threshold of the image classifier, where there is one.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import joblib
 import numpy as np
 from pydantic import TypeAdapter
-from scipy import ndimage
 
 from src.artifacts import hdf5, lineage
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.metrics import Metric
 from src.photographs.dataset import PhotoDataset
+from src.photographs.decoding import HALF, THRESHOLDS, mask_of, overlaps
 from src.scoring import averaging
 from src.scoring.averaging import Average
 from src.scoring.selection import Choice, Nested, select
 
-# The last marks nothing: where a class is hopeless, empty masks score best.
-THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
-HALF = 5  # the place of one half among them
 # a photograph is rejected, called clean, where its probability of any defect is lower; 0: never
 REJECTING = np.arange(100) / 100
 CHUNK = 64  # photographs counted by one process at a time
 # ways to select: with the classifier or without, at selected thresholds and sizes or at one half
 WAYS = ("selected", "unrejected", "half", "half_unrejected")
-
-
-def overlaps(probability: np.ndarray, truth: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Pixels (2, T, S, K) of one photograph (K, H, W) that are shared with the truth, and that are
-    predicted, at each of `THRESHOLDS` and without components of fewer than each of `sizes` pixels.
-
-    Pixels touch across edges and corners.
-    """
-    result = np.zeros((2, len(THRESHOLDS), len(sizes), len(truth)), np.int64)
-    for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
-        for t, threshold in enumerate(THRESHOLDS):
-            box = _box(p > threshold)
-            p, y = p[box], y[box]  # what lies outside is below every further threshold too
-            if not p.size:
-                break
-            label, count = ndimage.label(p > threshold, np.ones((3, 3)))
-            area = np.bincount(label.ravel(), minlength=count + 1)[1:]
-            hit = np.bincount(label[y > 0], minlength=count + 1)[1:]
-            for s, size in enumerate(sizes):
-                result[:, t, s, k] = hit[area >= size].sum(), area[area >= size].sum()
-    return result
-
-
-def _box(mask: np.ndarray) -> tuple[slice, slice]:
-    """The smallest box that holds all of a mask (H, W), an empty one for an empty mask."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return slice(0), slice(0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def mask_of(
-    probability: np.ndarray, threshold: Sequence[float], min_size: Sequence[int]
-) -> np.ndarray:
-    """Masks (K, H, W) uint8 of one photograph: a threshold and a smallest component a class."""
-    masks = np.zeros(probability.shape, np.uint8)
-    for k, p in enumerate(probability):
-        label, _ = ndimage.label(p > threshold[k], np.ones((3, 3)))
-        large = np.bincount(label.ravel()) >= min_size[k]
-        large[0] = False
-        masks[k] = large[label]
-    return masks
 
 
 @dataclass(frozen=True)
@@ -132,23 +87,28 @@ class Counted:
 
 @dataclass(frozen=True)
 class Decisions:
-    """For each class a threshold and a smallest component, and the classifier's threshold."""
+    """For each class a threshold, a smallest component and whether its mask is that of the highest
+    expected Dice; and the classifier's threshold.
+    """
 
     threshold: list[float]
     min_size: list[int]
     classifier: float
+    expected_dice: list[bool] = field(default_factory=list)  # all False
 
     @staticmethod
     def of(choice: Choice, sizes: list[int]) -> "Decisions":
         places = [divmod(candidate, len(sizes)) for candidate in choice.candidates]
+        decoded = [divmod(place, len(THRESHOLDS)) for place, _ in places]
         return Decisions(
-            [float(THRESHOLDS[threshold]) for threshold, _ in places],
+            [float(THRESHOLDS[threshold]) for _, threshold in decoded],
             [sizes[size] for _, size in places],
             float(REJECTING[choice.setting]),
+            [expected > 0 for expected, _ in decoded],
         )
 
     def mask(self, probability: np.ndarray) -> np.ndarray:
-        return mask_of(probability, self.threshold, self.min_size)
+        return mask_of(probability, self.threshold, self.min_size, self.expected_dice)
 
 
 def sizes_of(run: Run) -> list[int]:
@@ -165,9 +125,8 @@ def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
     # a process takes seconds to start, a small set takes less to count
     jobs = min(joblib.cpu_count(), len(chunks))
     counting = joblib.delayed(_count)
-    parts = joblib.Parallel(n_jobs=jobs)(
-        counting(train, average, chunk, sizes_of(run)) for chunk in chunks
-    )
+    how = sizes_of(run), run.recipe.postprocess.expected_dice
+    parts = joblib.Parallel(n_jobs=jobs)(counting(train, average, own, *how) for own in chunks)
     pixels, true = (
         np.concatenate(own, axis)
         for own, axis in zip(zip(*parts, strict=True), (3, 0), strict=True)
@@ -181,11 +140,11 @@ def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
 
 
 def _count(
-    train: PhotoDataset, average: Average, rows: np.ndarray, sizes: list[int]
+    train: PhotoDataset, average: Average, rows: np.ndarray, sizes: list[int], expected_dice: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     truth = [train.mask(row) for row in rows]
     pixels = [
-        overlaps(average.of(train.name[row]), own, sizes)
+        overlaps(average.of(train.name[row]), own, sizes, expected_dice)
         for row, own in zip(rows, truth, strict=True)
     ]
     return np.stack(pixels, 3), np.array([own.sum((1, 2), dtype=np.int64) for own in truth])
@@ -197,8 +156,8 @@ def write(run: Run) -> str:
     The file holds for every photograph that counts `name`, `shows` (N, K), `rejected` (N,) and
     `classifier` (N,), its probability of any defect; for each of the `WAYS` the pixels shared,
     predicted and true (3, N, K), each fold's as selected on the others; and
-    `score_at_thresholds` (T, S, K), the mean over all. Its metadata are the decisions for the test
-    set and, by fold, those for the photographs of each.
+    `score_at_thresholds` (T, S, K), the mean over all at each of `decoding.THRESHOLDS`. Its
+    metadata are the decisions for the test set and, by fold, those for the photographs of each.
     """
     inputs, metric, sizes = lineage.selection(run), run.competition.metric, sizes_of(run)
     counted, train, rows = count(run)
@@ -215,12 +174,14 @@ def write(run: Run) -> str:
         "rejected": pixels["selected"][1],
         **{name: own for name, (own, _) in pixels.items()},
     }
-    arrays["score_at_thresholds"] = metric.of(*counted.pixels, counted.true).mean(2)
+    plain = counted.pixels[:, : len(THRESHOLDS)]
+    arrays["score_at_thresholds"] = metric.of(*plain, counted.true).mean(2)
     hdf5.write(run.selection, arrays, inputs, final=vars(final), without=without)
     score = metric.of(*pixels["selected"][0]).mean()
     rejecting = f", classifier {final.classifier}" if run.tasks("classify") else ""
+    decoding = f", expected Dice {final.expected_dice}" if any(final.expected_dice) else ""
     return (
-        f"thresholds {final.threshold}, smallest components {final.min_size}{rejecting}; "
+        f"thresholds {final.threshold}, smallest components {final.min_size}{decoding}{rejecting}; "
         f"out-of-fold score {score:.4f}, each fold under what is best on the others"
     )
 

@@ -75,6 +75,7 @@ def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:
         "table": table_of(metric, selected, train.classes, classified),
         "threshold": final.threshold,
         "min_size": final.min_size,
+        "expected_dice": final.expected_dice or [False] * len(final.threshold),
         "refined": bool(any(final.min_size)),
     }
     result |= baselines.judgement(result["oof_score"], {"all_empty": result["all_empty"]})

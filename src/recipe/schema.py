@@ -146,6 +146,9 @@ class Postprocess(Section):
     """Remove components of fewer pixels: a candidate each."""
     min_in_patch: list[Annotated[int, Field(ge=0)]] = only("wells", [0])
     """Empty patches with fewer marked pixels: a candidate each."""
+    expected_dice: bool = only("photographs", False)
+    """Try the mask of the highest expected Dice too, where a pixel exceeds the threshold (RankSEG,
+    Dai and Li 2023)."""
     hmms: list[HMM] = only("wells", [], alias="hmm")
     by_scan: bool = only("wells", False)
     """Select for interleaved wells by themselves, whose defects are mostly narrower."""

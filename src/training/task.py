@@ -9,7 +9,7 @@ from src import networks
 from src.artifacts import lineage, predictions, sealed
 from src.artifacts.files import locked, write_text
 from src.artifacts.run import Run
-from src.networks.devices import set_up_torch
+from src.networks.devices import keep_memory, set_up_torch
 from src.recipe import Task, to_toml
 from src.terminal.errors import UserError
 from src.training import checkpoints, ranks
@@ -80,6 +80,7 @@ def run_task(run: Run, task: Task, device: torch.device, threads: int, gpus: int
 def fit_task(run: Run, task: Task, threads: int, device: torch.device) -> None:
     """Fit a task on this device, alone or as one of the ranks that share it."""
     set_up_torch(threads)
+    keep_memory()
     progress, due = run.progress(task), 0.0
 
     def report(share: float, words: Callable[[], str]) -> None:
