@@ -1,5 +1,6 @@
 """What stands on the page of a submission of photographs."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from src.report.rendering import render
 from src.scoring import averaging
 from src.scoring.averaging import Average
 from src.scoring.calibration import Tallies
+from src.scoring.processes import in_order
 
 SHOWN = 6  # photographs, of the best and of the worst each
 LONGEST = 1600  # pixels of a side that is shown; more are shrunk
@@ -185,7 +187,7 @@ def _disputed(run: Run) -> list[dict[str, Any]]:
     networks, test = averaging.test(run), PhotoDataset.open(run, "test")
     if len(networks.sources) < 2:
         return []
-    apart = [networks.of(name, deviation=True).mean((1, 2)).max() for name in networks.names]
+    apart = list(in_order(partial(_disagreement, networks), networks.names.tolist()))
     row_of = {name: row for row, name in enumerate(test.name)}
     return [
         {
@@ -194,6 +196,10 @@ def _disputed(run: Run) -> list[dict[str, Any]]:
         }
         for n in np.argsort(-np.array(apart), kind="stable")[:SHOWN]
     ]
+
+
+def _disagreement(networks: Average, name: str) -> float:
+    return float(networks.of(name, deviation=True).mean((1, 2)).max())
 
 
 def photograph(

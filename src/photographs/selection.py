@@ -4,8 +4,8 @@ threshold and a smallest component, and the threshold of the image classifier, w
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-import joblib
 import numpy as np
 from pydantic import TypeAdapter
 
@@ -17,11 +17,11 @@ from src.photographs.dataset import PhotoDataset
 from src.photographs.decoding import HALF, THRESHOLDS, mask_of, overlaps
 from src.scoring import averaging
 from src.scoring.averaging import Average
+from src.scoring.processes import in_order
 from src.scoring.selection import Choice, Nested, select
 
 # a photograph is rejected, called clean, where its probability of any defect is lower; 0: never
 REJECTING = np.arange(100) / 100
-CHUNK = 64  # photographs counted by one process at a time
 # ways to select: with the classifier or without, at selected thresholds and sizes or at one half
 WAYS = ("selected", "unrejected", "half", "half_unrejected")
 
@@ -121,16 +121,10 @@ def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
     """
     train, average = PhotoDataset.open(run, "train"), averaging.oof(run)
     rows = averaging.rows_by_name(train.name, average.names, str(train.path), subset=True)
-    chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-    # a process takes seconds to start, a small set takes less to count
-    jobs = min(joblib.cpu_count(), len(chunks))
-    counting = joblib.delayed(_count)
     how = sizes_of(run), run.recipe.postprocess.expected_dice
-    parts = joblib.Parallel(n_jobs=jobs)(counting(train, average, own, *how) for own in chunks)
-    pixels, true = (
-        np.concatenate(own, axis)
-        for own, axis in zip(zip(*parts, strict=True), (3, 0), strict=True)
-    )
+    counted = list(in_order(partial(_count, train, average, *how), rows.tolist()))
+    pixels = np.stack([own for own, _ in counted], 3)
+    true = np.array([own for _, own in counted])
     verdict = None
     if run.tasks("classify"):
         own = averaging.oof(run, "classify")
@@ -140,14 +134,12 @@ def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
 
 
 def _count(
-    train: PhotoDataset, average: Average, rows: np.ndarray, sizes: list[int], expected_dice: bool
+    train: PhotoDataset, average: Average, sizes: list[int], expected_dice: bool, row: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    truth = [train.mask(row) for row in rows]
-    pixels = [
-        overlaps(average.of(train.name[row]), own, sizes, expected_dice)
-        for row, own in zip(rows, truth, strict=True)
-    ]
-    return np.stack(pixels, 3), np.array([own.sum((1, 2), dtype=np.int64) for own in truth])
+    """The `overlaps` of one photograph, and its true pixels (K,)."""
+    truth = train.mask(row)
+    pixels = overlaps(average.of(train.name[row]), truth, sizes, expected_dice)
+    return pixels, truth.sum((1, 2), dtype=np.int64)
 
 
 def write(run: Run) -> str:
@@ -229,15 +221,21 @@ def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
     average = averaging.of_ensemble(run, part)
     if part == "test":
         final = final_of(run)
-        for name in average.names:
-            yield final.mask(average.of(name))[None]
+        yield from in_order(partial(_masks, average), [(name, final) for name in average.names])
         return
     _, without = read(run)
     own = hdf5.read(run.selection, "name", "rejected")
     rejected = dict(zip(own["name"], own["rejected"], strict=True))
     known = hdf5.read(run.prepared("train"), "name", "fold")
     fold = dict(zip(known["name"], known["fold"].tolist(), strict=True))
-    for name in average.names:
-        probability = average.of(name)
-        mask = without[fold[name]].mask(probability)
-        yield (np.zeros_like(mask) if rejected[name] else mask)[None]
+    of_each = [(name, None if rejected[name] else without[fold[name]]) for name in average.names]
+    yield from in_order(partial(_masks, average), of_each)
+
+
+def _masks(average: Average, one: tuple[str, Decisions | None]) -> np.ndarray:
+    """(1, K, h, w) of a photograph by its name and its decisions; without these it is rejected."""
+    name, decisions = one
+    probability = average.of(name)
+    return (decisions.mask(probability) if decisions else np.zeros(probability.shape, np.uint8))[
+        None
+    ]

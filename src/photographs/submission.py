@@ -1,5 +1,6 @@
 """What stage 04 knows about the masks of photographs: their scores, and how these are told."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from src.photographs import page, selection
 from src.photographs.dataset import PhotoDataset
 from src.report.checks import Check
 from src.scoring import averaging, baselines, forecast
+from src.scoring.averaging import Average
 from src.scoring.calibration import BINS, Tallies, errors, tally
+from src.scoring.processes import in_order
 
 GROUPS = 40  # that the calibration tells apart; of more, folds
 # "at one half" are the thresholds of pixels; the classifier's is selected all the same. With all at
@@ -44,14 +47,19 @@ def tallies(run: Run, train: PhotoDataset) -> dict[str, Tallies]:
         averaging.of_ensemble(run, "oof"),
     )
     by = {"Class": dict.fromkeys(train.classes, np.zeros((3, BINS))), title: {}}
-    for name in average.names:
-        row = row_of[name]
-        part, truth = str(key[row]), train.mask(row) > 0
-        for label, *pixels in zip(train.classes, average.of(name), truth, strict=True):
-            own = tally(*pixels)
+    rows = [row_of[name] for name in average.names]
+    for row, counted in zip(rows, in_order(partial(_tally, train, average), rows), strict=True):
+        part = str(key[row])
+        for label, own in zip(train.classes, counted, strict=True):
             by["Class"][label] = by["Class"][label] + own
             by[title][part] = by[title].get(part, 0) + own
     return by
+
+
+def _tally(train: PhotoDataset, average: Average, row: int) -> list[np.ndarray]:
+    """Of each class the pixels of one photograph."""
+    likely, truth = average.of(train.name[row]), train.mask(row) > 0
+    return [tally(*pixels) for pixels in zip(likely, truth, strict=True)]
 
 
 def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:

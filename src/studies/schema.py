@@ -61,7 +61,7 @@ class Study(Section):
     members: list[str] | None = Field(default=None, min_length=1)
     seeds: Count = 1
     protocols: list[Protocol] = Field(default=["paper", "wells"], min_length=1)
-    table: Literal["scores", "backbones", "encoders", "pruning"] = "scores"
+    table: Literal["scores", "photographs", "backbones", "encoders", "pruning"] = "scores"
     set: list[str] = Field(default=[])
     listed: list[Variation] = Field(alias="variation", default=[])
     axes: list[Axis] = Field(alias="axis", default=[])

@@ -25,7 +25,7 @@ from src.recipe import Recipe, Task
 from src.report import figures
 from src.stages.prepare import prepare
 from src.stages.train import fit
-from src.studies import backbones, pruning, pruning_figures, tables, walker
+from src.studies import backbones, photographs, pruning, pruning_figures, tables, walker
 from src.studies.plots import study_plot
 from src.studies.schema import PROTOCOLS, Study, load
 from src.studies.severstal import defects, encoders
@@ -125,6 +125,8 @@ def table_of(study: Study, grouped: dict[str, dict[str, Run]], device: str) -> p
         return pd.DataFrame([tables.row(name, own) for name, own in grouped.items()])
     if study.table == "encoders":
         return pd.DataFrame([encoders.row(name, own["wells"]) for name, own in grouped.items()])
+    if study.table == "photographs":
+        return pd.DataFrame([photographs.row(name, own["wells"]) for name, own in grouped.items()])
     row_of = pruning.row if study.table == "pruning" else backbones.row
     on = choose_device(device)
     return pd.DataFrame([row_of(name, own["wells"], on) for name, own in grouped.items()])
@@ -136,6 +138,8 @@ def figures_of(
     """The figures of a study, by the names of their files."""
     runs = {name: next(iter(own.values())) for name, own in grouped.items()}
     histories = {name: tables.history(run) for name, run in runs.items()}
+    if study.table == "photographs":
+        return {}
     if study.table == "encoders":
         return severstal.of_encoders(table, runs)
     if study.table == "backbones":
@@ -215,8 +219,8 @@ def main(options: argparse.Namespace) -> None:
         with replacing(folder / f"{name}.png") as partial:
             partial.write_bytes(figures.png(figure))
     console.say((folder / "table.md").read_text(encoding="utf-8"))
-    names = ", ".join(f"{name}.png" for name in plots)
-    console.summary(f"compared {len(grouped)} variations: {folder}/table.csv, table.md, {names}")
+    names = ", ".join(["table.csv", "table.md", *(f"{name}.png" for name in plots)])
+    console.summary(f"compared {len(grouped)} variations: {folder}/{names}")
 
 
 if __name__ == "__main__":
