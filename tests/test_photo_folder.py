@@ -57,7 +57,7 @@ def test_what_cannot_be_laid_out_is_one_line_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="2 groups of images are too few"):
         lay_out(tmp_path / "from", tmp_path / "own")
     (tmp_path / "from" / "masks" / "p0.png").unlink()
-    with pytest.raises(UserError, match="p0.png is missing"):
+    with pytest.raises(UserError, match=r"p0\.png is missing"):
         lay_out(tmp_path / "from", tmp_path / "own")
     assert not (tmp_path / "own").exists()
     (tmp_path / "own").mkdir()

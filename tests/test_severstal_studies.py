@@ -9,11 +9,14 @@ from test_photo_stages import RECIPE, write_raw
 
 from src.competitions.metrics import dice
 from src.photographs.confusion import labels
+from src.photographs.dataset import PhotoDataset
 from src.photographs.decoding import HALF, THRESHOLDS
 from src.photographs.selection import Counted
+from src.scoring import averaging
 from src.scoring.metrics import image_iou
-from src.studies import study
+from src.studies import schema, study
 from src.studies.severstal import defects, encoders, figures, pictures
+from tests.oracles import dice as dice_of
 
 
 def test_miou_of_label_maps_by_argmax_by_hand():
@@ -139,3 +142,30 @@ def test_a_study_runs_to_its_table_and_figures(table, tmp_path):
         counts = lines.filter(like=encoders.COUNTS).loc[0]
         assert counts.sum() == 24 and counts.iloc[:2].sum() == 16
         assert lines.filter(like=encoders.COUNTS).loc[1].isna().all()
+
+
+def test_a_table_of_photographs_has_each_score_with_its_spread(tmp_path):
+    write_raw(tmp_path / "data/raw/blobs")
+    (tmp_path / "base.toml").write_text(RECIPE)
+    base = tmp_path / "base.toml"
+    text = STUDY.format(base=base, table="photographs", set="", members='members = ["segment"]')
+    (tmp_path / "what.toml").write_text(text)
+    options = [str(tmp_path / "what.toml"), "--only", "two", "--seeds", "2", "--jobs", "1"]
+    options += ["--data-dir", str(tmp_path / "data"), "--device", "cpu"]
+    study.main(study.parser().parse_args(options))
+    (line,) = pd.read_csv(tmp_path / "data/studies/what/table.csv").to_dict("records")
+    loaded = schema.load(str(tmp_path / "what.toml")).only(["two"])
+    (part,) = study.parts(loaded, [], 2, ["wells"], tmp_path / "data")
+    train = PhotoDataset.open(part.run, "train")
+    masks = [train.mask(row) for row in range(len(train.name))]
+
+    def at_half(run):
+        average = averaging.oof(run)
+        marked = [average.of(name) > 0.5 for name in train.name]
+        return np.mean([dice_of(*pair) for pair in zip(marked, masks, strict=True)])
+
+    each = [at_half(part.run.with_seeds([seed])) for seed in (0, 1)]
+    mean, spread = line["score at one half"].split(" ± ")
+    assert float(mean) == pytest.approx(np.mean(each), abs=1e-4)
+    assert float(spread) == pytest.approx(abs(each[0] - each[1]) / 2**0.5, abs=1e-4)
+    assert line["seeds"] == 2 and line["score, seeds averaged"] > 0
