@@ -1,5 +1,6 @@
 """Photographs a second: the input pipeline beside the network that it feeds, and beside reading the
-raw files themselves.
+raw files themselves; for one class in the competition "folder" whole training beside the loop of a
+tutorial (`benchmarks.tutorial`), in turns.
 
 Usage: python -m benchmarks.photographs RECIPE [--set KEY.PATH=VALUE], after stage 00 of that
 recipe.
@@ -10,19 +11,24 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, count, islice
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from benchmarks import tutorial
+from benchmarks.timing import compare
 from src import networks
 from src.artifacts.run import Run
-from src.networks.devices import LAYOUT, autocast, choose_device
+from src.networks.devices import LAYOUT, autocast, choose_device, keep_memory
 from src.photographs.batches import PhotoTrainingSet
 from src.photographs.dataset import PhotoDataset
 from src.recipe import Member, Task
 from src.stages.opening import open_run
 from src.terminal import command
 from src.training.data import Batch
+from src.training.loop import Fit
 from src.training.losses import of_phase
 
 REPEATS, BATCHES = 5, 12
@@ -86,8 +92,41 @@ def training(network: torch.nn.Module, member: Member, batch: Batch, device: tor
     show(f"{member.name}: forward and backward, batches of {tuple(batch[0].shape)}", step)
 
 
+def beside_tutorial(source: PhotoTrainingSet) -> None:
+    """Whole training, with reading, augmentation and update, on all cores: this project's loop, and
+    the tutorial's on the same encoder and with the library's decoder as it comes or, of a U-Net, as
+    narrow as the recipe's.
+    """
+    run, member = source.run, source.member
+    fit = Fit(run, source.task, source, source.device)
+    fit.begin(member.phases[0], resumed=False)
+    stream = chain.from_iterable(source.epoch(epoch, epoch)[1] for epoch in count())
+
+    def ours() -> None:
+        with patch.object(PhotoTrainingSet, "epoch", lambda *_: (BATCHES, islice(stream, BATCHES))):
+            fit.epoch(0, lambda share, words: None)
+
+    names = source.dataset.name[source.rows].tolist()
+    (size, _), how = source.member.photograph.resize, tutorial.scaling_of(member)
+    pairs = tutorial.Pairs(run.raw / "train", names, size, how, train=True)
+    own = member.model_copy(update={"network": networks.untrained(member.network)})
+    narrow = networks.create(run.modality.network_options(run, own)).network
+    for title, network in (("", tutorial.network_of(own)), (", same decoder", narrow)):
+        theirs = tutorial.training(network, pairs, own)
+        compare(
+            f"training `{member.name}` at {size}x{size}, {torch.get_num_threads()} threads",
+            f"a tutorial's loop in float32{title}",
+            BATCHES * member.batch_size,
+            "photographs",
+            ours,
+            lambda theirs=theirs: sum(islice(theirs, BATCHES)),
+            REPEATS,
+        )
+
+
 def main(options: argparse.Namespace) -> None:
     run, device = open_run(options), choose_device(options.device)
+    keep_memory()  # as training does; the tutorial's loop gains by it too
     train = PhotoDataset.open(run, "train")
     print(
         f"{len(train.name)} training photographs; {device}, {torch.get_num_threads()} threads; "
@@ -102,6 +141,8 @@ def main(options: argparse.Namespace) -> None:
         batch = next(iter(source.epoch(0, 0)[1]))
         options_of = networks.untrained(run.modality.network_options(run, member))
         training(networks.create(options_of), member, batch, device)
+        if member.network["name"] in tutorial.NETWORKS and member.photograph.resize:
+            beside_tutorial(source)
 
 
 if __name__ == "__main__":

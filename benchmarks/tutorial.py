@@ -7,12 +7,13 @@ IoU of each photograph, out of fold. Needs no stage of ours but the folds.
 
 The loop is segmentation_models_pytorch's examples': the recipe's network and encoder in float32,
 photographs opened by PIL in every epoch at the recipe's size, random flips and quarter turns, dice
-loss and cross-entropy, Adam at a constant 1e-4 as in those examples (--rate), a mask where the
-probability exceeds one half.
+loss and cross-entropy, Adam at the recipe's highest rate all the time, a mask where the probability
+exceeds one half.
 """
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from src.artifacts import hdf5
 from src.competitions.metrics import dice, iou
 from src.networks.encoders import features
 from src.networks.scaling import Scaling
+from src.recipe import Member
 from src.scoring.selection import fold_sums, select
 from src.stages.opening import open_run
 from src.terminal import command
@@ -65,21 +67,33 @@ class Pairs(Dataset):
         )
 
 
-def fit(network: torch.nn.Module, data: Pairs, batch_size: int, rate: float, until: float) -> int:
-    """Train until a moment of `time.monotonic`; returns how many photographs were seen."""
-    optimiser, seen = torch.optim.Adam(network.parameters(), lr=rate), 0
+def network_of(member: Member) -> torch.nn.Module:
+    """The library's network as it comes, on the recipe's encoder and its pretrained weights."""
+    name, encoder, pretrained = (member.network.get(k) for k in ("name", "encoder", "pretrained"))
+    network = NETWORKS[name](f"tu-{encoder}", encoder_weights=None, in_channels=3, classes=1)
+    if pretrained:
+        network.encoder.model.load_state_dict(features(encoder, pretrained, 3).state_dict())
+    return network
+
+
+def scaling_of(member: Member) -> Scaling:
+    half = np.float32(0.5)
+    return networks.trained_scaling(member.network, 3) or Scaling(half, half)
+
+
+def training(network: torch.nn.Module, data: Pairs, member: Member) -> Iterator[int]:
+    """Train, epoch after epoch; yields how many photographs each step has seen."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=member.phases[0].learning_rate)
     dice_loss, bce = smp.losses.DiceLoss("binary"), torch.nn.BCEWithLogitsLoss()
-    network.train()
     while True:
-        for image, mask in DataLoader(data, batch_size, shuffle=True, num_workers=2):
+        network.train()
+        for image, mask in DataLoader(data, member.batch_size, shuffle=True, num_workers=2):
             logits = network(image)
             loss = dice_loss(logits, mask) + bce(logits, mask)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            seen += len(image)
-            if time.monotonic() > until:
-                return seen
+            yield len(image)
 
 
 def predict(network: torch.nn.Module, data: Pairs, truth: Truth) -> np.ndarray:
@@ -128,23 +142,18 @@ def main(options: argparse.Namespace) -> None:
     show("all masks empty", empty)
     show("redder than a threshold", colour(folder, truth, fold))
 
-    name, encoder, pretrained = (member.network.get(k) for k in ("name", "encoder", "pretrained"))
     size, folds = (member.photograph.resize or member.photograph.crops[0])[0], np.unique(fold)
-    scaling = networks.trained_scaling(member.network, 3) or Scaling(
-        np.float32(0.5), np.float32(0.5)
-    )
     pixels, seen, spent = np.empty((3, len(names)), np.int64), 0, 0.0
     for number in folds.tolist():
         torch.manual_seed(options.seed)
         np.random.seed(options.seed)
         began, own = time.monotonic(), np.flatnonzero(fold == number)
-        network = NETWORKS[name](f"tu-{encoder}", encoder_weights=None, in_channels=3, classes=1)
-        if pretrained:
-            network.encoder.model.load_state_dict(features(encoder, pretrained, 3).state_dict())
         rest = [name for name, other in zip(names, fold, strict=True) if other != number]
-        data = Pairs(folder, rest, size, scaling, train=True)
-        until = began + 60 * options.minutes / len(folds)
-        seen += fit(network, data, member.batch_size, options.rate, until)
+        network, scaling = network_of(member), scaling_of(member)
+        for count in training(network, Pairs(folder, rest, size, scaling, train=True), member):
+            seen += count
+            if time.monotonic() > began + 60 * options.minutes / len(folds):
+                break
         spent += time.monotonic() - began
         held_out = Pairs(folder, [names[row] for row in own], size, scaling, train=False)
         pixels[:, own] = predict(network, held_out, truth)
@@ -156,6 +165,5 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     arguments = command.parser(__doc__)
     arguments.add_argument("--minutes", type=float, required=True, help="for all folds together")
-    arguments.add_argument("--rate", type=float, default=1e-4, help="learning rate")
     arguments.add_argument("--seed", type=int, default=0)
     command.run(main, arguments)

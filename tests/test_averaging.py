@@ -117,7 +117,42 @@ def test_images_of_different_sizes_are_averaged_each_within_its_own(tmp_path: Pa
         padded = np.zeros((2, 5, 6))
         padded[:, : size[0], : size[1]] = expected
         np.testing.assert_allclose(average.mean(np.array([place]))[0], padded, atol=5e-4)
-    assert [len(own) for own in averaging.batches(average)] == [1] * 6
+        own = np.stack([images[name, source].astype(float) for source in range(3)]).std(0)
+        mean, apart = average.mean_and_disagreement(place)
+        assert (mean == average.mean(np.array([place]))).all()
+        np.testing.assert_allclose(apart, own.mean((1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_is_written_of_images_that_differ_in_size(tmp_path, sources, wide) -> None:
+    """A single source is taken over as it is packed, unless its files have less room."""
+    rng, size = np.random.default_rng(1), np.array([(3, 2), (5, 4), (4, 6), (5, 1)], np.int32)
+    names, truth = NAMES[:4], np.zeros((sources, 4, 2, 5, 6), np.float16)
+    files = []
+    for source in range(sources):
+        files.append([])
+        for row, (height, width) in enumerate(size.tolist()):
+            truth[source, row, :, :height, :width] = rng.random((2, height, width))
+        for fold, rows in enumerate(([2, 0], [1, 3])):
+            room = (5, 6) if wide else size[rows].max(0)
+            own = truth[source, rows][..., : room[0], : room[1]]
+            files[-1].append(tmp_path / f"{source}_{fold}.h5")
+            with hdf5.writing(files[-1][-1], {}) as file:
+                file.put("name", names[rows])
+                file.put("size", size[rows])
+                file.create("probability", own.shape, np.float16, compressed=True)
+                for row in range(2):
+                    file.write("probability", row, own[row : row + 1])
+    average = Average(files, names=names)
+    assert average.alike((2, 5, 6)) == wide
+    with hdf5.writing(tmp_path / "ensemble.h5", {}) as file:
+        averaging._write_sized(file, "oof", average)
+    found = hdf5.read(tmp_path / "ensemble.h5", "oof/probability", "oof/size")
+    expected = truth.astype(np.float32).mean(0).astype(np.float16)
+    np.testing.assert_array_equal(found["oof/probability"], expected)
+    assert (found["oof/size"] == size).all()
+    assert hdf5.holds(tmp_path / "ensemble.h5", "oof/disagreement") == (sources > 1)
 
 
 def test_a_single_source_comes_back_as_it_is(tmp_path: Path) -> None:

@@ -501,7 +501,7 @@ def test_the_page_is_whole_true_to_the_scores_and_takes_names_for_names(
     checks = [Check("Read back", HOSTILE, True)]
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
     monkeypatch.setattr(lineage, "submission", lambda run: {"oof": "a1"})
-    parts = submission.tallies(run, train)
+    parts = submission.tallies(train, selected)
     text = photographs_page.page(run, result, train, selected, checks, parts)
     page = Balanced(text)
     assert HOSTILE not in text and not any(

@@ -1,5 +1,6 @@
 """Photographs: how they are grouped, drawn, augmented, and turned into masks."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -440,7 +441,7 @@ def test_the_metric_decides_what_is_selected():
 
 def test_a_fold_has_no_say_in_what_it_is_scored_by():
     _, counted = seen(16, 4, seed=4)
-    other = Counted(*(x.copy() for x in vars(counted).values()))
+    other = copy.deepcopy(counted)
     own = counted.place == 2
     other.pixels[:, :, :, own] = 0
     other.true[own], other.verdict[own] = 7, 0.99

@@ -43,6 +43,12 @@ class Writer:
         place = (slice(first, first + len(rows)), *(slice(size) for size in rows.shape[1:]))
         self.file[name][place] = rows
 
+    def take(self, name: str, row: int, source: h5py.Dataset, source_row: int) -> None:
+        """A row of another compressed array of the same shape and type, as it is stored."""
+        at = (0,) * (source.ndim - 1)
+        how, packed = source.id.read_direct_chunk((source_row, *at))
+        self.file[name].id.write_direct_chunk((row, *at), packed, how)
+
     def read(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
         """Rows that were written."""
         return self.file[name][rows]

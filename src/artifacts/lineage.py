@@ -128,6 +128,7 @@ def selection(run: Run) -> Inputs:
         "postprocess": digest(run.recipe.postprocess),
         "roles": roles,
         "metric": run.competition.metric.name,
+        "holds": "tallies",  # which selections of earlier code lack
     }
 
 

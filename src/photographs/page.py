@@ -1,6 +1,5 @@
 """What stands on the page of a submission of photographs."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from src.report.rendering import render
 from src.scoring import averaging
 from src.scoring.averaging import Average
 from src.scoring.calibration import Tallies
-from src.scoring.processes import in_order
 
 SHOWN = 6  # photographs, of the best and of the worst each
 LONGEST = 1600  # pixels of a side that is shown; more are shrunk
@@ -187,19 +185,15 @@ def _disputed(run: Run) -> list[dict[str, Any]]:
     networks, test = averaging.test(run), PhotoDataset.open(run, "test")
     if len(networks.sources) < 2:
         return []
-    apart = list(in_order(partial(_disagreement, networks), networks.names.tolist()))
+    apart = hdf5.read(run.ensemble, "test/disagreement")["test/disagreement"].max(1)
     row_of = {name: row for row, name in enumerate(test.name)}
     return [
         {
             **photograph(run, test, row_of[networks.names[n]], networks, "test"),
             "deviation": float(apart[n]),
         }
-        for n in np.argsort(-np.array(apart), kind="stable")[:SHOWN]
+        for n in np.argsort(-apart, kind="stable")[:SHOWN]
     ]
-
-
-def _disagreement(networks: Average, name: str) -> float:
-    return float(networks.of(name, deviation=True).mean((1, 2)).max())
 
 
 def photograph(

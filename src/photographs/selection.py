@@ -17,6 +17,7 @@ from src.photographs.dataset import PhotoDataset
 from src.photographs.decoding import HALF, THRESHOLDS, mask_of, overlaps
 from src.scoring import averaging
 from src.scoring.averaging import Average
+from src.scoring.calibration import tally
 from src.scoring.processes import in_order
 from src.scoring.selection import Choice, Nested, select
 
@@ -30,7 +31,8 @@ WAYS = ("selected", "unrejected", "half", "half_unrejected")
 class Counted:
     """What candidates are scored by: pixels shared and predicted (2, T, S, N, K), true pixels (N,
     K), the folds (F,) and each photograph's place among them, and its probability of any defect
-    (N,), where there is an image classifier.
+    (N,), where there is an image classifier; and the tallies (N, K, 3, BINS) of
+    `src.scoring.calibration`.
     """
 
     pixels: np.ndarray
@@ -38,6 +40,7 @@ class Counted:
     folds: np.ndarray
     place: np.ndarray
     verdict: np.ndarray | None
+    tally: np.ndarray | None = None
 
     def way(self, name: str) -> "Counted":
         """What one of the `WAYS` selects on."""
@@ -123,30 +126,32 @@ def count(run: Run) -> tuple[Counted, PhotoDataset, np.ndarray]:
     rows = averaging.rows_by_name(train.name, average.names, str(train.path), subset=True)
     how = sizes_of(run), run.recipe.postprocess.expected_dice
     counted = list(in_order(partial(_count, train, average, *how), rows.tolist()))
-    pixels = np.stack([own for own, _ in counted], 3)
-    true = np.array([own for _, own in counted])
+    pixels, true, tallies = zip(*counted, strict=True)
     verdict = None
     if run.tasks("classify"):
         own = averaging.oof(run, "classify")
         verdict = np.array([own.of(train.name[row])[0, 0, 0] for row in rows])
     folds, place = np.unique(train.fold[rows], return_inverse=True)
-    return Counted(pixels, true, folds, place, verdict), train, rows
+    own = np.stack(pixels, 3), np.array(true), folds, place, verdict, np.array(tallies)
+    return Counted(*own), train, rows
 
 
 def _count(
     train: PhotoDataset, average: Average, sizes: list[int], expected_dice: bool, row: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The `overlaps` of one photograph, and its true pixels (K,)."""
-    truth = train.mask(row)
-    pixels = overlaps(average.of(train.name[row]), truth, sizes, expected_dice)
-    return pixels, truth.sum((1, 2), dtype=np.int64)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `overlaps` of one photograph, its true pixels (K,) and its tallies (K, 3, BINS)."""
+    truth, likely = train.mask(row), average.of(train.name[row])
+    pixels = overlaps(likely, truth, sizes, expected_dice)
+    tallies = [tally(*own) for own in zip(likely, truth > 0, strict=True)]
+    return pixels, truth.sum((1, 2), dtype=np.int64), np.array(tallies)
 
 
 def write(run: Run) -> str:
     """Select, and write what is selected; returns a line about it.
 
-    The file holds for every photograph that counts `name`, `shows` (N, K), `rejected` (N,) and
-    `classifier` (N,), its probability of any defect; for each of the `WAYS` the pixels shared,
+    The file holds for every photograph that counts `name`, `shows` (N, K), `rejected` (N,),
+    `classifier` (N,), its probability of any defect, and `tally` (N, K, 3, BINS), as
+    `src.scoring.calibration` has it; for each of the `WAYS` the pixels shared,
     predicted and true (3, N, K), each fold's as selected on the others; and
     `score_at_thresholds` (T, S, K), the mean over all at each of `decoding.THRESHOLDS`. Its
     metadata are the decisions for the test set and, by fold, those for the photographs of each.
@@ -163,6 +168,7 @@ def write(run: Run) -> str:
     verdict = np.ones(len(rows)) if counted.verdict is None else counted.verdict
     arrays = {"name": train.name[rows], "shows": train.shows[rows], "classifier": verdict}
     arrays |= {
+        "tally": counted.tally,
         "rejected": pixels["selected"][1],
         **{name: own for name, (own, _) in pixels.items()},
     }
@@ -194,7 +200,7 @@ def final_of(run: Run) -> Decisions:
 
 def arrays_of(run: Run) -> Arrays:
     """The arrays that `write` wrote."""
-    names = ("name", "shows", "rejected", "classifier", "score_at_thresholds")
+    names = ("name", "shows", "rejected", "classifier", "tally", "score_at_thresholds")
     return hdf5.read(run.selection, *names, *WAYS)
 
 

@@ -1,6 +1,5 @@
 """What stage 04 knows about the masks of photographs: their scores, and how these are told."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ from src.competitions.metrics import Metric, dice, iou
 from src.photographs import page, selection
 from src.photographs.dataset import PhotoDataset
 from src.report.checks import Check
-from src.scoring import averaging, baselines, forecast
-from src.scoring.averaging import Average
-from src.scoring.calibration import BINS, Tallies, errors, tally
-from src.scoring.processes import in_order
+from src.scoring import baselines, forecast
+from src.scoring.calibration import Tallies, errors
 
 GROUPS = 40  # that the calibration tells apart; of more, folds
 # "at one half" are the thresholds of pixels; the classifier's is selected all the same. With all at
@@ -31,35 +28,23 @@ HOW = {
 def report(run: Run, checks: list[Check]) -> tuple[dict[str, Any], dict[str, str | bytes]]:
     """What submissions/<recipe>.json says, and the page by the ending of its file."""
     train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
-    result, parts = scores(run, train, selected), tallies(run, train)
+    result, parts = scores(run, train, selected), tallies(train, selected)
     result["calibration"] = errors(parts)
     return result, {".html": page.page(run, result, train, selected, checks, parts)}
 
 
-def tallies(run: Run, train: PhotoDataset) -> dict[str, Tallies]:
+def tallies(train: PhotoDataset, selected: Arrays) -> dict[str, Tallies]:
     """By class, and by group, or by fold where there are many groups, the pixels out of fold as
     `src.scoring.calibration.tally` counts them.
     """
     few = len(np.unique(train.group)) <= GROUPS
     title, key = ("Group", train.group) if few else ("Fold", train.fold)
-    row_of, average = (
-        {name: row for row, name in enumerate(train.name)},
-        averaging.of_ensemble(run, "oof"),
-    )
-    by = {"Class": dict.fromkeys(train.classes, np.zeros((3, BINS))), title: {}}
-    rows = [row_of[name] for name in average.names]
-    for row, counted in zip(rows, in_order(partial(_tally, train, average), rows), strict=True):
-        part = str(key[row])
-        for label, own in zip(train.classes, counted, strict=True):
-            by["Class"][label] = by["Class"][label] + own
-            by[title][part] = by[title].get(part, 0) + own
-    return by
-
-
-def _tally(train: PhotoDataset, average: Average, row: int) -> list[np.ndarray]:
-    """Of each class the pixels of one photograph."""
-    likely, truth = average.of(train.name[row]), train.mask(row) > 0
-    return [tally(*pixels) for pixels in zip(likely, truth, strict=True)]
+    row_of = {name: row for row, name in enumerate(train.name)}
+    own = key[[row_of[name] for name in selected["name"]]]
+    return {
+        "Class": dict(zip(train.classes, selected["tally"].sum(0), strict=True)),
+        title: {str(n): selected["tally"][own == n].sum((0, 1)) for n in np.unique(own)},
+    }
 
 
 def scores(run: Run, train: PhotoDataset, selected: Arrays) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from src.artifacts import hdf5
+from src.artifacts.hdf5 import Writer
 from src.artifacts.run import Run
 from src.artifacts.sealed import Inputs
 from src.scoring.processes import in_order
@@ -75,6 +76,29 @@ class Average:
             mean += step / number
             squares += step * (own - mean)
         return self._as(np.sqrt(squares / len(self.sources)), np.float16)
+
+    def mean_and_disagreement(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """`mean` (1, K, H, W) of one image, and for each class (K,) the mean over the image of
+        `deviation`.
+        """
+        at = np.array([place])
+        each = list(self._each(at))
+        total = sum(each[1:], start=each[0].copy())
+        mean = total / len(each)
+        spread = np.sqrt(sum((own - mean) ** 2 for own in each) / len(each))
+        pixels = self.size(at)[0].prod()
+        return self._as(mean, np.float16), spread[0].sum((1, 2), dtype=np.float64) / pixels
+
+    def stored(self, place: int) -> tuple[h5py.Dataset, int]:
+        """Where an image of the only source stands: the array of a file, and the row."""
+        ((files, (file, row)),) = zip(self.sources, self.where, strict=True)
+        data = self._open(files[file[place]])[f"{self.within}probability"]
+        return data, int(row[place])
+
+    def alike(self, shape: tuple[int, ...]) -> bool:
+        """Whether every file has room for images (K, H, W) of just this shape."""
+        files = [self._open(file) for own in self.sources for file in own]
+        return all(file[f"{self.within}probability"].shape[1:] == shape for file in files)
 
     def _each(self, place: np.ndarray) -> Iterator[np.ndarray]:
         """(n, K, H, W) float32 of each source, one after the other."""
@@ -188,24 +212,20 @@ def write(run: Run, inputs: Inputs) -> dict[str, int]:
     """Write the ensemble's file; returns how many images each part has.
 
     `oof` and `test` hold `name`, `probability` (N, K, H, W) float16 and, where images differ in
-    size, `size` (N, 2), zeros lying beyond it. The test set lacks what image classifiers reject;
+    size, `size` (N, 2), zeros lying beyond it; then also `disagreement` (N, K), the mean over an
+    image of the `deviation` of several sources. The test set lacks what image classifiers reject;
     what these think of every test image stands in `classifier/name` and `probability` (N,).
     """
     parts = {part: {"oof": oof, "test": test}[part](run) for part in run.parts}
     with hdf5.writing(run.ensemble, inputs) as file:
         for part, average in parts.items():
-            places = np.arange(len(average))
-            size = average.size(places)
             file.put(f"{part}/name", average.names)
             if average.sized:
-                file.put(f"{part}/size", size)
-            shape = (len(average), average.shape[0], *size.max(0, initial=1).tolist())
-            file.create(f"{part}/probability", shape, np.float16, compressed=average.sized)
-            rows = list(batches(average))
-            # the small files of patches are averaged before other processes have started
-            means = in_order(average.mean, rows) if average.sized else map(average.mean, rows)
-            for own, mean in zip(rows, means, strict=True):
-                file.write(f"{part}/probability", int(own[0]), mean[..., : shape[2], : shape[3]])
+                _write_sized(file, part, average)
+                continue
+            file.create(f"{part}/probability", (len(average), *average.shape), np.float16)
+            for rows in batches(average):
+                file.write(f"{part}/probability", int(rows[0]), average.mean(rows))
         if run.tasks("classify"):
             verdict = test(run, "classify")
             file.put("classifier/name", verdict.names)
@@ -213,11 +233,28 @@ def write(run: Run, inputs: Inputs) -> dict[str, int]:
     return {part: len(average) for part, average in parts.items()}
 
 
+def _write_sized(file: Writer, part: str, average: Average) -> None:
+    """The averages of images that differ in size, an image at a time."""
+    places = np.arange(len(average))
+    size = average.size(places)
+    file.put(f"{part}/size", size)
+    name, largest = f"{part}/probability", size.max(0, initial=1).tolist()
+    shape = (len(average), average.shape[0], *largest)
+    file.create(name, shape, np.float16, compressed=True)
+    if len(average.sources) == 1 and average.alike(shape[1:]):
+        for place in places.tolist():
+            file.take(name, place, *average.stored(place))
+        return
+    apart = np.zeros(shape[:2])
+    for place, (mean, own) in enumerate(in_order(average.mean_and_disagreement, places.tolist())):
+        file.write(name, place, mean[..., : shape[2], : shape[3]])
+        apart[place] = own
+    if len(average.sources) > 1:
+        file.put(f"{part}/disagreement", apart)
+
+
 def batches(average: Average) -> Iterator[np.ndarray]:
-    """Places of an average's images, as many at a time as memory is to hold; one where they differ
-    in size.
-    """
-    bytes_of_one = 4 * max(1, int(np.prod(average.shape)))
-    size = 1 if average.sized else max(1, BATCH // bytes_of_one)
+    """Places of an average's images, as many at a time as memory is to hold."""
+    size = max(1, BATCH // (4 * max(1, int(np.prod(average.shape)))))
     for first in range(0, len(average), size):
         yield np.arange(first, min(first + size, len(average)))
