@@ -100,7 +100,8 @@ def beside_tutorial(source: PhotoTrainingSet) -> None:
     run, member = source.run, source.member
     fit = Fit(run, source.task, source, source.device)
     fit.begin(member.phases[0], resumed=False)
-    stream = chain.from_iterable(source.epoch(epoch, epoch)[1] for epoch in count())
+    draw = source.epoch  # which is another one below
+    stream = chain.from_iterable(draw(epoch, epoch)[1] for epoch in count())
 
     def ours() -> None:
         with patch.object(PhotoTrainingSet, "epoch", lambda *_: (BATCHES, islice(stream, BATCHES))):

@@ -2,6 +2,7 @@
 whole set may not fit in memory.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,7 +48,8 @@ def predict_split(run: Run, task: Task, split: str, device: torch.device) -> Pre
     def one_size_at_a_time() -> Iterator[np.ndarray]:
         most = member.batch_size
         if device.type == "cpu":
-            most = min(most, max(1, AT_ONCE // int(size.max(0, initial=1).prod())))
+            seen = member.photograph.resize or size.max(0, initial=1).tolist()
+            most = min(most, max(1, AT_ONCE // math.prod(seen)))
         for batch in batches(dataset, rows, most):
             images = np.stack([dataset.image(row) for row in batch])
             yield predict(
