@@ -93,6 +93,9 @@ def test_a_candidate_stands_for_its_decision():
     assert own.threshold == [THRESHOLDS[3], THRESHOLDS[4]] and own.min_size == [3, 0]
     assert own.expected_dice == [False, True]
     p = np.full((2, 3, 3), 0.42, np.float32)
+    # a model folder of earlier code does not say: thresholds alone
+    earlier = Decisions([0.4, 0.5], [0, 0], 0.0)
+    assert (earlier.mask(p) == mask_of(p, [0.4, 0.5], [0, 0])).all() and earlier.mask(p).any()
     assert (own.mask(p) == mask_of(p, own.threshold, own.min_size, [False, True])).all()
 
 

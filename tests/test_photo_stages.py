@@ -11,8 +11,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from src import recipe
 from src.artifacts import hdf5, lineage, sealed
@@ -24,6 +26,7 @@ from src.modality import open_run
 from src.networks.loading import load_network
 from src.photographs import decoding, selection, submission
 from src.photographs import page as photographs_page
+from src.photographs.batches import PhotoTrainingSet
 from src.photographs.confusion import labels
 from src.photographs.dataset import PhotoDataset
 from src.photographs.selection import Counted, Decisions
@@ -205,6 +208,46 @@ def test_out_of_fold_score_is_the_dice_of_the_masks_that_are_selected_on_the_oth
     assert result["oof_score"] == pytest.approx(np.mean(scores), abs=1e-6)
     assert result["table"][0]["how"] == "segmentation alone, at one half"
     assert result["table"][0]["dice"] == pytest.approx(np.mean(half), abs=1e-6)
+
+
+def test_with_expected_dice_masks_are_what_was_counted(finished):
+    """Masks made by what is selected, and scored by the definition, beside the counted pixels."""
+    run = opened(finished)
+    more = run.recipe.postprocess.model_copy(update={"expected_dice": True})
+    run = run.with_recipe(run.recipe.model_copy(update={"postprocess": more}))
+    counted, train, rows = selection.count(run)
+    average, metric = averaging.oof(run), run.competition.metric
+    count = len(decoding.THRESHOLDS)
+    assert counted.pixels.shape[1] == 2 * count
+    # of expected Dice alone, so that it is selected
+    own = replace(counted, pixels=counted.pixels[:, count:], verdict=None)
+    pixels, _ = own.under(own.select(metric))
+    for fold in (0, 1):
+        choice = own.select(metric).without[fold]
+        moved = [candidate + 2 * count for candidate in choice.candidates]  # of two sizes each
+        decisions = Decisions.of(replace(choice, candidates=tuple(moved)), [0, 4])
+        assert decisions.expected_dice == [True, True]
+        for place in np.flatnonzero(counted.place == fold):
+            name = train.name[rows[place]]
+            mask = decisions.mask(average.of(name))
+            expected = dice_of(mask, truth_of(run, name))
+            np.testing.assert_allclose(metric.of(*pixels[:, place]), expected)
+
+
+def test_photographs_are_scaled_as_pretrained_weights_were_trained(finished, tmp_path):
+    run = opened(finished)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    task = next(task for task in run.tasks() if task.member == "segment")
+    member = run.recipe.member("segment")
+    by_data = PhotoTrainingSet.of(run, task, torch.device("cpu"), 1).scaling
+    network = {**member.network, "pretrained": str(weights)}
+    loaded = member.model_copy(update={"network": network})
+    members = [loaded if own.name == "segment" else own for own in run.recipe.members]
+    run = run.with_recipe(run.recipe.model_copy(update={"members": members}))
+    scaling = PhotoTrainingSet.of(run, task, torch.device("cpu"), 1).scaling
+    assert scaling.center.tolist() == scaling.scale.tolist() == [0.5]
+    assert by_data.scale[0] < 0.3
 
 
 def test_the_masks_out_of_fold_are_those_of_the_score(finished):

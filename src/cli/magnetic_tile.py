@@ -25,7 +25,6 @@ Source: Y. Huang, C. Qiu, K. Yuan, Surface defect saliency of magnetic tile, The
 """
 
 import argparse
-import csv
 import re
 import shutil
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from src.artifacts.files import replacing_folder
+from src.cli.photo_folder import check_new, write_parts
 from src.competitions.formats.image_files import decode
 from src.terminal import command
 from src.terminal.errors import UserError
@@ -63,31 +62,16 @@ def lay_out(source: Path, target: Path) -> str:
         UserError: `source` holds no such images, one has no mask or a mask of another size, or
             `target` exists.
     """
-    if target.exists():
-        raise UserError(f"{target} is there already: remove it, or name another folder")
+    check_new(target)
     tiles = find(source)
     group = group_alike(tiles.number, thumbnails(tiles.path))
-    test = choose_test(group, tiles.label)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(target) as partial:
-        for part in ("train", "test"):
-            for kind in ("images", "masks"):
-                (partial / part / kind).mkdir(parents=True)
-        for path, label, in_test in zip(
-            tiles.path, tiles.label.tolist(), test.tolist(), strict=True
-        ):
-            _write(path, label, partial / ("test" if in_test else "train"))
-        with open(partial / "groups.csv", "w", encoding="utf-8", newline="") as stream:
-            rows = [
-                (_name(path), f"tile_{own}")
-                for path, own, in_test in zip(tiles.path, group, test, strict=True)
-                if not in_test
-            ]
-            csv.writer(stream, lineterminator="\n").writerows([("name", "group"), *rows])
-    counts = [(len(np.unique(group[chosen])), int(chosen.sum())) for chosen in (~test, test)]
-    return "{}: {} images of {} groups to train on, {} of {} to test".format(
-        target, *counts[0][::-1], *counts[1][::-1]
-    )
+    labels, names = tiles.label.tolist(), [_name(path) for path in tiles.path]
+    titles = np.array([f"tile_{own}" for own in group])
+
+    def write(number: int, part: Path) -> None:
+        _write(tiles.path[number], labels[number], part)
+
+    return write_parts(target, names, titles, choose_test(group, tiles.label), write)
 
 
 def find(source: Path) -> Tiles:

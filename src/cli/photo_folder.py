@@ -10,12 +10,13 @@ which no training reads. Without groups.csv every image is a group of its own.
 import argparse
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from src.artifacts.files import replacing_folder
-from src.competitions.folder import read_groups
+from src.competitions.folder import GROUPS, read_groups
 from src.competitions.formats.image_files import ENDINGS
 from src.competitions.formats.image_pairs import listed, matched
 from src.terminal import command
@@ -30,8 +31,7 @@ def lay_out(source: Path, target: Path) -> str:
     Raises:
         UserError: an image has no mask or no group, there are too few groups, or `target` exists.
     """
-    if target.exists():
-        raise UserError(f"{target} is there already: remove it, or name another folder")
+    check_new(target)
     images = listed(source / "images", ENDINGS)
     masks = matched(images, source / "masks", (".png",))
     known = source / "groups.csv"
@@ -39,21 +39,43 @@ def lay_out(source: Path, target: Path) -> str:
     test = group % TEST_SHARE == TEST_SHARE // 2
     if not test.any():
         raise UserError(f"{source}: {len(np.unique(group))} groups of images are too few to split")
+
+    def write(number: int, part: Path) -> None:
+        for path, kind in ((images[number], "images"), (masks[number], "masks")):
+            shutil.copyfile(path, part / kind / path.name)
+
+    return write_parts(target, [image.name for image in images], group, test, write)
+
+
+def check_new(target: Path) -> None:
+    """Raises a `UserError` where `target` exists, before anything is read."""
+    if target.exists():
+        raise UserError(f"{target} is there already: remove it, or name another folder")
+
+
+def write_parts(
+    target: Path,
+    names: list[str],
+    group: np.ndarray,
+    test: np.ndarray,
+    write: Callable[[int, Path], None],
+) -> str:
+    """Write `target`, whose folders images/ and masks/ of train/ and test/ `write` fills, given the
+    number of an image and its part; returns what was written, in words.
+
+    Args:
+        names: of the images' files; `group` (N,) is what they belong to, `test` (N,) bool.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target) as partial:
         for part in ("train", "test"):
             for kind in ("images", "masks"):
                 (partial / part / kind).mkdir(parents=True)
-        for image, mask, in_test in zip(images, masks, test.tolist(), strict=True):
-            for path, kind in ((image, "images"), (mask, "masks")):
-                shutil.copyfile(path, partial / ("test" if in_test else "train") / kind / path.name)
+        for number, in_test in enumerate(test.tolist()):
+            write(number, partial / ("test" if in_test else "train"))
         with open(partial / "groups.csv", "w", encoding="utf-8", newline="") as stream:
-            rows = [
-                (image.name, own)
-                for image, own, in_test in zip(images, group.tolist(), test, strict=True)
-                if not in_test
-            ]
-            csv.writer(stream, lineterminator="\n").writerows([("name", "group"), *rows])
+            rows = [(names[number], group[number]) for number in np.flatnonzero(~test)]
+            csv.writer(stream, lineterminator="\n").writerows([GROUPS, *rows])
     counts = [(int(own.sum()), len(np.unique(group[own]))) for own in (~test, test)]
     return "{}: {} images of {} groups to train on, {} of {} to test".format(
         target, *counts[0], *counts[1]

@@ -6,7 +6,8 @@ import numpy as np
 
 from src.artifacts.run import Run
 from src.photographs import selection, submission
-from src.photographs.selection import HALF, Counted
+from src.photographs.decoding import HALF
+from src.photographs.selection import Counted
 
 ALONE = "segmentation alone, one half"  # the heading of Table 1's Dice
 COUNTS = "classifier: "  # begins the headings of Tables 2 and 3
