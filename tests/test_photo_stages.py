@@ -234,6 +234,16 @@ def test_with_expected_dice_masks_are_what_was_counted(finished):
             np.testing.assert_allclose(metric.of(*pixels[:, place]), expected)
 
 
+@pytest.mark.parametrize("expected_dice", [False, True])
+def test_the_chart_marks_a_threshold_only_where_it_makes_the_masks(finished, expected_dice):
+    selected = selection.arrays_of(opened(finished))
+    told = {"min_size": [0, 4], "threshold": [0.3, 0.3], "expected_dice": [expected_dice, False]}
+    at = selected["score_at_thresholds"]
+    first, second = photographs_page._class_charts(["1", "2"], at, [0, 4], told)
+    assert ("chosen 0.30" in str(first["chart"])) != expected_dice
+    assert "chosen 0.30" in str(second["chart"])
+
+
 def test_photographs_are_scaled_as_pretrained_weights_were_trained(finished, tmp_path):
     run = opened(finished)
     weights = tmp_path / "weights.safetensors"

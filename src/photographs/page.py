@@ -122,15 +122,16 @@ def _class_charts(
     names: list[str], curve: np.ndarray, sizes: list[int], result: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """For each class the mean score of all training photographs against the threshold, at the
-    smallest component chosen.
+    smallest component chosen; for a mask of the highest expected Dice none is marked.
     """
     return [
         {
             "name": name,
+            "expected_dice": result["expected_dice"][k],
             "chart": curves.threshold_chart(
                 decoding.THRESHOLDS,
                 curve[None, :, sizes.index(result["min_size"][k]), k],
-                result["threshold"][k],
+                None if result["expected_dice"][k] else result["threshold"][k],
             ),
         }
         for k, name in enumerate(names)

@@ -112,9 +112,9 @@ def _charts_by_task(recipe: Recipe, name: str, history: pd.DataFrame) -> list[An
     return result
 
 
-def threshold_chart(levels: np.ndarray, scores: np.ndarray, chosen: float) -> Any:
+def threshold_chart(levels: np.ndarray, scores: np.ndarray, chosen: float | None) -> Any:
     """Mean score (F + 1, T) against the threshold: each fold thin and, the last, all patches in
-    bold.
+    bold; `chosen` is marked, unless masks are made otherwise.
     """
     best = int(scores[-1].argmax())
     says = (
@@ -126,7 +126,7 @@ def threshold_chart(levels: np.ndarray, scores: np.ndarray, chosen: float) -> An
         "threshold",
         "mean score",
         says,
-        [(chosen, f"chosen {chosen:.2f}")],
+        [] if chosen is None else [(chosen, f"chosen {chosen:.2f}")],
     )
 
 
