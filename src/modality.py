@@ -10,6 +10,7 @@ import torch
 
 from src import competitions
 from src.artifacts import model_folder, sealed
+from src.artifacts.hdf5 import Packed
 from src.artifacts.model_folder import ModelFolder
 from src.artifacts.predictions import Predictions
 from src.artifacts.run import Run
@@ -80,8 +81,9 @@ class Modality(Protocol):
         """Write what is selected out of fold, nested over folds; returns a line about it."""
         ...
 
-    def masks(self, run: Run, part: str) -> Iterator[np.ndarray]:
-        """Masks (n, K, H, W) uint8 in the order of the ensemble's part, "oof" or "test".
+    def masks(self, run: Run, part: str) -> Iterator[np.ndarray | Packed]:
+        """Masks (n, K, H, W) uint8, or one of them packed, in the order of the ensemble's part,
+        "oof" or "test".
 
         Out of fold each fold has those of what was selected on the others.
         """

@@ -226,3 +226,27 @@ def test_wherever_a_disk_is_full_it_is_said_and_nothing_is_left(tmp_path: Path) 
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2, limit
         assert not list(tmp_path.iterdir()), limit
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8])
+def test_a_row_packed_elsewhere_is_stored_as_one_that_is_written_here(
+    tmp_path: Path, dtype: type
+) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for size in ((40, 50), (7, 50), (40, 1)):
+        rows.append((255 * rng.random((1, 2, *size))).astype(dtype))  # no filter helps, or it does
+        rows.append(np.ones((1, 2, *size), dtype))
+    files = {how: tmp_path / f"{how}.h5" for how in ("packed", "written", "copied")}
+    for how in ("packed", "written"):
+        with hdf5.writing(files[how], {}) as file:
+            file.create("mask", (6, 2, 40, 50), dtype, compressed=True)
+            for place, row in enumerate(rows):
+                file.write("mask", place, hdf5.pack(row, (2, 40, 50)) if how == "packed" else row)
+    with hdf5.writing(files["copied"], {}) as file, h5py.File(files["packed"]) as source:
+        file.create("mask", (6, 2, 40, 50), dtype, compressed=True)
+        for place in range(6):
+            file.write("mask", place, hdf5.Packed.of(source["mask"], place))
+    stored = [hdf5.read(path, "mask")["mask"] for path in files.values()]
+    assert stored[1].any()
+    np.testing.assert_array_equal(stored[0], stored[1])
+    np.testing.assert_array_equal(stored[2], stored[1])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ from src.artifacts.sealed import DAMAGE, Arrays, Inputs, record, seal, verified
 from src.terminal.errors import UserError
 
 RECORD = 4096  # bytes before HDF5's own part, where the record stands
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A row of a compressed array, as it is stored: bytes, and HDF5's mask of skipped filters."""
+
+    data: bytes
+    skipped: int
+
+    @staticmethod
+    def of(array: h5py.Dataset, row: int) -> "Packed":
+        skipped, data = array.id.read_direct_chunk((row,) + (0,) * (array.ndim - 1))
+        return Packed(data, skipped)
+
+    def __len__(self) -> int:
+        return 1
 
 
 class Writer:
@@ -38,16 +55,14 @@ class Writer:
             array = array.astype(h5py.string_dtype("utf-8", max(1, array.dtype.itemsize)))
         self.file.create_dataset(name, data=array)
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray | Packed) -> None:
         """Rows from `first` on; smaller ones fill the upper left corners of their places."""
+        if isinstance(rows, Packed):
+            at = (first,) + (0,) * (self.file[name].ndim - 1)
+            self.file[name].id.write_direct_chunk(at, rows.data, rows.skipped)
+            return
         place = (slice(first, first + len(rows)), *(slice(size) for size in rows.shape[1:]))
         self.file[name][place] = rows
-
-    def take(self, name: str, row: int, source: h5py.Dataset, source_row: int) -> None:
-        """A row of another compressed array of the same shape and type, as it is stored."""
-        at = (0,) * (source.ndim - 1)
-        how, packed = source.id.read_direct_chunk((source_row, *at))
-        self.file[name].id.write_direct_chunk((row, *at), packed, how)
 
     def read(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
         """Rows that were written."""
@@ -61,6 +76,17 @@ class Writer:
         with reading(source) as file:
             for name in names:
                 file.copy(file[name], self.file, name)
+
+
+def pack(row: np.ndarray, shape: tuple[int, ...]) -> Packed:
+    """A row (1, K, h, w) for a compressed array of such `shape` (K, H, W): packing takes most of
+    the time of writing, and other processes can do it.
+    """
+    with h5py.File("packed", "w", driver="core", backing_store=False) as file:
+        writer = Writer(file)
+        writer.create("row", (1, *shape), row.dtype, compressed=True)
+        writer.write("row", 0, row)
+        return Packed.of(file["row"], 0)
 
 
 @contextmanager

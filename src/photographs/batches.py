@@ -57,8 +57,8 @@ class Crops(Dataset):
         return len(self.samples)
 
     def __getitem__(self, number: int) -> Batch:
-        """Image (C, h, w) float32 with white 1, mask (K, h, w) and weight (1, h, w), which is 0
-        beyond the photograph's edge.
+        """Image (C, h, w) float32 with white 1; uint8 mask (K, h, w) and weight (1, h, w), which is
+        0 beyond the photograph's edge.
         """
         sample = self.samples[number]
         if self.kept is None or sample.size:
@@ -105,7 +105,7 @@ def place(image: np.ndarray, mask: np.ndarray, sample: Sample, dark: float) -> t
 
 def _tensors(image: np.ndarray, mask: np.ndarray, white: float) -> Batch:
     bright = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1) / white
-    return bright, torch.from_numpy(mask.astype(np.float32)), torch.ones(1, *image.shape[:2])
+    return bright, torch.from_numpy(mask), torch.ones(1, *image.shape[:2], dtype=torch.uint8)
 
 
 def _resized(tensor: torch.Tensor, size: tuple[int, int], smooth: bool) -> torch.Tensor:
@@ -260,14 +260,11 @@ class PhotoTrainingSet:
         """Whether all photographs, scaled, may be kept; reading processes would keep them in
         vain, each ends with its epoch.
         """
-        settings, planes = (
-            self.member.photograph,
-            self.dataset.moments.shape[2] + len(self.dataset.classes) + 1,
-        )
-        return (
-            bool(settings.resize and not self.workers)
-            and 4 * planes * math.prod(settings.resize) * len(self.rows) <= KEPT
-        )
+        settings = self.member.photograph
+        if not settings.resize or self.workers:
+            return False
+        of_pixel = 4 * self.dataset.channels + len(self.dataset.classes) + 1  # bytes
+        return of_pixel * math.prod(settings.resize) * len(self.rows) <= KEPT
 
     def _batches(
         self, loader: DataLoader, samples: list[Sample], generator: torch.Generator
@@ -278,7 +275,8 @@ class PhotoTrainingSet:
             for array in (self.scaling.center, self.scaling.scale)
         )
         for number, batch in enumerate(loader):
-            image, mask, weight = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            moved = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            image, mask, weight = (tensor.float() for tensor in moved)
             kinds = [sample.kind for sample in samples[number * size : (number + 1) * size]]
             views = draw_views(self.member.photograph, kinds, generator).to(self.device)
             image, mask, weight = views.apply(image, mask, weight)

@@ -1,11 +1,16 @@
 """From probabilities to masks: pixels above a threshold, or the mask of the highest expected Dice,
 without components that are too small; and what each of the candidates is worth on a photograph.
+
+Probabilities are float16, as they are stored, and are compared by their bits, which have the same
+order: four times as fast as making other numbers of them first.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+
+from src.scoring.calibration import VALUES, bits, histogram
 
 # The last marks nothing: where a class is hopeless, empty masks score best.
 THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
@@ -23,14 +28,17 @@ def level_of_expected_dice(probability: np.ndarray) -> float:
     denominator of 2 I / (P + T) are replaced by their mean (RankSEG, Dai and Li 2023, section 4;
     its error falls with the number of true pixels). The level comes out as half of that Dice.
     """
-    bins = np.rint(probability * STEPS).astype(np.int64)
-    pixels = np.bincount(bins.ravel(), minlength=STEPS + 1)[::-1]
-    values = np.arange(STEPS, -1, -1) / STEPS
-    shared, marked = np.cumsum(pixels * values), np.cumsum(pixels)
+    pixels = histogram(probability)[:0:-1]  # the likeliest first, those of probability 0 left out
+    shared, marked = np.cumsum(pixels * VALUES[:0:-1]), np.cumsum(pixels)
     if not shared[-1]:
         return 1.0
     best = np.argmax(2 * shared / (marked + shared[-1]))
-    return float(values[best] - 0.5 / STEPS)
+    return float(VALUES[len(pixels) - 1 - best])
+
+
+def above(probability: np.ndarray, level: float) -> np.ndarray:
+    """Which pixels exceed a level of 0 to 1."""
+    return bits(probability) >= np.searchsorted(VALUES, level, side="right")
 
 
 def mask_of(
@@ -47,12 +55,14 @@ def mask_of(
     masks = np.zeros(probability.shape, np.uint8)
     for k, p in enumerate(probability):
         level = threshold[k]
-        if expected_dice and expected_dice[k] and p.max() > level:
+        if expected_dice and expected_dice[k] and above(p, level).any():
             level = level_of_expected_dice(p)
-        label, _ = ndimage.label(p > level, np.ones((3, 3)))
-        large = np.bincount(label.ravel()) >= min_size[k]
-        large[0] = False
-        masks[k] = large[label]
+        masks[k] = above(p, level)
+        if min_size[k] > 1:
+            label, _ = ndimage.label(masks[k], np.ones((3, 3)))
+            large = np.bincount(label.ravel()) >= min_size[k]
+            large[0] = False
+            masks[k] = large[label]
     return masks
 
 
@@ -71,9 +81,10 @@ def overlaps(
     for k, (p, y) in enumerate(zip(probability, truth, strict=True)):
         if expected_dice:
             result[:, count:, :, k] = _at(level_of_expected_dice(p), p, y, sizes)[:, None]
-            result[:, count:, :, k][:, p.max() <= THRESHOLDS] = 0
+            likeliest = VALUES[bits(p).max()]
+            result[:, count:, :, k][:, likeliest <= THRESHOLDS] = 0
         for t, threshold in enumerate(THRESHOLDS):
-            box = _box(p > threshold)
+            box = _box(above(p, threshold))
             p, y = p[box], y[box]  # what lies outside is below every further threshold too
             if not p.size:
                 break
@@ -83,7 +94,7 @@ def overlaps(
 
 def _at(level: float, p: np.ndarray, y: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Pixels (2, S) of one class (H, W), shared and predicted, above a level."""
-    label, count = ndimage.label(p > level, np.ones((3, 3)))
+    label, count = ndimage.label(above(p, level), np.ones((3, 3)))
     area = np.bincount(label.ravel(), minlength=count + 1)[1:]
     hit = np.bincount(label[y > 0], minlength=count + 1)[1:]
     return np.array([[own[area >= size].sum() for size in sizes] for own in (hit, area)])

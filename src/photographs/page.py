@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from src.artifacts import hdf5
 from src.artifacts.run import Run
@@ -94,11 +95,7 @@ def _classes(
         score: (N, K).
     """
     shows, empty = selected["shows"], selection.all_empty(run.competition.metric, selected)
-    test = len(hdf5.read(run.prepared("test"), "name")["name"])
-    with hdf5.reading(run.ensemble) as file:
-        masks = file["test/mask"]
-        marked = np.sum([masks[row].any((1, 2)) for row in range(len(masks))], axis=0, dtype=int)
-        marked = np.broadcast_to(marked, len(names))
+    marked = pd.read_csv(run.submission())["rle"].notna().to_numpy().reshape(-1, len(names))
     lines = []
     for k, name in enumerate(names):
         shown, own = shows[:, k], score[:, k]
@@ -106,7 +103,7 @@ def _classes(
             {
                 "name": name,
                 "shown": float(shown.mean()),
-                "marked": float(marked[k] / test) if test else None,
+                "marked": float(marked[:, k].mean()) if len(marked) else None,
                 "threshold": result["threshold"][k],
                 "expected_dice": result["expected_dice"][k],
                 "min_size": result["min_size"][k],

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from src.artifacts import hdf5, lineage
+from src.artifacts.hdf5 import Packed
 from src.artifacts.run import Run
 from src.artifacts.sealed import Arrays
 from src.competitions.metrics import Metric
@@ -140,7 +141,7 @@ def _count(
     train: PhotoDataset, average: Average, sizes: list[int], expected_dice: bool, row: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `overlaps` of one photograph, its true pixels (K,) and its tallies (K, 3, BINS)."""
-    truth, likely = train.mask(row), average.of(train.name[row])
+    truth, likely = train.mask(row), average.half(train.name[row])
     pixels = overlaps(likely, truth, sizes, expected_dice)
     tallies = [tally(*own) for own in zip(likely, truth > 0, strict=True)]
     return pixels, truth.sum((1, 2), dtype=np.int64), np.array(tallies)
@@ -222,8 +223,8 @@ def accepted(run: Run) -> np.ndarray:
     return np.flatnonzero(sure)
 
 
-def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
-    """Masks (1, K, h, w) of the photographs of the ensemble's part, "oof" or "test"."""
+def masks_of(run: Run, part: str) -> Iterator[Packed]:
+    """Masks of the photographs of the ensemble's part, "oof" or "test"."""
     average = averaging.of_ensemble(run, part)
     if part == "test":
         final = final_of(run)
@@ -238,10 +239,9 @@ def masks_of(run: Run, part: str) -> Iterator[np.ndarray]:
     yield from in_order(partial(_masks, average), of_each)
 
 
-def _masks(average: Average, one: tuple[str, Decisions | None]) -> np.ndarray:
+def _masks(average: Average, one: tuple[str, Decisions | None]) -> Packed:
     """(1, K, h, w) of a photograph by its name and its decisions; without these it is rejected."""
     name, decisions = one
-    probability = average.of(name)
-    return (decisions.mask(probability) if decisions else np.zeros(probability.shape, np.uint8))[
-        None
-    ]
+    probability = average.half(name)
+    mask = decisions.mask(probability) if decisions else np.zeros(probability.shape, np.uint8)
+    return hdf5.pack(mask[None], average.shape)

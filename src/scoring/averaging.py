@@ -1,13 +1,14 @@
 """Averages of predictions by name, a few images at a time: seeds, folds and members together."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from src.artifacts import hdf5
-from src.artifacts.hdf5 import Writer
+from src.artifacts.hdf5 import Packed, Writer
 from src.artifacts.run import Run
 from src.artifacts.sealed import Inputs
 from src.scoring.processes import in_order
@@ -61,6 +62,9 @@ class Average:
 
         Beyond the size of an image that is smaller than the largest lie zeros.
         """
+        if len(self.sources) == 1:
+            (only,) = self._each(place, np.float16)
+            return only
         total = np.zeros((len(place), *self.shape), np.float32)
         for own in self._each(place):
             total += own
@@ -89,40 +93,58 @@ class Average:
         pixels = self.size(at)[0].prod()
         return self._as(mean, np.float16), spread[0].sum((1, 2), dtype=np.float64) / pixels
 
-    def stored(self, place: int) -> tuple[h5py.Dataset, int]:
-        """Where an image of the only source stands: the array of a file, and the row."""
+    def stored(self, place: int) -> Packed:
+        """An image of the only source, as it is stored."""
         ((files, (file, row)),) = zip(self.sources, self.where, strict=True)
         data = self._open(files[file[place]])[f"{self.within}probability"]
-        return data, int(row[place])
+        return Packed.of(data, int(row[place]))
+
+    def mask(self, place: int) -> np.ndarray:
+        """The mask (K, h, w) that stage 04 made of an image, from an ensemble's file."""
+        ((files, (file, row)),) = zip(self.sources, self.where, strict=True)
+        height, width = self.size(np.array([place]))[0]
+        path = files[file[place]]
+        with hdf5.legible(path):
+            return self._open(path)[f"{self.within}mask"][row[place], :, :height, :width]
 
     def alike(self, shape: tuple[int, ...]) -> bool:
         """Whether every file has room for images (K, H, W) of just this shape."""
         files = [self._open(file) for own in self.sources for file in own]
         return all(file[f"{self.within}probability"].shape[1:] == shape for file in files)
 
-    def _each(self, place: np.ndarray) -> Iterator[np.ndarray]:
-        """(n, K, H, W) float32 of each source, one after the other."""
+    def _each(self, place: np.ndarray, dtype: type = np.float32) -> Iterator[np.ndarray]:
+        """(n, K, H, W) of each source, one after the other."""
         for files, (file, row) in zip(self.sources, self.where, strict=True):
-            result = np.zeros((len(place), *self.shape), np.float32)
-            for number in np.unique(file[place]):
+            numbers, whole = np.unique(file[place]), (len(place), *self.shape)
+            if len(numbers) == 1:
+                read = self._as(self._rows(files[numbers[0]], row[place]), dtype)
+                if read.shape == whole:
+                    yield read
+                    continue
+            result = np.zeros(whole, dtype)
+            for number in numbers:
                 own = np.flatnonzero(file[place] == number)
-                read = self._as(self._rows(files[number], row[place][own]), np.float32)
+                read = self._as(self._rows(files[number], row[place][own]), dtype)
                 result[(own, *(slice(size) for size in read.shape[1:]))] = read
             yield result
 
     def of(self, name: str, deviation: bool = False) -> np.ndarray:
         """(K, h, w) float32 of one image of any size: the mean, or the deviation."""
+        return self._as(self.half(name, deviation), np.float32)
+
+    def half(self, name: str, deviation: bool = False) -> np.ndarray:
+        """`of` as float16, as it is stored."""
         place = np.array([self.row_of[name]])
         whole = self.deviation(place) if deviation else self.mean(place)
         height, width = self.size(place)[0]
-        return self._as(whole[0, :, :height, :width], np.float32)
+        return whole[0, :, :height, :width]
 
     def _as(self, array: np.ndarray, dtype: type) -> np.ndarray:
         """`astype` of float16 or float32 to the other. Torch does it 20 times as fast, which counts
         for photographs; for patches its import would cost more.
         """
-        if not self.sized:
-            return array.astype(dtype)
+        if not self.sized or array.dtype == dtype:
+            return array.astype(dtype, copy=False)
         import torch
 
         wanted = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -155,9 +177,12 @@ class Average:
         data = self._open(path)[f"{self.within}probability"]
         order = np.argsort(rows, kind="stable")
         runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) != 1) + 1)
-        result = np.empty((len(rows), *data.shape[1:]), data.dtype)
         with hdf5.legible(path):
-            result[order] = np.concatenate([data[run[0] : run[-1] + 1] for run in runs])
+            parts = [data[run[0] : run[-1] + 1] for run in runs]
+        if len(rows) == 1:
+            return parts[0]
+        result = np.empty((len(rows), *data.shape[1:]), data.dtype)
+        result[order] = np.concatenate(parts)
         return result
 
 
@@ -243,14 +268,20 @@ def _write_sized(file: Writer, part: str, average: Average) -> None:
     file.create(name, shape, np.float16, compressed=True)
     if len(average.sources) == 1 and average.alike(shape[1:]):
         for place in places.tolist():
-            file.take(name, place, *average.stored(place))
+            file.write(name, place, average.stored(place))
         return
-    apart = np.zeros(shape[:2])
-    for place, (mean, own) in enumerate(in_order(average.mean_and_disagreement, places.tolist())):
-        file.write(name, place, mean[..., : shape[2], : shape[3]])
+    apart, of_one = np.zeros(shape[:2]), partial(_packed, average, shape[1:])
+    for place, (packed, own) in enumerate(in_order(of_one, places.tolist())):
+        file.write(name, place, packed)
         apart[place] = own
     if len(average.sources) > 1:
         file.put(f"{part}/disagreement", apart)
+
+
+def _packed(average: Average, shape: tuple[int, ...], place: int) -> tuple[Packed, np.ndarray]:
+    """`mean_and_disagreement` of an image, packed for an array of such `shape` (K, H, W)."""
+    mean, apart = average.mean_and_disagreement(place)
+    return hdf5.pack(mean[..., : shape[1], : shape[2]], shape), apart
 
 
 def batches(average: Average) -> Iterator[np.ndarray]:

@@ -23,9 +23,18 @@ def tally(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
         probability: float16, 0 to 1, of any shape.
         truth: bool, of the same.
     """
-    bits = np.ascontiguousarray(probability, np.float16).view(np.uint16)
-    pixels, true = (np.bincount(own.ravel(), minlength=len(VALUES)) for own in (bits, bits[truth]))
+    pixels, true = histogram(probability), histogram(probability[truth])
     return np.stack([np.bincount(BIN, own, BINS) for own in (pixels, pixels * VALUES, true)])
+
+
+def bits(probability: np.ndarray) -> np.ndarray:
+    """Probabilities as float16, each as its place among `VALUES`."""
+    return np.ascontiguousarray(probability, np.float16).view(np.uint16)
+
+
+def histogram(probability: np.ndarray) -> np.ndarray:
+    """How many pixels have each of `VALUES`."""
+    return np.bincount(bits(probability).ravel(), minlength=len(VALUES))
 
 
 def error(tally: np.ndarray) -> float:

@@ -1,6 +1,8 @@
 """Stage 04: refine the averages into masks, encode and check them, score and report them."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from src.competitions.formats import rle
 from src.report import checks, tracking
 from src.report.checks import Check
 from src.scoring import averaging
+from src.scoring.averaging import Average
+from src.scoring.processes import in_order
 from src.terminal import console
 from src.terminal.errors import UserError
-
-CODES = 2048  # masks that are encoded at a time
 
 
 def submit(run: Run, force: bool = False, track: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,21 +106,22 @@ def codes(run: Run) -> Iterator[tuple[str, list[str]]]:
     """The name of every test image and the run-length codes of its K masks."""
     names = hdf5.read(run.prepared("test"), "name")["name"]
     average = averaging.of_ensemble(run, "test")
-    with hdf5.reading(run.ensemble) as file:
-        masks, sizes = file["test/mask"], file["test/size"][:] if average.sized else None
-        for name in names:
-            place = average.row_of.get(name)
-            if place is None and not run.tasks("classify"):
-                raise UserError(f"{run.ensemble}: lacks {name}: run 03_ensemble.py with --force")
-            if place is None:
-                yield name, [""] * masks.shape[1]  # rejected by the image classifier
-                continue
-            height, width = masks.shape[2:] if sizes is None else sizes[place]
-            own = masks[place, :, :height, :width]
-            coded = rle.encode(own, run.competition.order)
-            if (rle.decode(coded, height, width, run.competition.order) != own).any():
-                raise UserError(f"{run.submission()}: the run lengths of {name} are not its mask")
-            yield name, coded
+    each = in_order if average.sized else map
+    of_one = partial(_codes_of, run.submission(), average, run.competition.order)
+    coded = dict(zip(average.names, each(of_one, range(len(average))), strict=True))
+    for name in names:
+        if name not in coded and not run.tasks("classify"):
+            raise UserError(f"{run.ensemble}: lacks {name}: run 03_ensemble.py with --force")
+        yield name, coded.get(name, [""] * average.shape[0])  # the image classifier rejects it
+
+
+def _codes_of(submission: Path, average: Average, order: rle.Order, place: int) -> list[str]:
+    """The codes of one image's masks, which are read back."""
+    mask = average.mask(place)
+    coded = rle.encode(mask, order)
+    if (rle.decode(coded, *mask.shape[1:], order) != mask).any():
+        raise UserError(f"{submission}: the run lengths of {average.names[place]} are not its mask")
+    return coded
 
 
 def write_codes(run: Run) -> list[Check]:
