@@ -235,6 +235,26 @@ def test_filters_go_by_the_sum_of_importance_with_their_biases():
     assert pruning.count_weights(network) == sum(w.numel() for w in network.parameters()) - 2 * 3
 
 
+def test_layers_that_are_ranked_together_lose_what_matters_least_wherever_it_is():
+    """Two layers of four and two weights, importance by hand: half of the six go, three of the
+    first layer; by layers it would be two and one. A head is spared.
+    """
+    network = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 1), nn.Conv2d(1, 1, 1))
+    how = Pruning(method="agp", sparsity=0.5, steps=1, together=True)
+    pruner = pruning.Pruner(network, how)
+    scores = [[[1.0, 5.0], [2.0, 3.0]], [[4.0, 6.0]]]
+    for layer, own in zip(pruner.layers, scores, strict=True):
+        pruner.scores[layer] += torch.tensor(own)[:, :, None, None]
+    pruner.advance(0, 1, torch.ones(1, 2, 1, 1))
+    assert network[0].weight_mask.flatten().tolist() == [0, 1, 0, 0]
+    assert network[1].weight_mask.flatten().tolist() == [1, 1]
+    pruner.scores["0"][:] = 9.0
+    pruner.pruning = how.model_copy(update={"sparsity": 0.7})  # int(6 * .7) = 4
+    pruner.advance(0, 1, torch.ones(1, 2, 1, 1))
+    assert network[0].weight_mask.flatten().tolist() == [0, 1, 0, 0]  # what is gone stays so
+    assert network[1].weight_mask.flatten().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("method", ["linear", "agp", "movement"])
 def test_pruned_weights_stay_zero_through_fine_tuning_and_loading(method, tmp_path):
     phases = [
@@ -559,6 +579,22 @@ def test_a_compact_network_goes_on_learning_within_its_phase(tmp_path, monkeypat
                 ]
             },
             "nothing of the phase",
+        ),
+        (
+            {
+                "phase": [
+                    SLOW
+                    | {
+                        "pruning": {
+                            "method": "agp",
+                            "sparsity": 0.5,
+                            "granularity": "channel",
+                            "together": True,
+                        }
+                    }
+                ]
+            },
+            "single weights",
         ),
         (
             {"phase": [SLOW | {"pruning": {"method": "agp", "sparsity": 0.5, "regrow": True}}]},

@@ -104,6 +104,8 @@ class Pruning(Section):
     """Prune the layer that gives the logits too."""
     granularity: Literal["weight", "channel"] = "weight"
     """Mask single weights, or whole output channels of convolutions by the sum of their scores."""
+    together: bool = False
+    """Rank the weights of all layers together: `sparsity` is then the share of all of them."""
     regrow: bool = False
     """Movement: score masked weights too and mask anew every iteration, so that they may return."""
 
@@ -118,6 +120,8 @@ class Pruning(Section):
             )
         if self.channels and self.granularity == "channel":
             raise ValueError('pruning: channels are removed, or masked by granularity = "channel"')
+        if self.together and (self.channels or self.granularity == "channel"):
+            raise ValueError("pruning: together is for single weights")
         if self.regrow and self.method != "movement":
             raise ValueError('pruning: regrow is for method "movement"')
         return self

@@ -116,8 +116,10 @@ def described(member: Member) -> dict[str, Any]:
     if not member.prunings:
         return line
     last = member.prunings[-1]
-    what = ", channels" if last.channels else ", filters" if last.granularity == "channel" else ""
-    return line | {
-        "pruner": last.method + what,
-        "sparsity": last.sparsity,
+    kinds = {
+        ", channels": last.channels,
+        ", filters": last.granularity == "channel",
+        ", together": last.together,
     }
+    what = next((name for name, own in kinds.items() if own), "")
+    return line | {"pruner": last.method + what, "sparsity": last.sparsity}

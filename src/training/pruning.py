@@ -210,14 +210,27 @@ class Pruner:
 
     @torch.no_grad()
     def _mask(self, sparsity: float) -> None:
-        """Give every layer its mask of this sparsity."""
+        """Mask so much of every layer, or of all of them together."""
+        masks = {name: layer.weight_mask for name, layer in self.layers.items()}
+        before = {
+            name: torch.ones_like(mask) if self.pruning.regrow else mask
+            for name, mask in masks.items()
+        }
+        if self.pruning.together:
+            score, old = (
+                torch.cat([state[name].flatten() for name in masks])
+                for state in (self.scores, before)
+            )
+            kept = least(score, old, sparsity).split([mask.numel() for mask in masks.values()])
+            for mask, own in zip(masks.values(), kept, strict=True):
+                mask.copy_(own.view_as(mask))
+            return
         by_filter = self.pruning.granularity == "channel"
-        for name, layer in self.layers.items():
-            mask = layer.weight_mask
-            before = torch.ones_like(mask) if self.pruning.regrow else mask
-            mask.copy_((least_filters if by_filter else least)(self.scores[name], before, sparsity))
-            if by_filter and hasattr(layer, "bias_mask"):
-                layer.bias_mask.copy_(mask.flatten(1).amax(1))
+        for name, mask in masks.items():
+            rule = least_filters if by_filter else least
+            mask.copy_(rule(self.scores[name], before[name], sparsity))
+            if by_filter and hasattr(self.layers[name], "bias_mask"):
+                self.layers[name].bias_mask.copy_(mask.flatten(1).amax(1))
 
 
 def _weight(layer: nn.Module) -> nn.Parameter:
