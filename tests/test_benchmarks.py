@@ -31,7 +31,7 @@ def test_overlaps():
     rng = np.random.default_rng(0)
     for density in (0, 0.02, 0.5):
         probability = (rng.random((3, 20, 30)) * (rng.random((3, 20, 30)) < density)).astype(
-            np.float32
+            np.float16
         )
         truth = (rng.random((3, 20, 30)) < 0.2).astype(np.uint8)
         ours, theirs = (
