@@ -27,12 +27,11 @@ def test_run_lengths(order, numpys):
     assert rle.encode(masks, order) == plain.encode(masks, numpys)
 
 
-def test_overlaps():
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_overlaps(dtype):
     rng = np.random.default_rng(0)
     for density in (0, 0.02, 0.5):
-        probability = (rng.random((3, 20, 30)) * (rng.random((3, 20, 30)) < density)).astype(
-            np.float16
-        )
+        probability = (rng.random((3, 20, 30)) * (rng.random((3, 20, 30)) < density)).astype(dtype)
         truth = (rng.random((3, 20, 30)) < 0.2).astype(np.uint8)
         ours, theirs = (
             decoding.overlaps(probability, truth, [0, 2, 5]),

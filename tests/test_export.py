@@ -172,7 +172,7 @@ def test_a_photographs_file_takes_the_values_of_its_file(name, kind, white, form
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_that_disagrees_with_torch_is_not_written(form, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "disagreement", lambda *_: 2e-3)
+    monkeypatch.setattr(engines, "disagreement", lambda *_: 2e-4)
     network = engines.Scaled(nn.Conv2d(1, 1, 1), Scaling(np.zeros(()), np.ones(()))).eval()
     image, write = torch.randn(1, 1, 4, 4), getattr(export, f"to_{form}")
     with pytest.raises(UserError, match="differ from torch's by"):

@@ -611,3 +611,16 @@ def test_the_scores_at_thresholds_are_means_over_all_photographs(finished):
             dice_of(mask, truth_of(run, name)) for name, mask in zip(train.name, masks, strict=True)
         ]
         np.testing.assert_allclose(at[t, 0], np.mean(scores, axis=0))
+
+
+def test_the_share_of_test_photographs_that_a_class_is_marked_on_is_that_of_the_masks(finished):
+    run = opened(finished)
+    train, selected = PhotoDataset.open(run, "train"), selection.arrays_of(run)
+    result = sealed.read_json(run.submission(".json"))
+    score = run.competition.metric.of(*selected["selected"])
+    lines = photographs_page._classes(run, train.classes, selected, score, result)
+    masks = masks_in(run, "test")  # without those that the classifier rejects
+    test = PhotoDataset.open(run, "test")
+    marked = np.sum([mask.any((1, 2)) for mask in masks.values()], axis=0) / len(test.name)
+    assert marked.any()
+    assert [line["marked"] for line in lines] == pytest.approx(marked.tolist())
